@@ -1,0 +1,63 @@
+import gc
+
+import numpy as np
+import pytest
+
+from zeropoint.measure.latency import Latency, Ratio, interleave, paired_ratio, summarize
+
+
+def test_every_round_calls_every_candidate_once():
+    calls: list[str] = []
+    runs = {name: lambda name=name: calls.append(name) for name in "abc"}
+    samples = interleave(runs, seconds=0, min_rounds=30, warmup=2)
+    assert calls[:6] == ["a", "a", "b", "b", "c", "c"]
+    rounds = [tuple(calls[i : i + 3]) for i in range(6, len(calls), 3)]
+    assert len(rounds) == 30
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert len(set(rounds)) > 1  # shuffled
+    assert {name: len(times) for name, times in samples.items()} == {"a": 30, "b": 30, "c": 30}
+    assert all((times >= 0).all() for times in samples.values())
+
+
+def test_runs_for_the_time_given():
+    samples = interleave({"a": lambda: None}, seconds=0.05, min_rounds=1, warmup=0)
+    assert len(samples["a"]) > 10
+
+
+def test_garbage_collection_is_off_meanwhile_and_back_on_after_a_failure():
+    seen: list[bool] = []
+
+    def run() -> None:
+        seen.append(gc.isenabled())
+        if len(seen) == 3:
+            raise RuntimeError("engine")
+
+    with pytest.raises(RuntimeError, match="engine"):
+        interleave({"a": run}, seconds=0, min_rounds=5, warmup=0)
+    assert seen == [False] * 3
+    assert gc.isenabled()
+
+
+def test_percentiles_are_in_milliseconds():
+    latency = summarize(np.arange(101) / 1000)
+    assert latency == Latency(pytest.approx(10), pytest.approx(50), pytest.approx(90))
+
+
+def test_paired_ratio_cancels_noise_common_to_a_round():
+    noise = np.random.default_rng(0).uniform(1, 10, 200)
+    assert paired_ratio(3 * noise, noise) == Ratio(pytest.approx(3), pytest.approx(3), pytest.approx(3))
+
+
+def test_interval_covers_the_median_at_its_nominal_rate():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        ratio = paired_ratio(2 * np.exp(rng.normal(size=60)), np.ones(60), resamples=200)
+        assert ratio.low <= ratio.median <= ratio.high
+        covered += ratio.low <= 2 <= ratio.high
+    assert 88 <= covered <= 100  # 95 expected, standard deviation 2.2
+
+
+def test_rounds_must_pair():
+    with pytest.raises(ValueError, match="3 rounds with 1"):
+        paired_ratio(np.ones(3), np.ones(1))

@@ -1,0 +1,134 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from zeropoint.data import Loaders, resolve
+from zeropoint.errors import InputError
+from zeropoint.training import train, train_float
+
+
+@pytest.fixture
+def points():
+    """Two clouds of points, easily told apart."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) % 2
+    inputs = torch.randn(64, 2, generator=generator) + 4 * labels[:, None]
+    return list(zip(inputs.split(16), labels.split(16), strict=True))
+
+
+def accuracy(module, loader):
+    return sum((module(x).argmax(1) == y).sum().item() for x, y in loader) / sum(len(y) for _, y in loader)
+
+
+def test_it_learns_and_says_how_well(points):
+    network = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    result = train(network, points, points[:2], epochs=5, learning_rate=0.1)
+    assert accuracy(network, points) > 0.95
+    assert result.accuracy == accuracy(network, points[:2])
+    assert result.losses[-1] < result.losses[0]
+    assert not network.training
+
+
+def test_steps_are_those_of_sgd_by_hand():
+    """One batch, two epochs, against the recursion written out in float64."""
+    x, y = torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([0, 1])
+    network = nn.Linear(2, 2, bias=False)
+    weight = network.weight.detach().double().clone()
+    velocity = torch.zeros_like(weight)
+    rates = [0.5, 0.5 * (1 + math.cos(math.pi / 2)) / 2]  # a cosine over two steps
+    for rate in rates:
+        probabilities = F.softmax(x.double() @ weight.T, dim=1)
+        gradient = (probabilities - F.one_hot(y, 2)).T @ x.double() / 2 + 0.01 * weight
+        velocity = 0.9 * velocity + gradient
+        weight -= rate * (gradient + 0.9 * velocity)  # Nesterov
+    train(network, [(x, y)], None, epochs=2, learning_rate=0.5, weight_decay=0.01, warmup=0.0)
+    torch.testing.assert_close(network.weight.detach().double(), weight, rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_epoch_is_kept(points):
+    """Validation data with the labels swapped: every epoch makes it worse, so the first one stays."""
+    swapped = [(x, 1 - y) for x, y in points]
+    network = nn.Linear(2, 2)
+    first = nn.Linear(2, 2)
+    first.load_state_dict(network.state_dict())
+    result = train(network, points, swapped, epochs=6, learning_rate=0.05, warmup=0.0)
+    assert result.epoch == 1
+    assert result.accuracy == accuracy(network, swapped)
+    train(first, points, None, epochs=6, learning_rate=0.05, warmup=0.0)
+    assert accuracy(first, swapped) <= accuracy(network, swapped)
+    assert not torch.equal(first.weight, network.weight)
+
+
+def test_parameter_groups_choose_what_is_trained(points):
+    network = nn.Linear(2, 2)
+    weight, bias = network.weight.detach().clone(), network.bias.detach().clone()
+    groups = [{"params": [network.weight]}, {"params": [network.bias], "lr": 0.0}]
+    train(network, points, None, epochs=1, learning_rate=0.1, optimizer="adamw", parameter_groups=groups)
+    assert not torch.equal(network.weight, weight)
+    assert torch.equal(network.bias, bias)
+
+
+def test_a_graph_module_is_trained_as_it_is(points):
+    network = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))).eval()
+    train(network, points, points, epochs=2, learning_rate=0.1)
+    assert not network.training
+    assert network.get_buffer("1.running_mean").abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        (torch.zeros(2, 2), "batch 1 has no labels"),
+        ((torch.zeros(2, 2), torch.tensor([0, 2])), "label 2; the model has classes 0 to 1"),
+        ((torch.zeros(2, 2), torch.tensor([-1, 0])), "label -1"),
+        ((torch.full((2, 2), math.nan), torch.tensor([1, 0])), "nan at step 1 of epoch 1"),
+        ((torch.zeros(2, 3, 2), torch.tensor([1, 0])), r"shape \(2, 3, 2\)"),
+    ],
+)
+def test_data_that_cannot_train_is_told(batch, told):
+    with pytest.raises(InputError, match=told):
+        train(nn.Linear(2, 2), [batch], None, epochs=1, learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"epochs": 0}, "0 epochs"), ({"optimizer": "sdg"}, "did you mean sgd"), ({"loader": []}, "no batch")],
+)
+def test_options_that_cannot_train_are_told(points, options, told):
+    with pytest.raises(InputError, match=told):
+        train(
+            nn.Linear(2, 2),
+            **{"loader": points, "validation": None, "epochs": 1, "learning_rate": 0.1, **options},
+        )
+
+
+def test_a_demo_network_trains_into_a_checkpoint(tmp_path):
+    loaders = resolve("digits", batch_size=64, limit_batches=3)
+    out = tmp_path / "new" / "net.safetensors"
+    train_float("digits/mobilenet", loaders, out, epochs=1, learning_rate=0.1)
+    assert load_file(out)["0.weight"].shape == (8, 1, 3, 3)
+    assert [path.name for path in out.parent.iterdir()] == ["net.safetensors"]
+
+
+def test_a_failed_training_leaves_nothing_behind(tmp_path):
+    class Broken:
+        def __iter__(self):
+            raise OSError("disk gone")
+
+        def __len__(self):
+            return 1
+
+    loaders = Loaders("broken", [], [], train=Broken())
+    with pytest.raises(InputError, match="cannot read the training data: disk gone"):
+        train_float("digits/resnet", loaders, tmp_path / "net.safetensors", epochs=1, learning_rate=0.1)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="no training data"):
+        train_float(
+            "digits/resnet", resolve("random"), tmp_path / "a.safetensors", epochs=1, learning_rate=1.0
+        )
+    with pytest.raises(InputError, match=r"name a \.safetensors file"):
+        train_float("digits/resnet", loaders, tmp_path / "a.pt", epochs=1, learning_rate=1.0)

@@ -1,0 +1,86 @@
+"""A folder of images sorted into one folder per class, streamed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from zeropoint.data.loaders import Loaders
+from zeropoint.errors import InputError
+from zeropoint.models.vision import torchvision
+
+CALIBRATION = 256  # images at most, and at most a fifth of the folder they are drawn from
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagefolder(folder: Path, *, batch_size: int, seed: int, resize: int, crop: int) -> Loaders:
+    """The images ``folder/class/*.jpg`` (or .png, …) as float32 (N, 3, crop, crop), labels int64 (N,).
+
+    A label is the rank of the class among the sorted folder names. The shorter side is resized to ``resize``,
+    the middle ``crop`` pixels are taken and normalised by ImageNet's mean and deviation.
+
+    With subfolders ``train`` and ``val``, evaluation reads ``val``; ``train`` is split at random into a tenth
+    for validation and the rest to train on (cropped and flipped at random), some to calibrate. Otherwise
+    calibration is a random part of the folder, evaluation the rest in sorted order.
+
+    Raises InputError for a folder without classes or images and, while iterating, for an unreadable image.
+    """
+    transforms = torchvision().transforms
+    finish = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    plain = transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(crop), *finish])
+    augmented = transforms.Compose(
+        [transforms.RandomResizedCrop(crop), transforms.RandomHorizontalFlip(), *finish]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    name = f"imagefolder:{folder}"
+
+    def ordered(images: Any, indices: Sequence[int]) -> DataLoader:
+        return DataLoader(Subset(images, indices), batch_size)
+
+    if not ((folder / "train").is_dir() and (folder / "val").is_dir()):
+        images = _images(folder, plain)
+        calibration, rest = _drawn(len(images), min(CALIBRATION, len(images) // 5), folder, generator)
+        return Loaders(name, ordered(images, calibration), ordered(images, rest))
+
+    train, evaluation = _images(folder / "train", plain), _images(folder / "val", plain)
+    if train.classes != evaluation.classes:
+        differing = sorted(set(train.classes) ^ set(evaluation.classes))[0]
+        raise InputError(
+            f"{folder}: class {differing} is in only one of train and val; make the classes equal"
+        )
+    validation, rest = _drawn(len(train), len(train) // 10, folder / "train", generator)
+    picked, _ = _drawn(len(rest), min(CALIBRATION, len(rest) // 5), folder / "train", generator)
+    varied: Dataset = Subset(_images(folder / "train", augmented), rest)
+    return Loaders(
+        name,
+        calibration=ordered(train, [rest[index] for index in picked]),
+        evaluation=ordered(evaluation, range(len(evaluation))),
+        train=DataLoader(varied, batch_size, shuffle=True, generator=generator),
+        validation=ordered(train, validation),
+    )
+
+
+def _images(folder: Path, transform: Any) -> Any:
+    try:
+        return torchvision().datasets.ImageFolder(str(folder), transform, loader=_read)
+    except OSError as error:  # no such folder, no class folders, or a class without an image
+        raise InputError(f"{folder}: {error}; sort the images into one folder per class") from error
+
+
+def _read(path: str) -> Any:
+    try:
+        return torchvision().datasets.folder.pil_loader(path)
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise anything, from OSError to SyntaxError and struct.error
+        raise InputError(f"cannot read the image {path}: {error}; remove or replace it") from error
+
+
+def _drawn(count: int, drawn: int, folder: Path, generator: torch.Generator) -> tuple[list[int], list[int]]:
+    """``drawn`` random indices below ``count``, and the others, both sorted."""
+    if not drawn:
+        raise InputError(f"{folder} has only {count} images, too few to hold some out; give more")
+    order = torch.randperm(count, generator=generator).tolist()
+    return sorted(order[:drawn]), sorted(order[drawn:])

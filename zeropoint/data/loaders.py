@@ -1,0 +1,31 @@
+"""Loaders: the parts of a data set that zeropoint reads, and what every one of them needs."""
+
+from dataclasses import dataclass, replace
+
+from zeropoint.batches import Loader, limit
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The parts of one data set, each re-iterable, and all but ``train`` always in the same order.
+
+    ``calibration`` needs no labels. ``validation`` is held out of ``train`` to choose the best epoch by, so
+    that ``evaluation`` judges only what is finished; both are None where there is nothing to train on.
+    """
+
+    name: str
+    calibration: Loader
+    evaluation: Loader
+    train: Loader | None = None
+    validation: Loader | None = None
+
+
+def limited(loaders: Loaders, n: int | None) -> Loaders:
+    """The same loaders, each cut to ``n`` batches (None leaves them whole)."""
+    return replace(
+        loaders,
+        calibration=limit(loaders.calibration, n),
+        evaluation=limit(loaders.evaluation, n),
+        train=loaders.train and limit(loaders.train, n),
+        validation=loaders.validation and limit(loaders.validation, n),
+    )

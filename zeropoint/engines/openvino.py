@@ -1,0 +1,83 @@
+"""The OpenVINO engine. Its PyTorch front end reads fake-quantize nodes and integer weights as they are."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zeropoint import graph as fx
+from zeropoint.files import atomic_write
+from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC
+from zeropoint.packing import pack
+from zeropoint.program import Program, export
+from zeropoint.target import Target
+
+TARGET = Target(
+    name="openvino",
+    weighted=frozenset({"conv", "conv_transpose", "linear"}),
+    inputs=frozenset({"add", "cat", "avg_pool", "mean"}),
+    adds_before_rounding=True,  # a residual addition becomes a post-operation of the convolution
+)
+PACKAGES = {"openvino": "openvino"}
+# Activations of compressed linear layers are quantized at run time in groups of this many values.
+DYNAMIC_GROUP = 32
+
+
+def unsupported(method: str) -> str | None:
+    """Why this engine cannot run a method on this processor, or None."""
+    import openvino
+
+    if method == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return "this processor has no bfloat16 instructions that OpenVINO uses"
+    return None
+
+
+def artefact_name(program: Program) -> str:
+    """The ending of the artefact's file name."""
+    return ".openvino.xml"
+
+
+def lower(program: Program, path: Path) -> None:
+    """Writes the ``.xml`` and, beside it, the ``.bin`` with the weights."""
+    import openvino
+
+    packed = pack(_without_dynamic(program), planes=False)
+    model = openvino.convert_model(export(packed))
+    model.set_rt_info(program.method, ["zeropoint", "method"])
+    with atomic_write(path) as temporary:
+        openvino.save_model(model, temporary, compress_to_fp16=False)
+
+
+def _without_dynamic(program: Program) -> Program:
+    """Without run-time quantizers: OpenVINO quantizes activations before integer weights by itself."""
+    module = fx.copy(program.module)
+    for node in [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]:
+        node.replace_all_uses_with(node.args[0])
+    fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
+
+
+def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
+    """The artefact as a callable from tensors to a tuple of tensors."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    method = model.get_rt_info(["zeropoint", "method"]).astype(str)
+    configuration = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        # OpenVINO takes bfloat16 by itself where the processor has it; float32 has to mean float32.
+        "INFERENCE_PRECISION_HINT": "bf16" if method == "bf16" else "f32",
+    }
+    if method == "dynamic":
+        configuration["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = DYNAMIC_GROUP
+    request = core.compile_model(model, "CPU", configuration).create_infer_request()
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        results = request.infer([tensor.detach().numpy() for tensor in inputs], share_inputs=True)
+        return tuple(torch.from_numpy(result) for result in results.values())
+
+    return run

@@ -1,0 +1,73 @@
+"""Lowering to quantize/dequantize pairs around float operators, which compilers fuse into integer kernels.
+
+Both the PyTorch compiler and the ONNX exporter know ``torch.ops.quantized_decomposed``; weights become integer
+constants with a dequantize behind them.
+"""
+
+import operator
+
+import torch
+import torch._inductor.decomposition  # registers torch.ops.quantized_decomposed  # noqa: F401
+from torch.fx import GraphModule, Node
+
+from zeropoint import graph as fx
+from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, aten
+from zeropoint.program import Program
+from zeropoint.quantizers import Quantizer, quantizers
+
+pairs = torch.ops.quantized_decomposed
+
+
+def to_pairs(program: Program) -> GraphModule:
+    """The Program's graph with every quantizer as a quantize/dequantize pair, or an integer weight."""
+    module = fx.copy(program.module)
+    for quantizer in list(quantizers(module)):
+        with module.graph.inserting_before(quantizer.node):
+            lowered = (_weight if quantizer.is_weight else _activation)(module, quantizer)
+        lowered.meta = dict(quantizer.node.meta)
+        quantizer.node.replace_all_uses_with(lowered)
+    for node in [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]:
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(_dynamic(module, node))
+    fx.remove_unused(module)
+    return module
+
+
+def _weight(module: GraphModule, quantizer: Quantizer) -> Node:
+    graph, name, scheme = module.graph, str(quantizer.source.target), quantizer.scheme
+    integers = quantizer.integers(module)
+    constant = graph.get_attr(fx.set_tensor(module, f"{name}_integers", integers))
+    if scheme.granularity == "per-tensor":
+        arguments = (constant, *_constants(quantizer), scheme.qmin, scheme.qmax, integers.dtype)
+        return graph.call_function(pairs.dequantize_per_tensor.default, arguments)
+    scale = graph.get_attr(fx.set_tensor(module, f"{name}_scale", quantizer.scale))
+    zero_point = graph.get_attr(fx.set_tensor(module, f"{name}_zero_point", quantizer.zero_point.long()))
+    arguments = (constant, scale, zero_point, quantizer.axis, scheme.qmin, scheme.qmax, integers.dtype)
+    return graph.call_function(pairs.dequantize_per_channel.default, arguments)
+
+
+def _activation(module: GraphModule, quantizer: Quantizer) -> Node:
+    graph, scheme, value = module.graph, quantizer.scheme, quantizer.source
+    scale, zero_point = _constants(quantizer)
+    dtype = torch.int8 if scheme.signed else torch.uint8
+    if scheme.bits < 8:  # the engines' own integer type saturates at eight bits, so the range is cut before it
+        ends = ((end - zero_point) * scale for end in (scheme.qmin, scheme.qmax))
+        value = graph.call_function(aten.clamp.default, (value, *ends))
+    arguments = (scale, zero_point, scheme.qmin, scheme.qmax, dtype)
+    integers = graph.call_function(pairs.quantize_per_tensor.default, (value, *arguments))
+    return graph.call_function(pairs.dequantize_per_tensor.default, (integers, *arguments))
+
+
+def _constants(quantizer: Quantizer) -> tuple[float, int]:
+    return quantizer.scale.item(), int(quantizer.zero_point.item())
+
+
+def _dynamic(module: GraphModule, node: Node) -> Node:
+    graph = module.graph
+    source, _, _, qmin, qmax = node.args
+    range_and_type = (qmin, qmax, 1e-12, torch.uint8)
+    chosen = graph.call_function(pairs.choose_qparams.tensor, (source, *range_and_type))
+    scale, zero_point = (graph.call_function(operator.getitem, (chosen, index)) for index in (0, 1))
+    arguments = (scale, zero_point, qmin, qmax, torch.uint8)
+    integers = graph.call_function(pairs.quantize_per_tensor.tensor, (source, *arguments))
+    return graph.call_function(pairs.dequantize_per_tensor.tensor, (integers, *arguments))

@@ -1,0 +1,77 @@
+"""The PyTorch engine: eager for float32; everything else compiled ahead of time by the PyTorch compiler.
+
+The compiled package holds oneDNN's int8 kernels and runs with no compiler on the machine.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zeropoint.engines.qdq import to_pairs
+from zeropoint.errors import InputError
+from zeropoint.files import atomic_write
+from zeropoint.program import Program, export, flat_tensors, load as load_program
+from zeropoint.target import Target
+
+TARGET = Target(
+    name="torch",
+    weighted=frozenset({"conv", "linear"}),
+    # The compiler has no int8 addition, pooling or concatenation of its own: a quantizer there would be two
+    # conversions around a float operator. It fuses the addition into the convolution before it.
+    inputs=frozenset(),
+    adds_before_rounding=True,
+)
+PACKAGES = {"torch": "torch"}
+PACKAGE_SUFFIX = ".aoti.pt2"
+
+
+def unsupported(method: str) -> str | None:
+    """Why this engine cannot run a method on this processor, or None."""
+    if method == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "this processor has no bfloat16 instructions that PyTorch uses"
+    return None
+
+
+def artefact_name(program: Program) -> str:
+    """The ending of the artefact's file name."""
+    return ".torch.pt2" if program.method == "fp32" else f".torch{PACKAGE_SUFFIX}"
+
+
+def lower(program: Program, path: Path) -> None:
+    """Writes a float32 Program as it is, any other as a compiled package; needs a C++ compiler for that."""
+    if program.method == "fp32":
+        return program.save(path)
+    exported = export(program, module=to_pairs(program))
+    # Weights go in as integer constants only if the compiler may treat them as constants: freezing. Thread counts
+    # are left open, since the same package runs single-threaded and on all cores.
+    configuration = {"freezing": True, "cpp.dynamic_threads": True}
+    try:
+        with atomic_write(path) as temporary, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(temporary), inductor_configs=configuration
+            )
+    except torch._inductor.exc.InvalidCxxCompiler as error:
+        raise InputError("the torch engine needs a C++ compiler to quantize; install g++") from error
+    return None
+
+
+def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
+    """The artefact as a callable from tensors to a tuple of tensors."""
+    if path.name.endswith(PACKAGE_SUFFIX):
+        logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
+        call = torch._inductor.aoti_load_package(str(path))
+    else:
+        call = load_program(path).module
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        with torch.inference_mode():
+            return flat_tensors(call(*inputs))
+
+    return run

@@ -1,0 +1,15 @@
+"""Errors that the user's input causes: one line that says what is wrong, where, and the mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message is the one line that the command line prints."""
+
+
+def closest(name: str, valid: Iterable[str]) -> str:
+    """The tail of an "unknown name" message: the closest valid names, or all of them when none is close."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names)}"

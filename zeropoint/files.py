@@ -1,0 +1,40 @@
+"""Writing files so that nothing half-written ever stays behind."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from zeropoint.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a path to write to, in a temporary folder beside ``path``; moved to ``path`` on success.
+
+    On any failure, Ctrl-C included, the temporary folder goes and ``path`` is as it was. The yielded file keeps
+    the name of ``path``, since some writers choose a format by it; files that a writer puts beside it (the
+    weights of an OpenVINO model) move along, before it.
+
+    Raises InputError where ``path`` cannot be written or the disk is full.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder; give a file name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+    try:
+        yield folder / path.name
+        for beside in folder.iterdir():
+            if beside.name != path.name:
+                os.replace(beside, path.parent / beside.name)
+        os.replace(folder / path.name, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; free space or choose another place") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""Small moves on an ``fx.GraphModule`` that every pass needs: copy, read and set tensors, name a node."""
+
+import copy as copy_module
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+
+
+def copy(module: GraphModule) -> GraphModule:
+    """A GraphModule with a graph and containers of its own that shares every tensor with ``module``."""
+    graph = Graph()
+    output = graph.graph_copy(module.graph, {})
+    graph.output(output)
+    graph.set_codegen(copy_module.deepcopy(module.graph._codegen))
+    return GraphModule(module, graph)
+
+
+def tensor_of(module: GraphModule, node: Node) -> Tensor:
+    """The detached tensor that a ``get_attr`` node names."""
+    path, _, name = str(node.target).rpartition(".")
+    return getattr(module.get_submodule(path), name).detach()
+
+
+def set_tensor(module: GraphModule, name: str, tensor: Tensor, *, trainable: bool = False) -> str:
+    """Puts ``tensor`` at the dotted ``name``, over what is there, making containers on the way; gives ``name``."""
+    path, _, leaf = name.rpartition(".")
+    container: nn.Module = module
+    for part in path.split(".") if path else []:
+        if not hasattr(container, part):
+            container.add_module(part, nn.Module())
+        container = getattr(container, part)
+    if hasattr(container, leaf):
+        delattr(container, leaf)
+    if trainable:
+        container.register_parameter(leaf, nn.Parameter(tensor))
+    else:
+        container.register_buffer(leaf, tensor)
+    return name
+
+
+def replace_argument(node: Node, position: int, value: object) -> None:
+    """Sets one positional argument, filling defaults that were left out before it with None."""
+    arguments = list(node.args) + [None] * (position + 1 - len(node.args))
+    arguments[position] = value
+    node.args = tuple(arguments)  # type: ignore[arg-type]
+
+
+def module_name(node: Node) -> str:
+    """The dotted name of the user's module that the node comes from, or the node's own name."""
+    stack = node.meta.get("nn_module_stack")
+    return (list(stack.values())[-1][0] if stack else "") or node.name
+
+
+def source_line(node: Node) -> str:
+    """The user's file and line that the node comes from, ``file.py:12``; empty after saving and loading."""
+    trace = [line.strip() for line in node.meta.get("stack_trace", "").splitlines() if 'File "' in line]
+    if not trace:
+        return ""
+    place = trace[-1].split('"')
+    return f"{place[1]}:{place[2].split('line ')[-1].split(',')[0]}"
+
+
+def remove_unused(module: GraphModule) -> None:
+    """Drops nodes nobody uses and tensors no node names, then recompiles."""
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for path, submodule in list(module.named_modules()):
+        for name in [*submodule._parameters, *submodule._buffers]:
+            if f"{path}.{name}".lstrip(".") not in used:
+                delattr(submodule, name)
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def is_float(node: object) -> bool:
+    """Whether a node's value is a floating-point tensor (from the shape that capture left on it)."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return isinstance(value, torch.Tensor) and value.is_floating_point()

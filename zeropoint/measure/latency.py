@@ -1,0 +1,93 @@
+"""Latency: interleaved timing of several candidates, so that a noisy machine is noisy for all."""
+
+import contextlib
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Seconds = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles of the time per call, in milliseconds."""
+
+    p10: float
+    p50: float
+    p90: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A median ratio with its 95% confidence interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]], *, seconds: float = 3.0, min_rounds: int = 20, warmup: int = 3
+) -> dict[str, Seconds]:
+    """Times every candidate once per round, in shuffled order; returns seconds per call, one entry per round.
+
+    Element i of every array comes from the same round i, so ratios of two candidates can be paired. Each
+    candidate is first called ``warmup`` times untimed. Rounds go on until ``seconds`` have passed, and for at
+    least ``min_rounds``. Garbage collection is off meanwhile. A call finds the caches as the candidate
+    before it left them.
+    """
+    for run in runs.values():
+        for _ in range(warmup):
+            run()
+    shuffler = random.Random(0)
+    order = list(runs)
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    with _no_garbage_collection():
+        end = time.perf_counter() + seconds
+        rounds = 0
+        while rounds < min_rounds or time.perf_counter() < end:
+            shuffler.shuffle(order)
+            for name in order:
+                start = time.perf_counter()
+                runs[name]()
+                samples[name].append(time.perf_counter() - start)
+            rounds += 1
+    return {name: np.array(times) for name, times in samples.items()}
+
+
+def summarize(samples: Seconds) -> Latency:
+    """The percentiles of ``samples`` (seconds per call), in milliseconds."""
+    p10, p50, p90 = np.percentile(samples, [10, 50, 90]) * 1e3
+    return Latency(float(p10), float(p50), float(p90))
+
+
+def paired_ratio(numerator: Seconds, denominator: Seconds, *, resamples: int = 1000) -> Ratio:
+    """The median over rounds of ``numerator / denominator``, two arrays that one ``interleave`` returned.
+
+    The interval is the percentile bootstrap's (Efron, 1979) over rounds, with a fixed seed. The speed-up of B
+    over A is ``paired_ratio(A, B)``. Raises ValueError where the numbers of rounds differ.
+    """
+    if numerator.shape != denominator.shape:
+        raise ValueError(f"cannot pair {len(numerator)} rounds with {len(denominator)}")
+    ratios = numerator / denominator
+    rng = np.random.default_rng(0)
+    medians = [np.median(rng.choice(ratios, len(ratios))) for _ in range(resamples)]
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return Ratio(float(np.median(ratios)), float(low), float(high))
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

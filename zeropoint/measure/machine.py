@@ -1,0 +1,63 @@
+"""The machine that measurements were taken on: processor, memory, system and library versions."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+# What decides which int8 and bf16 kernels an engine can use, on x86 and on Arm.
+INSTRUCTION_SETS = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm",
+)  # fmt: skip
+LIBRARIES = ("zeropoint", "torch", "onnxruntime", "openvino", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """What a reader needs to judge or repeat a measurement; every value is JSON.
+
+    Keys: ``processor``, ``cores`` (those this process may use), ``instruction_sets``, ``memory_bytes`` (None
+    where the system does not tell), ``system``, ``python``, ``versions`` (of the installed libraries; none is
+    imported).
+    """
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        cpuinfo = ""
+    processor, instruction_sets = parse_cpuinfo(cpuinfo)
+    return {
+        "processor": processor or platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instruction_sets": instruction_sets,
+        "memory_bytes": _memory_bytes(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": _versions(),
+    }
+
+
+def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
+    """The model name ("" where there is none) and the instruction sets that matter, of ``/proc/cpuinfo``."""
+    first: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        first.setdefault(key.strip(), value.strip())
+    flags = set((first.get("flags") or first.get("Features") or "").split())  # Arm says "Features"
+    return first.get("model name", ""), [name for name in INSTRUCTION_SETS if name in flags]
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf, some systems not these names
+        return None
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,1 @@
+"""Methods and the passes they are made of, one file each."""

@@ -1,0 +1,35 @@
+"""bfloat16: every float in the graph in sixteen bits, for processors that multiply them directly."""
+
+import dataclasses
+
+import torch
+
+from zeropoint import graph as fx
+from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.program import Program
+
+
+def bf16(program: Program) -> Program:
+    """The Program with bfloat16 weights and arithmetic; inputs and outputs stay float32."""
+    folded = fold_batch_norms(program)
+    module = fx.copy(folded.module)
+    graph = module.graph
+    convert = torch.ops.aten._to_copy.default
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and fx.is_float(node):
+            value = fx.tensor_of(module, node).to(torch.bfloat16)
+            fx.set_tensor(module, str(node.target), value)
+            node.meta["val"] = value
+        elif node.op == "placeholder" and fx.is_float(node):
+            with graph.inserting_after(node):
+                narrow = graph.call_function(convert, (node,), {"dtype": torch.bfloat16})
+            node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
+        elif node.op == "call_function" and node.kwargs.get("dtype") is torch.float32:
+            node.kwargs = {**node.kwargs, "dtype": torch.bfloat16}
+        elif node.op == "output":
+            for result in [result for result in node.all_input_nodes if fx.is_float(result)]:
+                with graph.inserting_before(node):
+                    wide = graph.call_function(convert, (result,), {"dtype": torch.float32})
+                node.replace_input_with(result, wide)
+    fx.remove_unused(module)
+    return dataclasses.replace(folded, module=module, method="bf16", weight_bits=16, activation_bits=16)

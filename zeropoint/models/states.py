@@ -1,0 +1,48 @@
+"""State dicts in files: read one safely, and fit it to a network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from zeropoint.errors import InputError
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+_MEND = "write it with torch.save(model.state_dict(), ...) or as safetensors"
+
+
+def load_into(network: nn.Module, path: Path) -> nn.Module:
+    """``network`` itself, with the state dict of the file ``path`` loaded into it.
+
+    Raises InputError where the file cannot be read, holds anything but named tensors, or does not fit the
+    network: the message names the first missing, unexpected or differently shaped key.
+    """
+    state = _read(path)
+    own = network.state_dict()
+    for key, tensor in state.items():
+        if key in own and own[key].shape != tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, the model's {tuple(own[key].shape)}"
+            raise InputError(
+                f"{path} does not fit the model: {key} has shape {shapes}; give this model's weights"
+            )
+    fit = network.load_state_dict(state, strict=False)
+    for trouble, keys in (("is missing", fit.missing_keys), ("is not in the model", fit.unexpected_keys)):
+        if keys:
+            raise InputError(f"{path} does not fit the model: {keys[0]} {trouble}; give this model's weights")
+    return network
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read the weights {path}: {error}") from error
+    except Exception as error:  # of a torn or foreign file the unpickler raises anything, IndexError too
+        raise InputError(f"{path} cannot be read safely as a state dict; {_MEND}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} holds no plain state dict; {_MEND}")
+    return state

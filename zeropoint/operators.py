@@ -1,0 +1,120 @@
+"""What zeropoint knows of ATen's operators: families by name, and where the weight of a weighted one is.
+
+Placement rules name families ("conv", "add"), so that a rule holds for every overload and rank of an operator.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Where a weighted operator's arguments are, and which axis of the weight runs over output channels."""
+
+    family: str
+    input: int
+    weight: int
+    bias: int | None
+    channel_axis: int
+
+
+WEIGHTED = {
+    aten.conv1d.default: Weighted("conv", 0, 1, 2, 0),
+    aten.conv2d.default: Weighted("conv", 0, 1, 2, 0),
+    aten.conv3d.default: Weighted("conv", 0, 1, 2, 0),
+    aten.conv2d.padding: Weighted("conv", 0, 1, 2, 0),
+    aten.conv1d.padding: Weighted("conv", 0, 1, 2, 0),
+    aten.conv_transpose1d.default: Weighted("conv_transpose", 0, 1, 2, 1),
+    aten.conv_transpose2d.input: Weighted("conv_transpose", 0, 1, 2, 1),
+    aten.linear.default: Weighted("linear", 0, 1, 2, 0),
+    aten.matmul.default: Weighted("linear", 0, 1, None, 1),
+    aten.mm.default: Weighted("linear", 0, 1, None, 1),
+    aten.addmm.default: Weighted("linear", 1, 2, 0, 1),
+}
+
+RECURRENT = {aten.lstm.input: "lstm", aten.gru.input: "gru"}
+
+FAMILIES = {
+    aten.add.Tensor: "add",
+    aten.mul.Tensor: "mul",
+    aten.cat.default: "cat",
+    aten.adaptive_avg_pool2d.default: "avg_pool",
+    aten.avg_pool2d.default: "avg_pool",
+    aten.mean.dim: "mean",
+    aten.batch_norm.default: "batch_norm",
+    aten.relu.default: "relu",
+    aten.hardtanh.default: "relu",
+    aten.clamp.default: "relu",
+}
+
+# Operators that only move values or pick among them: quantized in, quantized out, on the same grid.
+TRANSPARENT = {
+    aten.max_pool2d.default,
+    aten.flatten.using_ints,
+    aten.view.default,
+    aten.reshape.default,
+    aten.unflatten.int,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.expand.default,
+    aten.contiguous.default,
+    aten.channel_shuffle.default,
+}
+
+ACTIVATIONS = {
+    aten.relu.default,
+    aten.hardtanh.default,
+    aten.clamp.default,
+    aten.hardswish.default,
+    aten.hardsigmoid.default,
+    aten.silu.default,
+    aten.sigmoid.default,
+    aten.gelu.default,
+    aten.leaky_relu.default,
+    aten.elu.default,
+}
+
+FAKE_QUANTIZE_TENSOR = aten.fake_quantize_per_tensor_affine.default
+FAKE_QUANTIZE_CHANNEL = aten.fake_quantize_per_channel_affine.default
+# The scale and zero point are tensors, computed in the graph from the activation itself: dynamic quantization.
+FAKE_QUANTIZE_DYNAMIC = aten.fake_quantize_per_tensor_affine.tensor_qparams
+FAKE_QUANTIZE = {FAKE_QUANTIZE_TENSOR, FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_DYNAMIC}
+
+
+def weighted(node: Node) -> Weighted | None:
+    """The Weighted description of a node whose weight is a parameter of the model, else None."""
+    description = WEIGHTED.get(node.target) if node.op == "call_function" else None
+    if description is None:
+        return None
+    weight = node.args[description.weight]
+    while isinstance(weight, Node) and weight.target in FAKE_QUANTIZE:
+        weight = weight.args[0]
+    return description if isinstance(weight, Node) and weight.op == "get_attr" else None
+
+
+def family(node: Node) -> str | None:
+    """The family of a node's operator, or None where no rule is about it."""
+    description = weighted(node)
+    return description.family if description else FAMILIES.get(node.target)
+
+
+# ATen's fake-quantize kernels come without the shape rule that re-exporting a graph needs.
+_shape_rules = torch.library.Library("aten", "IMPL")
+
+
+def _same_shape_and_mask(tensor: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(tensor), torch.empty_like(tensor, dtype=torch.bool)
+
+
+for _name in ("fake_quantize_per_tensor_affine_cachemask", "fake_quantize_per_channel_affine_cachemask"):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_name}", "Meta"):
+        _shape_rules.impl(_name, _same_shape_and_mask, "Meta")

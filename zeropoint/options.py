@@ -1,0 +1,74 @@
+"""Options: the knobs of quantization that a user may turn, with defaults that need no turning."""
+
+import fnmatch
+from dataclasses import dataclass, fields, replace
+
+from zeropoint.errors import InputError, closest
+from zeropoint.scheme import Granularity, Scheme
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to quantize. None leaves a choice to the target engine's own rules.
+
+    ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights (``minmax``, ``mse``).
+    ``skip`` and ``no_fuse`` are globs over module names: kept float, and kept apart from batch norm and
+    activation with a quantizer of their own. ``calibration_batches`` limits how much calibration data is read.
+    The last three are for quantization-aware training.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    weight_symmetric: bool | None = None
+    activation_symmetric: bool | None = None
+    weight_granularity: Granularity | None = None
+    ranges: str = "mse"
+    weight_ranges: str = "minmax"
+    skip: tuple[str, ...] = ()
+    no_fuse: tuple[str, ...] = ()
+    calibration_batches: int | None = None
+    epochs: int = 3
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        from zeropoint.ranges import ESTIMATORS, WEIGHT_ESTIMATORS
+
+        if self.ranges not in ESTIMATORS:
+            raise InputError(f"unknown range estimator '{self.ranges}'; {closest(self.ranges, ESTIMATORS)}")
+        if self.weight_ranges not in WEIGHT_ESTIMATORS:
+            hint = closest(self.weight_ranges, WEIGHT_ESTIMATORS)
+            raise InputError(f"unknown weight range estimator '{self.weight_ranges}'; {hint}")
+        if self.calibration_batches is not None and self.calibration_batches < 1:
+            raise InputError("calibration batches must be 1 or more")
+        if self.epochs < 1 or self.learning_rate <= 0:
+            raise InputError("epochs and learning rate must be positive")
+        Scheme(self.weight_bits), Scheme(self.activation_bits)  # raise for bits out of range
+
+    def weights(self, default: Scheme) -> Scheme:
+        """The scheme of weights: the target's ``default`` with what the user chose."""
+        chosen = {"bits": self.weight_bits, "symmetric": self.weight_symmetric, "granularity": self.weight_granularity}
+        return replace(default, **{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+
+    def activations(self, default: Scheme) -> Scheme:
+        """The scheme of activations: the target's ``default`` with what the user chose."""
+        chosen = {"bits": self.activation_bits, "symmetric": self.activation_symmetric}
+        return replace(default, **{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+
+    def check_patterns(self, modules: list[str]) -> None:
+        """Raises InputError for a pattern that matches none of the model's modules: most likely a slip."""
+        for option, patterns in (("skip", self.skip), ("no-fuse", self.no_fuse)):
+            for pattern in patterns:
+                if not any(matches(name, (pattern,)) for name in modules):
+                    hint = closest(pattern, modules)
+                    raise InputError(f"--{option} '{pattern}' matches no module of the model; {hint}")
+
+    def as_dict(self) -> dict[str, object]:
+        """The options as plain values, for results and reports."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a module name matches one of the globs, itself or by a module it lies in."""
+    parents = [".".join(name.split(".")[: i + 1]) for i in range(name.count(".") + 1)]
+    return any(fnmatch.fnmatchcase(parent, pattern) for pattern in patterns for parent in parents)

@@ -1,0 +1,126 @@
+"""Packing: weights as the integers they are, with their unpacking written in the graph as plain ATen.
+
+Eight-bit weights are stored as int8. Fewer bits are stored as bit planes: plane k holds bit k of every weight,
+eight weights to the byte, so that b bits take b/8 bytes whatever b is, and one piece of arithmetic unpacks all.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from zeropoint import graph as fx
+from zeropoint import quantizers
+from zeropoint.operators import aten
+from zeropoint.program import Program
+from zeropoint.quantizers import Quantizer, insert_weight
+from zeropoint.scheme import Granularity, Scheme, dequantize, per_channel_shape
+
+
+def pack(program: Program, *, planes: bool = True) -> Program:
+    """The Program with integer weights in place of fake-quantized float ones; the same outputs.
+
+    ``planes=False`` keeps weights of fewer than eight bits as int8, for engines that compute with those.
+    """
+    module = fx.copy(program.module)
+    for quantizer in list(quantizers.quantizers(module)):
+        if quantizer.is_weight:
+            _pack_weight(module, quantizer, planes and quantizer.scheme.bits < 8)
+    fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
+
+
+def _pack_weight(module: GraphModule, quantizer: Quantizer, planes: bool) -> None:
+    graph, name, scheme = module.graph, str(quantizer.source.target), quantizer.scheme
+    integers = quantizer.integers(module)
+    shape = per_channel_shape(quantizer.scale, integers.dim(), quantizer.axis)
+
+    def constant(part: str, value: Tensor) -> Node:
+        return graph.get_attr(fx.set_tensor(module, f"{name}_{part}", value))
+
+    with graph.inserting_before(quantizer.node):
+        if planes:
+            levels = (integers.int() - scheme.qmin).to(torch.uint8)
+            node = _unpacked(module, constant("planes", to_planes(levels, scheme.bits)), name, integers.shape)
+            zero_point = quantizer.zero_point - scheme.qmin
+        else:
+            node = constant("integers", integers)
+            zero_point = quantizer.zero_point
+        value = graph.call_function(aten._to_copy.default, (node,), {"dtype": torch.float32})
+        if zero_point.any():
+            offsets = constant("zero_point", zero_point.float().reshape(shape))
+            value = graph.call_function(aten.sub.Tensor, (value, offsets))
+        scale = constant("scale", quantizer.scale.reshape(shape))
+        value = graph.call_function(aten.mul.Tensor, (value, scale))
+    quantizer.node.replace_all_uses_with(value)
+
+
+def to_planes(levels: Tensor, bits: int) -> Tensor:
+    """``bits`` planes of uint8, (bits, ceil(n / 8)), of n levels from 0 to 2**bits - 1."""
+    flat = torch.nn.functional.pad(levels.flatten(), (0, -levels.numel() % 8)).reshape(1, -1, 8)
+    plane = torch.arange(bits, dtype=torch.uint8).reshape(-1, 1, 1)
+    ones = (flat >> plane) & 1
+    return (ones << torch.arange(8, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+
+
+def from_planes(planes: Tensor, shape: torch.Size) -> Tensor:
+    """The uint8 levels that ``to_planes`` packed, in their shape: the arithmetic that ``_unpacked`` writes."""
+    ones = (planes.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    places = 2 ** torch.arange(planes.shape[0], dtype=torch.uint8).reshape(-1, 1, 1)
+    return (ones * places).sum(0, dtype=torch.uint8).flatten()[: shape.numel()].reshape(shape)
+
+
+def _unpacked(module: GraphModule, planes: Node, name: str, shape: torch.Size) -> Node:
+    graph = module.graph
+    bits = fx.tensor_of(module, planes).shape[0]
+    places = (2 ** torch.arange(bits, dtype=torch.uint8)).reshape(-1, 1, 1)
+    eight = graph.get_attr(fx.set_tensor(module, f"{name}_bit", torch.arange(8, dtype=torch.uint8)))
+    place = graph.get_attr(fx.set_tensor(module, f"{name}_place", places))
+    wide = graph.call_function(aten.unsqueeze.default, (planes, -1))
+    shifted = graph.call_function(aten.bitwise_right_shift.Tensor, (wide, eight))
+    ones = graph.call_function(aten.bitwise_and.Scalar, (shifted, 1))
+    values = graph.call_function(aten.mul.Tensor, (ones, place))
+    summed = graph.call_function(aten.sum.dim_IntList, (values, [0]), {"dtype": torch.uint8})
+    flat = graph.call_function(aten.reshape.default, (summed, [-1]))
+    kept = graph.call_function(aten.slice.Tensor, (flat, 0, 0, shape.numel()))
+    return graph.call_function(aten.reshape.default, (kept, list(shape)))
+
+
+def unpack(program: Program) -> Program:
+    """The Program with fake-quantized float weights again, every value as it was on the grid."""
+    module = fx.copy(program.module)
+    nodes = {str(node.target): node for node in module.graph.nodes if node.op == "get_attr"}
+    for target, node in nodes.items():
+        name, _, kind = target.rpartition("_")
+        if kind in ("integers", "planes") and f"{name}_scale" in nodes:
+            _unpack_weight(module, nodes, name, node)
+    fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
+
+
+def _unpack_weight(module: GraphModule, nodes: dict[str, Node], name: str, stored: Node) -> None:
+    scale_node = nodes[f"{name}_scale"]
+    (value,) = scale_node.users
+    scale = fx.tensor_of(module, scale_node)
+    offset_node = nodes.get(f"{name}_zero_point")
+    offset = torch.zeros_like(scale) if offset_node is None else fx.tensor_of(module, offset_node)
+    tensor = fx.tensor_of(module, stored)
+    if stored.target == f"{name}_integers":
+        integers, scheme_bits, signed = tensor, 8, tensor.dtype == torch.int8
+    else:
+        scheme_bits, signed = tensor.shape[0], True
+        shape = torch.Size(value.meta["val"].shape)
+        qmin = Scheme(scheme_bits).qmin
+        integers = (from_planes(tensor, shape).int() + qmin).to(torch.int8)
+        offset = offset + qmin
+    axis = next((d for d, size in enumerate(scale.shape) if size > 1), 0)
+    granularity: Granularity = "per-channel" if scale.shape[axis] == integers.shape[axis] else "per-tensor"
+    scheme = Scheme(scheme_bits, signed, not offset.any(), granularity)
+    scales, zero_points = scale.flatten(), offset.flatten().int()
+    zero_points = zero_points.expand(scales.shape).contiguous()
+    with module.graph.inserting_before(stored):
+        weight = module.graph.get_attr(fx.set_tensor(module, name, dequantize(integers, scales, zero_points, axis)))
+    weight.meta["val"] = fx.tensor_of(module, weight)
+    value.replace_all_uses_with(weight)
+    insert_weight(module, weight, scales, zero_points, scheme, axis)

@@ -1,0 +1,133 @@
+"""Program: a captured graph with its weights, float or quantized; held, run, saved and loaded.
+
+The file is what ``torch.export.save`` writes, with the weights as packed integers and their unpacking as plain
+ATen arithmetic in the graph: ``torch.export.load`` opens and runs it with no zeropoint installed.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+
+from zeropoint import graph as fx
+from zeropoint.archive import deflate_json, read_metadata
+from zeropoint.errors import InputError
+from zeropoint.files import atomic_write
+
+FILE_VERSION = 1
+METADATA = "zeropoint.json"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured graph. Passes take one and give back another; none changes the one it was given.
+
+    ``module`` is a graph of pure ATen operators over named weights; fake-quantize nodes in it are the quantizers.
+    ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free.
+    ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
+    ``target`` names the engine whose placement rules were used.
+    """
+
+    module: GraphModule
+    example_inputs: tuple[Tensor, ...]
+    dynamic_batch: bool = True
+    origin: str = ""
+    method: str = "fp32"
+    target: str = ""
+    weight_bits: int = 32
+    activation_bits: int = 32
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Simulates the Program in PyTorch: the output tensors, in order, whatever structure they came in."""
+        with torch.no_grad():
+            return flat_tensors(self.module(*inputs))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the Program to one ``.pt2`` file; raises InputError where it cannot be written."""
+        from zeropoint.packing import pack
+
+        packed = export(pack(self))
+        packed._example_inputs = None  # they would add their own size to the file
+        for node in packed.graph.nodes:
+            stack = node.meta.get("nn_module_stack") or {}
+            last = dict([list(stack.items())[-1]]) if stack else {}
+            node.meta = {"val": node.meta.get("val"), "nn_module_stack": last}
+        shapes = [{"shape": list(tensor.shape), "dtype": str(tensor.dtype)} for tensor in self.example_inputs]
+        metadata = {"version": FILE_VERSION, "torch": torch.__version__, "inputs": shapes}
+        metadata |= {field: getattr(self, field) for field in _METADATA_FIELDS}
+        with atomic_write(path) as temporary, tempfile.TemporaryDirectory(dir=temporary.parent) as folder:
+            plain = Path(folder) / temporary.name
+            torch.export.save(packed, plain, extra_files={METADATA: json.dumps(metadata)})
+            deflate_json(plain, temporary)
+
+
+_METADATA_FIELDS = tuple(
+    field.name for field in dataclasses.fields(Program) if field.name not in ("module", "example_inputs")
+)
+
+
+def flat_tensors(outputs: Any) -> tuple[Tensor, ...]:
+    """The tensors in a model's output, in order: of a tensor, tuple, list, dict or dataclass."""
+    leaves = torch.utils._pytree.tree_leaves(outputs)
+    return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def export(program: Program, module: GraphModule | None = None) -> ExportedProgram:
+    """The Program, or ``module`` in its place, as an ExportedProgram, batch size free where it is in the Program.
+
+    Checks that tracing adds to type conversions are left out.
+    """
+    inputs, shapes = program.example_inputs, None
+    if program.dynamic_batch:
+        inputs = tuple(torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t for t in inputs)
+        shapes = tuple({0: Dim.AUTO} if tensor.dim() else None for tensor in inputs)
+    with torch.no_grad():
+        exported = torch.export.export(module or program.module, inputs, dynamic_shapes=shapes)
+    for node in list(exported.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            exported.graph.erase_node(node)
+    return exported
+
+
+def load(path: str | os.PathLike[str]) -> Program:
+    """Reads a ``.pt2`` file that ``Program.save`` wrote; runs no code from it.
+
+    Raises InputError for a file that is missing, truncated, not a saved Program, or of a newer zeropoint.
+    """
+    from zeropoint.packing import unpack
+
+    path = Path(path)
+    metadata = read_metadata(path, METADATA)
+    if metadata.get("version", 0) > FILE_VERSION:
+        raise InputError(f"{path} was saved by a newer zeropoint (format {metadata['version']}); upgrade zeropoint")
+    missing = {"version", "inputs", *_METADATA_FIELDS} - metadata.keys()
+    if missing:
+        raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")
+    try:
+        exported = torch.export.load(path)
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"cannot load {path}: {first}; save it again with this torch ({torch.__version__})") from error
+    inputs = tuple(_example(entry["shape"], entry["dtype"]) for entry in metadata["inputs"])
+    fields = {field: metadata[field] for field in _METADATA_FIELDS}
+    module = exported.module(check_guards=False)
+    assert isinstance(module, GraphModule)
+    fx.remove_unused(module)
+    return unpack(Program(module, inputs, **fields))
+
+
+def _example(shape: list[int], dtype: str) -> Tensor:
+    """Seeded stand-in for the example input, which is not saved."""
+    kind = getattr(torch, dtype.removeprefix("torch."))
+    generator = torch.Generator().manual_seed(0)
+    if kind.is_floating_point:
+        return torch.randn(shape, generator=generator).to(kind)
+    return torch.zeros(shape, dtype=kind)

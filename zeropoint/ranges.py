@@ -1,0 +1,258 @@
+"""Ranges: one streaming pass over the calibration data, and the estimators that turn it into ranges.
+
+What is kept per tensor is its extremes, their moving averages and a histogram of fixed size, so memory does not
+grow with the data.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from zeropoint import graph as fx
+from zeropoint.batches import split
+from zeropoint.errors import InputError
+from zeropoint.scheme import Scheme, choose_parameters
+
+BINS = 4096  # even, so that doubling the range merges whole pairs of bins
+AVERAGING = 0.01  # weight of a new batch in the moving averages: Jacob et al. 2018, section 3.1
+KEPT = 0.9999  # share of values that `percentile` keeps on each side, as Wu et al. 2020 (arXiv 2004.09602) found best
+
+
+@dataclass
+class Statistics:
+    """What has been seen of one tensor. The histogram has BINS bins over [-reach, reach], reach a power of two.
+
+    Since ranges double, the histogram of all data is exact whatever order it came in.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    average_low: float | None = None
+    average_high: float = 0.0
+    reach: float = 0.0
+    histogram: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
+
+    def add(self, tensor: Tensor, with_histogram: bool) -> None:
+        """Takes in one batch of values. Raises ValueError where one is NaN or infinite."""
+        tensor = tensor.detach().float()
+        low, high = (value.item() for value in torch.aminmax(tensor))
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):  # false for NaN, too
+            raise ValueError("NaN or Inf")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if self.average_low is None:
+            self.average_low, self.average_high = low, high
+        else:
+            self.average_low += AVERAGING * (low - self.average_low)
+            self.average_high += AVERAGING * (high - self.average_high)
+        if with_histogram:
+            self._count(tensor, max(-low, high))
+
+    def _count(self, tensor: Tensor, largest: float) -> None:
+        while largest > self.reach:
+            if not self.reach:
+                self.reach = 2.0 ** torch.frexp(torch.tensor(largest)).exponent.item()
+                break
+            quarter = BINS // 4
+            merged = self.histogram.reshape(-1, 2).sum(1)
+            self.histogram = torch.nn.functional.pad(merged, (quarter, quarter))
+            self.reach *= 2
+        if self.reach:
+            self.histogram += torch.histc(tensor, BINS, -self.reach, self.reach)
+
+    @property
+    def centers(self) -> Tensor:
+        """The middle of each bin, float64."""
+        step = 2 * self.reach / BINS
+        return torch.arange(BINS, dtype=torch.float64) * step - self.reach + step / 2
+
+
+Range = tuple[float, float]
+
+
+def minmax(statistics: Statistics, _: Scheme) -> Range:
+    """Everything that was seen."""
+    return statistics.low, statistics.high
+
+
+def moving_average(statistics: Statistics, _: Scheme) -> Range:
+    """The batches' extremes, averaged with exponential decay (Jacob et al. 2018, section 3.1)."""
+    return statistics.average_low or 0.0, statistics.average_high
+
+
+def percentile(statistics: Statistics, _: Scheme) -> Range:
+    """All but the outermost 0.01% of values on each side (Wu et al. 2020, section 5)."""
+    shares = statistics.histogram.cumsum(0) / statistics.histogram.sum().clamp(min=1)
+    step = 2 * statistics.reach / BINS
+    first = int(torch.searchsorted(shares, 1 - KEPT))
+    last = int(torch.searchsorted(shares, KEPT))
+    low, high = first * step - statistics.reach, (last + 1) * step - statistics.reach
+    return max(low, statistics.low), min(high, statistics.high)
+
+
+def mse(statistics: Statistics, scheme: Scheme) -> Range:
+    """The range with the smallest mean squared quantization error over the histogram.
+
+    A search along the upper and then the lower end, repeated (Banner et al. 2019, arXiv 1810.05723, minimise
+    the same error under an assumed distribution; here the distribution is the one measured).
+    """
+    return _search(statistics, scheme, _squared_error)
+
+
+def entropy(statistics: Statistics, scheme: Scheme) -> Range:
+    """The range with the smallest Kullback-Leibler divergence of the quantized from the measured distribution.
+
+    After Migacz 2017, "8-bit inference with TensorRT", with the search of ``mse``.
+    """
+    return _search(statistics, scheme, _divergence)
+
+
+def _search(
+    statistics: Statistics, scheme: Scheme, cost: Callable[[Statistics, Tensor, Tensor, Scheme], Tensor]
+) -> Range:
+    low, high = statistics.low, statistics.high
+    for _ in range(2):
+        for side in ("high", "low"):
+            ends = torch.linspace(0.2, 1.0, 81, dtype=torch.float64)
+            lows = low * (ends if side == "low" else torch.ones_like(ends))
+            highs = high * (ends if side == "high" else torch.ones_like(ends))
+            costs = cost(statistics, lows, highs, scheme)
+            best = int(costs.flip(0).argmin())  # the widest range among equals
+            low, high = lows.flip(0)[best].item(), highs.flip(0)[best].item()
+            if low == 0 or high == 0 and side == "low":
+                break
+    return low, high
+
+
+def _squared_error(statistics: Statistics, lows: Tensor, highs: Tensor, scheme: Scheme) -> Tensor:
+    seen = statistics.histogram > 0
+    centers, counts = statistics.centers[seen], statistics.histogram[seen]
+    scale, zero_point = (part.double().unsqueeze(1) for part in choose_parameters(lows, highs, scheme))
+    integers = (torch.round(centers / scale) + zero_point).clamp(scheme.qmin, scheme.qmax)
+    return (((integers - zero_point) * scale - centers) ** 2 * counts).sum(1)
+
+
+def _divergence(statistics: Statistics, lows: Tensor, highs: Tensor, scheme: Scheme) -> Tensor:
+    """KL(measured || quantized), where each level's mass is spread evenly over the bins that fall on it."""
+    seen = statistics.histogram > 0
+    centers, counts = statistics.centers[seen], statistics.histogram[seen]
+    measured = counts / counts.sum()
+    scale, zero_point = (part.double().unsqueeze(1) for part in choose_parameters(lows, highs, scheme))
+    levels = (torch.round(centers / scale) + zero_point).clamp(scheme.qmin, scheme.qmax).long() - scheme.qmin
+    inside = (centers >= lows.unsqueeze(1)) & (centers <= highs.unsqueeze(1))
+    mass = torch.zeros(len(lows), scheme.qmax - scheme.qmin + 1, dtype=torch.float64)
+    width = mass.clone()
+    mass.scatter_add_(1, levels, measured.expand_as(levels) * inside)
+    width.scatter_add_(1, levels, inside.double())
+    quantized = (mass / width.clamp(min=1)).gather(1, levels) * inside
+    quantized = (quantized / quantized.sum(1, keepdim=True)).clamp(min=1e-12)
+    return (measured * (measured / quantized).log()).sum(1)
+
+
+ESTIMATORS: dict[str, Callable[[Statistics, Scheme], Range]] = {
+    "minmax": minmax,
+    "moving-average": moving_average,
+    "percentile": percentile,
+    "mse": mse,
+    "entropy": entropy,
+}
+_NEED_HISTOGRAM = {"percentile", "mse", "entropy"}
+
+
+class _Observer(Interpreter):
+    """Runs a graph and shows the values of the named nodes to their Statistics."""
+
+    def __init__(self, module: GraphModule, statistics: dict[str, Statistics], with_histogram: bool) -> None:
+        super().__init__(module)
+        self.statistics, self.with_histogram = statistics, with_histogram
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.statistics:
+            try:
+                self.statistics[n.name].add(value, self.with_histogram)
+            except ValueError as error:
+                raise InputError(f"{error} in the values of {fx.module_name(n)} on calibration data") from error
+        return value
+
+
+def observe(
+    module: GraphModule,
+    sources: list[str],
+    calibration: Iterable[Any],
+    estimator: str,
+    scheme: Scheme,
+    batches: int | None = None,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The (scale, zero point) of each source node's values over the calibration batches, one pass.
+
+    Raises InputError where there is no batch, or one that holds NaN or Inf or does not fit the model.
+    """
+    statistics = {source: Statistics() for source in sources}
+    observer = _Observer(module, statistics, estimator in _NEED_HISTOGRAM)
+    count = 0
+    with torch.no_grad():
+        for batch in calibration:
+            if batches is not None and count == batches:
+                break
+            inputs, _ = split(batch)
+            check_inputs(module, inputs, f"calibration batch {count}")
+            observer.run(*inputs)
+            count += 1
+    if not count:
+        raise InputError("the calibration set is empty; give at least one batch")
+    parameters = {}
+    for source, seen in statistics.items():
+        low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](seen, scheme))
+        parameters[source] = choose_parameters(low, high, scheme)
+    return parameters
+
+
+def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) -> None:
+    """Raises InputError where inputs do not fit the captured graph: their number, shape, or NaN and Inf in them."""
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    if len(inputs) != len(placeholders):
+        raise InputError(f"{where} has {len(inputs)} inputs; the model takes {len(placeholders)}")
+    for tensor, placeholder in zip(inputs, placeholders, strict=True):
+        expected = placeholder.meta["val"].shape
+        fits = tensor.dim() == len(expected) and all(
+            not isinstance(want, int) or want == got for want, got in zip(expected, tensor.shape, strict=True)
+        )
+        if not fits:
+            wanted = tuple(size if isinstance(size, int) else "any" for size in expected)
+            raise InputError(f"{where} has shape {tuple(tensor.shape)}; the model takes {wanted}".replace("'", ""))
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{where} holds NaN or Inf; clean the data")
+
+
+def weight_minmax(weight: Tensor, scheme: Scheme, axis: int) -> tuple[Tensor, Tensor]:
+    """(scale, zero point) that cover each channel's extremes."""
+    flat = _by_channel(weight, scheme, axis)
+    return choose_parameters(flat.amin(1), flat.amax(1), scheme)
+
+
+def weight_mse(weight: Tensor, scheme: Scheme, axis: int) -> tuple[Tensor, Tensor]:
+    """(scale, zero point) with the smallest squared error of each channel, over 80 shrinkings of its range."""
+    flat = _by_channel(weight, scheme, axis).double()
+    low, high = flat.amin(1), flat.amax(1)
+    best = torch.full_like(low, float("inf"))
+    shrink = torch.ones_like(low)
+    for ratio in torch.linspace(1.0, 0.2, 81).tolist():
+        scale, zero_point = (part.double().unsqueeze(1) for part in choose_parameters(low * ratio, high * ratio, scheme))
+        integers = (torch.round(flat / scale) + zero_point).clamp(scheme.qmin, scheme.qmax)
+        error = (((integers - zero_point) * scale - flat) ** 2).sum(1)
+        shrink, best = torch.where(error < best, ratio, shrink), torch.minimum(error, best)
+    return choose_parameters(low * shrink, high * shrink, scheme)
+
+
+def _by_channel(weight: Tensor, scheme: Scheme, axis: int) -> Tensor:
+    return weight.movedim(axis, 0).flatten(1) if scheme.granularity == "per-channel" else weight.reshape(1, -1)
+
+
+WEIGHT_ESTIMATORS: dict[str, Callable[[Tensor, Scheme, int], tuple[Tensor, Tensor]]] = {
+    "minmax": weight_minmax,
+    "mse": weight_mse,
+}

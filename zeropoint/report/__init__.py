@@ -1,0 +1,1 @@
+"""Reports drawn from results: the comparison table and its one-line verdict."""

@@ -1,0 +1,185 @@
+"""The comparison table, for the terminal and as Markdown: one set of columns, cells and notes for both."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from zeropoint.report.figures import decibels, figures, percent, ratio
+from zeropoint.report.verdict import verdict
+from zeropoint.results import Parity, Results, Row
+
+MARK = "*"
+NOTHING = "–"
+FAILED = "✗"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A measured column: header, the value that ranks the rows, how it reads, and which value is best."""
+
+    header: str
+    value: Callable[[Row], float | None]
+    text: Callable[[float], str]
+    best: Callable[[list[float]], float]
+    suffix: Callable[[Row], str] = lambda row: ""
+    of_labels: bool = False  # measurable only on labelled data
+    quantized_only: bool = False  # where float32 is best by definition, the best quantized row is marked
+
+
+def terminal(results: Results) -> RenderableType:
+    """What a rich console prints: title, table, verdict and notes. The table is at most 120 columns wide."""
+    headers, rows = _cells(results)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i < 2 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell, style="bold green" if cell.startswith(MARK) else "") for cell in row))
+    notes = [Text(note, style="dim") for note in _notes(results)]
+    return Group(
+        Text(_title(results), style="bold"),
+        table,
+        Text(),
+        Text(verdict(results), style="bold"),
+        Text(),
+        *notes,
+    )
+
+
+def markdown(results: Results) -> str:
+    """The same as a Markdown document, with the command that made it."""
+    headers, rows = _cells(results)
+    lines = [
+        [header.replace("\n", " ") for header in headers],
+        [":---"] * 2 + ["---:"] * (len(headers) - 2),
+        *rows,
+    ]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    notes = "\n".join(_notes(results))  # in a code block: errors and paths may hold what Markdown would read
+    return (
+        f"# {_title(results)}\n\n{table}\n\n**{verdict(results)}**\n\n"
+        f"```text\n{notes}\n```\n\n```console\n$ {results.command}\n```\n"
+    )
+
+
+def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Headers and, row by row, the cells, for terminal and Markdown alike."""
+    rows = results.rows
+    headers = ["Method", "Engine", "Bits\nW/A", *(column.header for column in _COLUMNS)]
+    names = [[row.method for row in rows], [row.engine for row in rows], [_bits(row) for row in rows]]
+    labels = any(row.top1 is not None for row in rows)
+    measured = [
+        _column_cells(column, rows, absent="no labels" if column.of_labels and not labels else NOTHING)
+        for column in _COLUMNS
+    ]
+    return headers, [list(cells) for cells in zip(*names, *measured, strict=True)]
+
+
+def _column_cells(column: _Column, rows: Sequence[Row], absent: str) -> list[str]:
+    """One column's cells; all that read the same as the best one carry the mark."""
+    values = [column.value(row) for row in rows]
+    counted = [row.error is None and (row.quantized or not column.quantized_only) for row in rows]
+    ranked = [value for value, counts in zip(values, counted, strict=True) if counts and value is not None]
+    best = column.text(column.best(ranked)) if ranked else None
+    cells = []
+    for row, value, counts in zip(rows, values, counted, strict=True):
+        if value is None:
+            cells.append(FAILED if row.error else absent)
+        else:
+            text = column.text(value)
+            mark = MARK if counts and text == best else ""
+            cells.append(f"{mark}{text}{column.suffix(row)}")
+    return cells
+
+
+def _title(results: Results) -> str:
+    parts = [results.model, results.data, f"{results.images} images", f"batch {results.batch_size}"]
+    return " · ".join([*parts, _count(results.threads, "thread")])
+
+
+def _notes(results: Results) -> list[str]:
+    """One line each: how to read the table, failures, parity, the machine, engines not installed."""
+    notes = [
+        f"{MARK} best of its column (agreement, SQNR and time to quantize: of the quantized rows)",
+        "× eager, × engine: speed-up over float32 in eager PyTorch, on the same engine; 1 MB is 10^6 bytes",
+    ]
+    notes += [f"{FAILED} {row.name} failed: {row.error}" for row in results.rows if row.error is not None]
+    notes += _parity(results.rows)
+    notes.append(_machine(results))
+    notes += [f"{engine} is not installed: {command}" for engine, command in results.missing.items()]
+    return notes
+
+
+def _parity(rows: Sequence[Row]) -> list[str]:
+    compared = [(row, row.parity) for row in rows if row.parity is not None]
+    short = [(row, parity) for row, parity in compared if not parity.ok]
+    if compared and not short:
+        return [
+            f"parity ok: {_count(len(compared), 'row')} as close to float32 on the engine as in simulation"
+        ]
+    return [_shortfall(row, parity) for row, parity in short]
+
+
+def _shortfall(row: Row, parity: Parity) -> str:
+    engine, simulation = decibels(parity.sqnr_db_engine), decibels(parity.sqnr_db_simulation)
+    line = f"parity falls short for {row.name}: SQNR {engine} against {simulation} simulated"
+    if parity.agreement is not None:
+        line += f", same class for {percent(parity.agreement)}%"
+    return line if parity.operator is None else f"{line}; they part at {parity.operator}"
+
+
+def _machine(results: Results) -> str:
+    machine = results.machine
+    parts = [
+        str(machine.get("processor") or "unknown processor"),
+        _count(machine.get("cores") or 0, "core"),
+        " ".join(machine.get("instruction_sets") or ()),
+        f"{_count(results.threads, 'thread')} used",
+        ", ".join(f"{name} {version}" for name, version in (machine.get("versions") or {}).items()),
+    ]
+    return f"measured on {'; '.join(part for part in parts if part)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _bits(row: Row) -> str:
+    return f"{row.weight_bits}/{NOTHING if row.activation_bits is None else row.activation_bits}"
+
+
+def _megabytes(size: float) -> str:
+    return figures(size / 1e6)
+
+
+def _p50(row: Row) -> float | None:
+    return None if row.latency_ms is None else row.latency_ms.p50
+
+
+def _spread(row: Row) -> str:
+    latency = row.latency_ms
+    return "" if latency is None else f" ({figures(latency.p10)}–{figures(latency.p90)})"
+
+
+_COLUMNS = (
+    _Column("Top-1\n%", lambda row: row.top1, percent, max, of_labels=True),
+    _Column("Loss", lambda row: row.loss, lambda loss: f"{loss:.4f}", min, of_labels=True),
+    _Column(
+        "Agree\n%",
+        lambda row: row.agreement,
+        lambda agreement: f"{100 * agreement:.1f}",
+        max,
+        quantized_only=True,
+    ),
+    _Column("SQNR\ndB", lambda row: row.sqnr_db, figures, max, quantized_only=True),
+    _Column("Latency ms\np50 (p10–p90)", _p50, figures, min, suffix=_spread),
+    _Column("×\neager", lambda row: row.speedup_eager, ratio, max),
+    _Column("×\nengine", lambda row: row.speedup_engine, ratio, max),
+    _Column("Size\nMB", lambda row: row.size_bytes, _megabytes, min),
+    _Column("Shrink\n×", lambda row: row.shrink, ratio, max),
+    _Column("Params\nMB", lambda row: row.parameter_bytes, _megabytes, min),
+    _Column("Quant.\ns", lambda row: row.quantize_seconds, figures, min, quantized_only=True),
+)

@@ -1,0 +1,87 @@
+"""The verdict: which row to ship, and why, in one line."""
+
+from zeropoint.report.figures import decibels, figures, percent, ratio
+from zeropoint.results import Results, Row
+
+MAX_TOP1_LOSS = 0.01
+"""A row keeps the accuracy when its top-1 is at most this far below float32's."""
+MIN_AGREEMENT = 0.99
+MIN_SQNR_DB = 20.0
+"""Without labels, a row keeps the accuracy when it reaches either of these two."""
+
+
+def verdict(results: Results) -> str:
+    """The fastest row that keeps float32's accuracy, with its speed, size and accuracy.
+
+    Says so where that row is a float one although quantized ones were measured, and where no quantized row
+    keeps the accuracy.
+    """
+    measured = [row for row in results.rows if row.error is None and row.latency_ms is not None]
+    if not measured:
+        return "No verdict: no row was measured."
+    float32_top1 = _float32_top1(measured)
+    kept = [row for row in measured if keeps_accuracy(row, float32_top1)]
+    if not kept:
+        return "Ship none of these: no row keeps float32's accuracy."
+    best = min(kept, key=_median)
+    ship = f"Ship {best.name}: {', '.join(_facts(best, float32_top1))}"
+    if best.quantized:
+        return f"{ship}; the fastest row that keeps float32's accuracy."
+    quantized = [row for row in measured if row.quantized]
+    if not quantized:
+        return f"{ship}; the fastest row that keeps float32's accuracy, and no quantized one was measured."
+    faithful = [row for row in kept if row.quantized]
+    if not faithful:
+        return f"{ship}. No quantized row keeps float32's accuracy: {_closest(quantized, float32_top1)}."
+    rival = min(faithful, key=_median)
+    beaten = "every quantized row"
+    if len(faithful) < len(quantized):
+        beaten += " that keeps the accuracy"
+    return (
+        f"{ship}. Float beats {beaten}: {rival.name} takes {ratio(_median(rival) / _median(best))}× as long."
+    )
+
+
+def keeps_accuracy(row: Row, float32_top1: float | None) -> bool:
+    """Whether ``row`` is within the limits above; without both top-1 figures, fidelity stands in."""
+    if row.weight_bits >= 32:
+        return True
+    if row.top1 is not None and float32_top1 is not None:
+        return row.top1 >= float32_top1 - MAX_TOP1_LOSS - 1e-9  # exactly one point is still within
+    if row.agreement is not None and row.agreement >= MIN_AGREEMENT:
+        return True
+    return row.sqnr_db is None or row.sqnr_db >= MIN_SQNR_DB  # None: identical to float32
+
+
+def _float32_top1(rows: list[Row]) -> float | None:
+    """Eager float32's top-1, or where it was not measured, another engine's."""
+    float32 = sorted((row for row in rows if row.weight_bits >= 32), key=lambda row: row.engine != "torch")
+    return float32[0].top1 if float32 else None
+
+
+def _facts(row: Row, float32_top1: float | None) -> list[str]:
+    facts = [f"{figures(_median(row))} ms"]
+    if row.speedup_eager is not None:
+        facts.append(f"{ratio(row.speedup_eager)}× the speed of eager float32")
+    if row.shrink is not None and row.quantized:
+        facts.append(f"{ratio(row.shrink)}× smaller")
+    return [*facts, _accuracy(row, float32_top1)]
+
+
+def _accuracy(row: Row, float32_top1: float | None) -> str:
+    if row.top1 is not None:
+        change = "" if float32_top1 is None else f" ({(row.top1 - float32_top1) * 100:+.2f} points)"
+        return f"top-1 {percent(row.top1)}%{change}"
+    if row.weight_bits >= 32:
+        return "float32's own outputs"
+    sqnr = "identical outputs" if row.sqnr_db is None else f"SQNR {decibels(row.sqnr_db)}"
+    return sqnr if row.agreement is None else f"{percent(row.agreement)}% agreement with float32, {sqnr}"
+
+
+def _closest(quantized: list[Row], float32_top1: float | None) -> str:
+    closest = max(quantized, key=lambda row: (row.top1 or 0.0, row.agreement or 0.0, row.sqnr_db or 0.0))
+    return f"the closest, {closest.name}, has {_accuracy(closest, float32_top1)}"
+
+
+def _median(row: Row) -> float:
+    return row.latency_ms.p50 if row.latency_ms is not None else float("inf")

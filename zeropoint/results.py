@@ -1,0 +1,193 @@
+"""Results of a comparison: one row per method and engine, saved as JSON, CSV and Markdown."""
+
+import csv
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zeropoint.errors import InputError
+from zeropoint.files import atomic_write
+from zeropoint.measure.latency import Latency
+
+SCHEMA = 1
+"""Version of ``results.json``; it goes up whenever a reader of the older one would misread the newer."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Closeness of an engine's outputs to the simulation of the same Program.
+
+    Both SQNRs are against float32, None where infinite. ``operator`` names where the two part, if they do.
+    """
+
+    sqnr_db_engine: float | None
+    sqnr_db_simulation: float | None
+    agreement: float | None
+    ok: bool
+    operator: str | None = None
+
+    def __post_init__(self) -> None:
+        _drop_nonfinite(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one engine. None is "not measured"; NaN and infinity become None, as JSON has neither.
+
+    ``top1``, ``agreement``: fractions of 1. ``sqnr_db``: None also where the outputs equal float32's.
+    ``speedup_eager``, ``speedup_engine``: over float32 in eager PyTorch and on the same engine. ``shrink``:
+    float32's size over this one's. ``artefact``: path in the run folder. ``error``: one line where the row
+    failed; an SQNR or loss that shows NaN or infinity in the outputs sets it.
+    """
+
+    method: str
+    engine: str
+    weight_bits: int
+    activation_bits: int | None
+    top1: float | None = None
+    loss: float | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    latency_ms: Latency | None = None
+    speedup_eager: float | None = None
+    speedup_engine: float | None = None
+    size_bytes: int | None = None
+    shrink: float | None = None
+    parameter_bytes: int | None = None
+    quantize_seconds: float | None = None
+    artefact: str | None = None
+    parity: Parity | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        broken_sqnr = self.sqnr_db is not None and (math.isnan(self.sqnr_db) or self.sqnr_db == -math.inf)
+        broken_loss = self.loss is not None and not math.isfinite(self.loss)
+        if self.error is None and (broken_sqnr or broken_loss):
+            why = "an output holds NaN or infinity, or float32's are all zero"
+            object.__setattr__(self, "error", f"{why} (SQNR {self.sqnr_db} dB, loss {self.loss})")
+        _drop_nonfinite(self)
+
+    @property
+    def name(self) -> str:
+        """How messages name the row: "static on openvino"."""
+        return f"{self.method} on {self.engine}"
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are integers (float32 has 32 bits, bfloat16 has 16)."""
+        return self.weight_bits < 16
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one comparison measured, and under which circumstances.
+
+    ``created``: ISO 8601. ``images``: evaluated per row. ``machine``: of ``measure.machine.describe``.
+    ``options``: the knobs of quantization, by name. ``missing``: engines not installed, each with the command
+    that installs it.
+    """
+
+    created: str
+    command: str
+    model: str
+    data: str
+    threads: int
+    batch_size: int
+    images: int
+    machine: dict[str, Any]
+    options: dict[str, Any]
+    missing: dict[str, str]
+    rows: tuple[Row, ...] = ()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes results.json, results.csv and results.md into ``folder``, each whole or not at all.
+
+        Raises InputError where the folder cannot be written.
+        """
+        from zeropoint.report.table import markdown  # it draws Results, so it imports this module
+
+        folder = Path(folder)
+        with atomic_write(folder / "results.json") as path:
+            record = {"schema": SCHEMA, **asdict(self)}
+            path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        with (
+            atomic_write(folder / "results.csv") as path,
+            path.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=list(_flat(Row("", "", 0, None))))
+            writer.writeheader()
+            writer.writerows(map(_flat, self.rows))
+        with atomic_write(folder / "results.md") as path:
+            path.write_text(markdown(self), encoding="utf-8")
+
+
+def load(folder: str | os.PathLike[str]) -> Results:
+    """The results that ``Results.save`` wrote into ``folder``.
+
+    Raises InputError where results.json is not there, not JSON, truncated, incomplete, or of a newer schema.
+    """
+    path = Path(folder) / "results.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"no results.json in {folder}: give the folder that `zeropoint compare --out` wrote"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}; give the folder of a comparison"
+        ) from error
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise InputError(f"{path} is truncated or not JSON ({error}): delete it and compare again") from error
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if not isinstance(schema, int):
+        raise InputError(f"{path} holds no results (no schema number): delete it and compare again")
+    if schema > SCHEMA:
+        raise InputError(
+            f"{path} was saved by a newer zeropoint (schema {schema}, this one reads {SCHEMA}): "
+            "upgrade zeropoint"
+        )
+    return _read(Results, record, str(path))
+
+
+_T = TypeVar("_T")
+
+
+def _read(kind: type[_T], record: Any, where: str) -> _T:
+    """A dataclass from its JSON object; keys it does not know are left out."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every kind is a dataclass
+    if not isinstance(record, dict):
+        raise InputError(f"{where} is not a JSON object: delete results.json and compare again")
+    if absent := [name for name in names if name not in record]:
+        raise InputError(f"{where} lacks {', '.join(absent)}: delete results.json and compare again")
+    values = {name: record[name] for name in names}
+    for name, nested in (("latency_ms", Latency), ("parity", Parity)):
+        if values.get(name) is not None:
+            values[name] = _read(nested, values[name], f"{where}, {name}")
+    if "rows" in values:
+        if not isinstance(values["rows"], list):
+            raise InputError(f"{where}: rows is not a list: delete results.json and compare again")
+        values["rows"] = tuple(
+            _read(Row, row, f"{where}, row {i}") for i, row in enumerate(values["rows"], 1)
+        )
+    return kind(**values)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """A row as one level of columns, for CSV; None is an empty cell."""
+    record = asdict(row)
+    for name, kind in (("latency_ms", Latency), ("parity", Parity)):
+        nested = record.pop(name) or {}
+        record |= {f"{name}_{field.name}": nested.get(field.name) for field in fields(kind)}
+    return record
+
+
+def _drop_nonfinite(record: Row | Parity) -> None:
+    """Makes what is in memory equal to what is read back from JSON."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            object.__setattr__(record, field.name, None)

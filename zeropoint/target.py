@@ -1,0 +1,27 @@
+"""Target: an engine's needs as data, from which placement decides which edges carry a quantizer."""
+
+from dataclasses import dataclass
+
+from zeropoint.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an engine runs in int8, and on which terms. Families are those of ``zeropoint.operators``.
+
+    ``weighted``: families with int8 kernels that take an integer weight.
+    ``inputs``: families without a weight that run in int8 when their inputs are quantized.
+    ``outputs``: families that run in int8 only when their output, behind a fused activation, is quantized too.
+    ``fused``: activations (by ATen name) that the engine fuses between such an operator and its output quantizer.
+    ``adds_before_rounding``: a convolution's result reaches a residual addition in full precision, so a
+    quantizer on that side of the addition would only cost accuracy.
+    """
+
+    name: str
+    weighted: frozenset[str]
+    inputs: frozenset[str]
+    outputs: frozenset[str] = frozenset()
+    fused: frozenset[str] = frozenset()
+    adds_before_rounding: bool = True
+    weights: Scheme = Scheme(granularity="per-channel")
+    activations: Scheme = Scheme(signed=False, symmetric=False)

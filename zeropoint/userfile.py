@@ -1,0 +1,51 @@
+"""Running a function of the user's own file: ``file.py:make_model``."""
+
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from zeropoint.errors import InputError, closest
+
+
+def is_userfile(spec: str) -> bool:
+    """Whether ``spec`` names a Python file, with or without a function."""
+    return spec.partition(".py:")[1] == ".py:" or spec.endswith(".py")
+
+
+def call(spec: str, example: str) -> Any:
+    """What the function of ``FILE.py:FUNCTION`` returns, called with no arguments; the file is run first.
+
+    As when Python runs a file, its folder goes first on ``sys.path``, so it may import its neighbours.
+    ``example`` is the function name that the message proposes where ``spec`` has none.
+
+    Raises InputError where the file or the function does not exist or the user's code fails.
+    """
+    file, colon, name = spec.rpartition(":")
+    if not (colon and file.endswith(".py") and name):
+        raise InputError(f"{spec}: name the function too, as in {spec.rstrip(':')}:{example}")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise InputError(f"{file}: no such file")
+    # One module name per file, registered before it runs: dataclasses and torch.export look classes up by it.
+    module_spec = importlib.util.spec_from_file_location(f"zeropoint_user_{path.stem}", path)
+    assert module_spec is not None  # a .py file always has a loader
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    try:
+        module_spec.loader.exec_module(module)
+        function = getattr(module, name, None)
+        if not callable(function):
+            functions = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+            raise InputError(f"{file} has no function {name}; {closest(name, functions)}")
+        return function()
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{spec} failed at {place.filename}:{place.lineno}: {message}") from error
