@@ -38,3 +38,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror or error}; free space or choose another place") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder at ``path``, made where it is not there; raises InputError where that cannot be."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror or error}; choose another folder") from error
+    return Path(path)

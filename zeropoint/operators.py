@@ -115,6 +115,10 @@ def _same_shape_and_mask(tensor: torch.Tensor, *_: object) -> tuple[torch.Tensor
     return torch.empty_like(tensor), torch.empty_like(tensor, dtype=torch.bool)
 
 
-for _name in ("fake_quantize_per_tensor_affine_cachemask", "fake_quantize_per_channel_affine_cachemask"):
+for _name in (
+    "fake_quantize_per_tensor_affine_cachemask",
+    "fake_quantize_per_channel_affine_cachemask",
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+):
     if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_name}", "Meta"):
         _shape_rules.impl(_name, _same_shape_and_mask, "Meta")

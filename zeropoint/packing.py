@@ -120,7 +120,8 @@ def _unpack_weight(module: GraphModule, nodes: dict[str, Node], name: str, store
     scales, zero_points = scale.flatten(), offset.flatten().int()
     zero_points = zero_points.expand(scales.shape).contiguous()
     with module.graph.inserting_before(stored):
-        weight = module.graph.get_attr(fx.set_tensor(module, name, dequantize(integers, scales, zero_points, axis)))
+        value_on_grid = dequantize(integers, scales, zero_points, axis)
+        weight = module.graph.get_attr(fx.set_tensor(module, name, value_on_grid, trainable=True))
     weight.meta["val"] = fx.tensor_of(module, weight)
     value.replace_all_uses_with(weight)
     insert_weight(module, weight, scales, zero_points, scheme, axis)

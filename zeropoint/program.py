@@ -33,7 +33,7 @@ class Program:
     ``module`` is a graph of pure ATen operators over named weights; fake-quantize nodes in it are the quantizers.
     ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
-    ``target`` names the engine whose placement rules were used.
+    ``target`` names the engine whose placement rules were used, and ``quantize_seconds`` what the method took.
     """
 
     module: GraphModule
@@ -44,6 +44,7 @@ class Program:
     target: str = ""
     weight_bits: int = 32
     activation_bits: int = 32
+    quantize_seconds: float = 0.0
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Simulates the Program in PyTorch: the output tensors, in order, whatever structure they came in."""

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,7 +87,8 @@ class Results:
 
     ``created``: ISO 8601. ``images``: evaluated per row. ``machine``: of ``measure.machine.describe``.
     ``options``: the knobs of quantization, by name. ``missing``: engines not installed, each with the command
-    that installs it.
+    that installs it. ``fingerprint``: of the float model, so that a run is continued only with the same weights.
+    ``skipped``: rows that an engine or the processor cannot run, each with the reason.
     """
 
     created: str
@@ -100,6 +101,8 @@ class Results:
     machine: dict[str, Any]
     options: dict[str, Any]
     missing: dict[str, str]
+    fingerprint: str = ""
+    skipped: dict[str, str] = field(default_factory=dict)
     rows: tuple[Row, ...] = ()
 
     def save(self, folder: str | os.PathLike[str]) -> None:

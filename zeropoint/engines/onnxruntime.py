@@ -1,6 +1,7 @@
 """The ONNX Runtime engine: quantize/dequantize pairs in ONNX, which it fuses into its integer kernels."""
 
 import contextlib
+import dataclasses
 import io
 import warnings
 from collections.abc import Callable
@@ -10,9 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropoint import graph as fx
 from zeropoint.engines.qdq import to_pairs
+from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
+from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED
 from zeropoint.program import Program, export
+from zeropoint.quantizers import quantizers
 from zeropoint.target import Target
 
 TARGET = Target(
@@ -39,13 +44,68 @@ def artefact_name(program: Program) -> str:
 
 def lower(program: Program, path: Path) -> None:
     """Writes the ``.onnx`` file."""
-    exported = export(program, module=to_pairs(program))
+    exported = export(program, module=to_pairs(_with_dynamic_linear(program)))
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        converted = torch.onnx.export(exported, (), dynamo=True, verbose=False, optimize=False)
+        table: dict[Any, Any] = {torch.ops.zeropoint.dynamic_linear.default: _onnx_dynamic_linear}
+        converted = torch.onnx.export(
+            exported, (), dynamo=True, verbose=False, optimize=False, custom_translation_table=table
+        )
     assert converted is not None
     with atomic_write(path) as temporary:
         converted.save(temporary)
+
+
+@torch.library.custom_op("zeropoint::dynamic_linear", mutates_args=())
+def dynamic_linear(input: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer that quantizes its input at run time; only ever lowered, to ``_onnx_dynamic_linear``.
+
+    ``weight`` is int8 of (inputs, outputs), ``scale`` float32 of (outputs,) or (1,).
+    """
+    raise NotImplementedError
+
+
+@dynamic_linear.register_fake
+def _(input: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    return input.new_empty([*input.shape[:-1], weight.shape[1]])
+
+
+def _onnx_dynamic_linear(input: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
+    """The chain of ONNX operators that ONNX Runtime fuses into one integer matrix product."""
+    from onnxscript import opset20 as op
+
+    integers, input_scale, zero_point = op.DynamicQuantizeLinear(input)
+    product = op.Cast(op.MatMulInteger(integers, weight, zero_point), to=1)  # 1: float32
+    output = op.Mul(product, op.Mul(input_scale, scale))
+    return output if bias is None else op.Add(output, bias)
+
+
+def _with_dynamic_linear(program: Program) -> Program:
+    """The Program with run-time quantizers and the layers behind them as one operator each."""
+    module = fx.copy(program.module)
+    weights = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
+    dynamic = [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]
+    for layer in [user for node in dynamic for user in node.users]:
+        description = WEIGHTED[layer.target]
+        node, quantizer = layer.args[description.input], weights[layer.args[description.weight]]
+        if quantizer.scheme.bits < 8 or node.args[4] != 255 or not quantizer.scheme.symmetric:
+            raise InputError("onnxruntime runs dynamic quantization with 8-bit symmetric weights and 8-bit activations only")
+        integers = quantizer.integers(module)
+        outputs_last = integers.t() if quantizer.axis == 0 else integers
+        name = f"{quantizer.source.target}_dynamic"
+        position = description.bias
+        bias = layer.args[position] if position is not None and len(layer.args) > position else None
+        with module.graph.inserting_before(layer):
+            constants = [
+                module.graph.get_attr(fx.set_tensor(module, f"{name}_{part}", value.contiguous()))
+                for part, value in (("weight", outputs_last), ("scale", quantizer.scale))
+            ]
+            target = torch.ops.zeropoint.dynamic_linear.default
+            fused = module.graph.call_function(target, (node.args[0], *constants, bias))
+        fused.meta = dict(layer.meta)
+        layer.replace_all_uses_with(fused)
+    fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
 
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:

@@ -1,1 +1,85 @@
-"""Methods and the passes they are made of, one file each."""
+"""Methods by name: recipes that turn a float Program into a cheaper one."""
+
+import time
+from dataclasses import dataclass, replace
+
+from zeropoint import engines
+from zeropoint.batches import Loader, check
+from zeropoint.errors import InputError, closest
+from zeropoint.methods.bf16 import bf16
+from zeropoint.methods.dynamic import dynamic
+from zeropoint.methods.qat import qat
+from zeropoint.methods.static import static
+from zeropoint.options import Options
+from zeropoint.program import Program
+from zeropoint.target import Target
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method needs: data to calibrate on, labelled data to train on, the rules of a target engine."""
+
+    calibrates: bool = False
+    trains: bool = False
+    quantizes: bool = True
+
+
+METHODS = {
+    "fp32": Method(quantizes=False),
+    "bf16": Method(quantizes=False),
+    "dynamic": Method(),
+    "static": Method(calibrates=True),
+    "qat": Method(calibrates=True, trains=True),
+}
+
+
+def find(name: str) -> Method:
+    """The Method of that name; raises InputError where there is none."""
+    if name not in METHODS:
+        raise InputError(f"unknown method '{name}'; {closest(name, METHODS)}")
+    return METHODS[name]
+
+
+def quantize(
+    program: Program,
+    method: str = "static",
+    *,
+    calibration: Loader | None = None,
+    train: Loader | None = None,
+    validation: Loader | None = None,
+    target: str | Target = "openvino",
+    options: Options | None = None,
+) -> Program:
+    """The float ``program`` after the method of that name, quantized as suits the ``target`` engine.
+
+    ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields labelled batches, and
+    ``validation`` chooses among epochs. Raises InputError for an unknown method or target, data that the method
+    needs and has not, or data that does not fit the model.
+    """
+    recipe, options = _checked(program, method, calibration, train), options or Options()
+    rules = engines.target(target) if isinstance(target, str) else target
+    started = time.perf_counter()
+    if method == "bf16":
+        program = bf16(program)
+    elif method == "dynamic":
+        program = dynamic(program, rules, options)
+    elif recipe.trains:
+        assert calibration is not None
+        assert train is not None
+        program = qat(program, rules, calibration, options, train, validation)
+    elif recipe.calibrates:
+        assert calibration is not None
+        program = static(program, rules, calibration, options)
+    return replace(program, quantize_seconds=time.perf_counter() - started)
+
+
+def _checked(program: Program, name: str, calibration: Loader | None, train: Loader | None) -> Method:
+    recipe = find(name)
+    if program.method != "fp32":
+        raise InputError(f"the Program is {program.method} already; quantize the float one")
+    for part, loader, needed in (("calibration", calibration, recipe.calibrates), ("train", train, recipe.trains)):
+        if needed and loader is None:
+            raise InputError(f"method '{name}' needs {part} data; give it")
+        if needed:
+            check(loader, f"the {part} data")
+    return recipe

@@ -65,7 +65,7 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
             (description.weight, f"{name}{suffix}", folded.float()),
             (description.bias, f"{name.rpartition('.')[0]}.bias{suffix}".lstrip("."), bias.float()),
         ):
-            node = module.graph.get_attr(fx.set_tensor(module, leaf, value))
+            node = module.graph.get_attr(fx.set_tensor(module, leaf, value, trainable=True))
             node.meta["val"] = value
             fx.replace_argument(layer, position, node)
     norm.replace_all_uses_with(layer)

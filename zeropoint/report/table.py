@@ -107,6 +107,7 @@ def _notes(results: Results) -> list[str]:
         "× eager, × engine: speed-up over float32 in eager PyTorch, on the same engine; 1 MB is 10^6 bytes",
     ]
     notes += [f"{FAILED} {row.name} failed: {row.error}" for row in results.rows if row.error is not None]
+    notes += [f"not run: {name}, since {reason}" for name, reason in results.skipped.items()]
     notes += _parity(results.rows)
     notes.append(_machine(results))
     notes += [f"{engine} is not installed: {command}" for engine, command in results.missing.items()]

@@ -1,0 +1,277 @@
+"""Compare: every method on every engine, measured on this machine, resumable row by row."""
+
+import dataclasses
+import datetime
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zeropoint.batches import example_inputs
+from zeropoint.data import Loaders
+from zeropoint.engines import Runner, engine, installed, load_artefact, missing
+from zeropoint.errors import InputError
+from zeropoint.files import make_folder
+from zeropoint.measure import machine, parity
+from zeropoint.measure.evaluate import Evaluation, evaluate_all
+from zeropoint.measure.latency import interleave, paired_ratio, summarize
+from zeropoint.measure.size import on_disk, parameter_bytes
+from zeropoint.methods import find, quantize
+from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.options import Options
+from zeropoint.placement import place_static
+from zeropoint.program import Program, load
+from zeropoint.ranges import check_inputs
+from zeropoint.results import Results, Row
+from zeropoint.results import load as load_results
+
+DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
+LATENCY_SECONDS = 2.0  # spent timing each row, its references included
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from row to row of one comparison."""
+
+    program: Program
+    data: Loaders
+    folder: Path
+    options: Options
+    threads: int
+    inputs: tuple[Tensor, ...]  # of the latency, at its batch size
+    say: Callable[[str], None]
+
+
+def compare(
+    program: Program,
+    data: Loaders,
+    *,
+    out: str | os.PathLike[str],
+    methods: Sequence[str] = DEFAULT_METHODS,
+    engines: Sequence[str] | None = None,
+    options: Options | None = None,
+    threads: int = 1,
+    batch_size: int = 1,
+    command: str = "",
+    say: Callable[[str], None] = lambda _: None,
+) -> Results:
+    """Measures every method × engine and gives the Results, which lie in the folder ``out`` as well.
+
+    ``threads`` and ``batch_size`` are those of the latency; accuracy is evaluated on all cores. ``engines``
+    defaults to those installed. Rows that ``out`` already holds from the same model, data and options are kept,
+    and quantized Programs in it are used again. ``say`` is told in a line what is being done.
+
+    Raises InputError for an unknown method or engine, data that does not fit, or a folder with another run.
+    """
+    engines = list(engines) if engines is not None else installed()
+    needs = [find(method) for method in methods]
+    for name in engines:
+        engine(name)
+    if any(need.trains for need in needs) and data.train is None:
+        raise InputError(f"qat needs training data, and {data.name} has none; leave qat out or add a train loader")
+    check_inputs(program.module, example_inputs(data.evaluation), "the first evaluation batch")
+    run = _Run(
+        program=program,
+        data=data,
+        folder=make_folder(out),
+        options=options or Options(),
+        threads=threads,
+        inputs=_repeated(program, batch_size),
+        say=say,
+    )
+    results = _begin(run, command, batch_size)
+    before = torch.get_num_threads()
+    try:
+        for method, group in _plan(run, methods, engines):
+            reasons = {name: engine(name).unsupported(method) for name in group}
+            skipped = {f"{method} on {name}": reason for name, reason in reasons.items() if reason}
+            results = dataclasses.replace(results, skipped=results.skipped | skipped)
+            done = {(row.method, row.engine) for row in results.rows if row.error is None}
+            todo = [name for name in group if not reasons[name] and (method, name) not in done]
+            if len(todo) < len(group) - len(skipped):
+                say(f"{method}: continuing, rows of an earlier run are kept")
+            for row, images in _rows(run, method, todo, group[0]):
+                kept = [old for old in results.rows if old.name != row.name]
+                results = dataclasses.replace(results, rows=(*kept, row), images=images or results.images)
+                results.save(run.folder)
+    finally:
+        torch.set_num_threads(before)
+    results.save(run.folder)
+    return results
+
+
+def _repeated(program: Program, batch_size: int) -> tuple[Tensor, ...]:
+    """The example inputs at a batch size, made by repeating the first of them."""
+    if not program.dynamic_batch:
+        return program.example_inputs
+    return tuple(tensor[:1].repeat(batch_size, *[1] * (tensor.dim() - 1)) for tensor in program.example_inputs)
+
+
+def _begin(run: _Run, command: str, batch_size: int) -> Results:
+    """The results that the folder holds of the same comparison, or empty ones."""
+    options = {key: list(v) if isinstance(v, tuple) else v for key, v in run.options.as_dict().items()}
+    fresh = Results(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        model=run.program.origin or "a model",
+        data=run.data.name,
+        threads=run.threads,
+        batch_size=batch_size,
+        images=0,
+        machine=machine.describe(),
+        options=options,
+        missing=missing(),
+        fingerprint=_fingerprint(run.program),
+    )
+    if not (run.folder / "results.json").exists():
+        return fresh
+    earlier = load_results(run.folder)
+    for part in ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint"):
+        if getattr(earlier, part) != getattr(fresh, part):
+            what = "weights" if part == "fingerprint" else part.replace("_", " ")
+            raise InputError(f"{run.folder} holds a comparison with other {what}; give another --out, or delete it")
+    run.say(f"continuing the run in {run.folder}: {len(earlier.rows)} rows are there")
+    return dataclasses.replace(fresh, rows=earlier.rows, images=earlier.images, created=earlier.created)
+
+
+def _fingerprint(program: Program) -> str:
+    """A hash of the float graph and its weights."""
+    digest = hashlib.sha256(program.module.code.encode())
+    for name, tensor in sorted(program.module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _plan(run: _Run, methods: Sequence[str], engines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each method with the engines that can share its Program: those whose rules place the same quantizers."""
+    for method in methods:
+        if not find(method).calibrates:
+            yield method, list(engines)
+            continue
+        module = fold_batch_norms(run.program, run.options.no_fuse).module
+        groups: dict[object, list[str]] = {}
+        for name in engines:
+            groups.setdefault(place_static(module, engine(name).TARGET, run.options), []).append(name)
+        for group in groups.values():
+            yield method, group
+
+
+def _rows(run: _Run, method: str, names: list[str], target: str) -> Iterator[tuple[Row, int]]:
+    """A row for each engine, with the number of images evaluated; one pass over the data serves all."""
+    if not names:
+        return
+    program = _quantized(run, method, target)
+    reference = _reference(run, "torch")
+    runners: dict[str, Runner] = {}
+    for name in names:
+        run.say(f"{method} on {name}: compiling")
+        try:
+            runners[name] = _runner(run, program, name, os.cpu_count() or 1)
+            runners[name](*run.program.example_inputs)
+        except Exception as error:  # an engine's failure is a row of the table, not the end of the run
+            runners.pop(name, None)
+            yield _failed(program, name, error), 0
+    if not runners:
+        return
+    run.say(f"{method}: evaluating on {', '.join(runners)}")
+    quantized = find(method).quantizes
+    evaluations = evaluate_all(
+        runners | ({"simulation": program} if quantized else {}),
+        run.data.evaluation,
+        float32=reference,
+        simulation=program if quantized else None,
+        description=f"evaluating {method}",
+    )
+    for name, runner in runners.items():
+        run.say(f"{method} on {name}: timing")
+        try:
+            row = _row(run, program, runner, evaluations[name], evaluations.get("simulation"))
+        except Exception as error:
+            row = _failed(program, name, error)
+        yield row, evaluations[name].accuracy.images
+
+
+def _quantized(run: _Run, method: str, target: str) -> Program:
+    """The Program of a method, taken from the run folder where an interrupted run left it."""
+    if method == "fp32":
+        return run.program
+    path = run.folder / "programs" / (f"{method}-{target}.pt2" if find(method).calibrates else f"{method}.pt2")
+    if path.exists():
+        return load(path)
+    run.say(f"{method}: quantizing for {target}" if find(method).calibrates else f"{method}: converting")
+    data = run.data
+    program = quantize(
+        run.program,
+        method,
+        calibration=data.calibration,
+        train=data.train,
+        validation=data.validation,
+        target=target,
+        options=run.options,
+    )
+    program.save(path)
+    return program
+
+
+def _runner(run: _Run, program: Program, name: str, threads: int) -> Runner:
+    """The Program on an engine, its artefact in the run folder."""
+    module = engine(name)
+    path = run.folder / "artefacts" / f"{program.method}{module.artefact_name(program)}"
+    if not path.exists():
+        module.lower(program, path)
+    return load_artefact(name, path, threads)
+
+
+def _reference(run: _Run, name: str, threads: int | None = None) -> Runner:
+    """Float32 on an engine; on torch that is eager PyTorch."""
+    return _runner(run, run.program, name, threads or os.cpu_count() or 1)
+
+
+def _row(
+    run: _Run, program: Program, runner: Runner, evaluation: Evaluation, simulation: Evaluation | None
+) -> Row:
+    name = runner.engine
+    timed = {
+        "eager": _reference(run, "torch", run.threads),
+        "engine": _reference(run, name, run.threads),
+        "row": load_artefact(name, runner.artefact, run.threads),
+    }
+    calls = {key: lambda timed_run=timed_run: timed_run(*run.inputs) for key, timed_run in timed.items()}
+    samples = interleave(calls, seconds=LATENCY_SECONDS)
+    fidelity, judged = evaluation.fidelity, None
+    if simulation is not None and simulation.fidelity and fidelity and evaluation.parity:
+        judged = parity.judge(fidelity, simulation.fidelity, evaluation.parity)
+        if not judged.ok:
+            run.say(f"{program.method} on {name}: finding where it parts from the simulation")
+            operator = parity.where_they_part(program, name, example_inputs(run.data.evaluation))
+            judged = dataclasses.replace(judged, operator=operator)
+    size = on_disk(runner.artefact)
+    return Row(
+        method=program.method,
+        engine=name,
+        weight_bits=program.weight_bits,
+        activation_bits=program.activation_bits,
+        top1=evaluation.accuracy.top1,
+        loss=evaluation.accuracy.loss,
+        agreement=fidelity.agreement if fidelity else None,
+        sqnr_db=fidelity.sqnr_db if fidelity else None,
+        latency_ms=summarize(samples["row"]),
+        speedup_eager=paired_ratio(samples["eager"], samples["row"]).median,
+        speedup_engine=paired_ratio(samples["engine"], samples["row"]).median,
+        size_bytes=size,
+        shrink=on_disk(_reference(run, "torch").artefact) / size,
+        parameter_bytes=parameter_bytes(program),
+        quantize_seconds=program.quantize_seconds,
+        artefact=str(runner.artefact.relative_to(run.folder)),
+        parity=judged,
+    )
+
+
+def _failed(program: Program, name: str, error: Exception) -> Row:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return Row(program.method, name, program.weight_bits, program.activation_bits, error=first[:300])

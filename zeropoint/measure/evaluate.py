@@ -1,0 +1,72 @@
+"""Evaluate: one streaming pass over the data for any number of runs of the same model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from zeropoint.batches import Loader, split
+from zeropoint.errors import InputError
+from zeropoint.measure.accuracy import Accuracy, AccuracyMeter
+from zeropoint.measure.fidelity import Fidelity, FidelityMeter
+from zeropoint.progress import track
+
+Run = Callable[..., tuple[Tensor, ...]]
+"""Anything that computes the model: a Runner, or a Program."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a run does: against the labels, against float32, and against the simulation of its Program.
+
+    ``fidelity`` and ``parity`` are None where there was nothing to compare with.
+    """
+
+    accuracy: Accuracy
+    fidelity: Fidelity | None = None
+    parity: Fidelity | None = None
+
+
+def evaluate(run: Run, data: Loader, *, float32: Run | None = None) -> Evaluation:
+    """Top-1 and loss of ``run`` on ``data``, and its fidelity to the run ``float32`` if one is given.
+
+    Raises InputError where the data is empty, or labels are not classes of the model.
+    """
+    return evaluate_all({"": run}, data, float32=float32)[""]
+
+
+def evaluate_all(
+    runs: Mapping[str, Run],
+    data: Loader,
+    *,
+    float32: Run | None = None,
+    simulation: Run | None = None,
+    description: str = "evaluating",
+) -> dict[str, Evaluation]:
+    """The Evaluation of each run, all from one pass over the data; the references run once per batch."""
+    accuracy = {name: AccuracyMeter() for name in runs}
+    fidelity = {name: FidelityMeter() for name in runs}
+    parity = {name: FidelityMeter() for name in runs}
+    batches = 0
+    for batch in track(data, description):
+        batches += 1
+        inputs, labels = split(batch)
+        expected = float32(*inputs) if float32 else None
+        simulated = simulation(*inputs) if simulation else None
+        for name, run in runs.items():
+            outputs = run(*inputs)
+            accuracy[name].add(outputs[0], labels)
+            if expected is not None:
+                fidelity[name].add(expected, outputs)
+            if simulated is not None:
+                parity[name].add(simulated, outputs)
+    if not batches:
+        raise InputError("the evaluation data is empty; give at least one batch")
+    return {
+        name: Evaluation(
+            accuracy[name].result(),
+            fidelity[name].result() if float32 else None,
+            parity[name].result() if simulation else None,
+        )
+        for name in runs
+    }

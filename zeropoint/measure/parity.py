@@ -1,0 +1,56 @@
+"""Parity: whether an engine computes what the simulation of the same Program does, and where the two part."""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from zeropoint import engines
+from zeropoint import graph as fx
+from zeropoint.measure.fidelity import Fidelity, FidelityMeter
+from zeropoint.program import Program
+from zeropoint.quantizers import quantizers
+from zeropoint.results import Parity
+
+MAX_SQNR_LOSS_DB = 0.5
+MIN_AGREEMENT = 0.995
+ROUNDING_FLOOR_DB = 60.0
+"""Above this SQNR only the order of float additions is left to differ, and no int8 network comes near."""
+
+
+def judge(engine: Fidelity, simulation: Fidelity, between: Fidelity) -> Parity:
+    """Both fidelities are to float32; ``between`` is the engine's to the simulation."""
+    close = engine.sqnr_db >= min(simulation.sqnr_db, ROUNDING_FLOOR_DB) - MAX_SQNR_LOSS_DB
+    agree = between.agreement is None or between.agreement >= MIN_AGREEMENT
+    return Parity(engine.sqnr_db, simulation.sqnr_db, between.agreement, ok=close and agree)
+
+
+def where_they_part(program: Program, engine: str, inputs: tuple[Tensor, ...]) -> str | None:
+    """The operator behind which the engine strays from the simulation the most, as ``module (operator)``.
+
+    Every quantized activation is made an output, and the steepest fall of the engine's SQNR against the
+    simulation, in the order of the graph, names the operator. None where the engine cannot run that graph.
+    """
+    module = fx.copy(program.module)
+    watched = [quantizer for quantizer in quantizers(module) if not quantizer.is_weight]
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    results = torch.utils._pytree.tree_leaves(output.args[0])
+    output.args = ((*(quantizer.node for quantizer in watched), *results),)
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    module.recompile()
+    probe = dataclasses.replace(program, module=module)
+    try:
+        actual = engines.compile(probe, engine)(*inputs)
+    except Exception:
+        return None
+    sources: list[Node] = [*(quantizer.source for quantizer in watched), *results]
+    lowest, steepest, culprit = ROUNDING_FLOOR_DB, 0.0, None
+    for source, expected, got in zip(sources, probe(*inputs), actual, strict=True):
+        meter = FidelityMeter()
+        meter.add([expected], [got])
+        sqnr = meter.result().sqnr_db
+        if lowest - sqnr > steepest:
+            steepest, culprit = lowest - sqnr, source
+        lowest = min(lowest, sqnr)
+    return None if culprit is None else f"{fx.module_name(culprit)} ({culprit.target})"
