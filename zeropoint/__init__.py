@@ -1,22 +1,51 @@
 """zeropoint: quantize a PyTorch model every way that counts, and measure what each way costs and gains."""
 
-from importlib.metadata import version
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
 
-from zeropoint.capture import capture
-from zeropoint.compare import compare
-from zeropoint.data import Loaders
-from zeropoint.engines import Runner, compile
-from zeropoint.errors import InputError
-from zeropoint.measure.benchmark import benchmark
-from zeropoint.measure.evaluate import Evaluation, evaluate
-from zeropoint.measure.latency import Latency
-from zeropoint.methods import quantize
-from zeropoint.options import Options
-from zeropoint.program import Program, load
-from zeropoint.results import Results
+if TYPE_CHECKING:
+    from zeropoint.capture import capture
+    from zeropoint.compare import compare
+    from zeropoint.data import Loaders
+    from zeropoint.engines import Runner, compile
+    from zeropoint.errors import InputError
+    from zeropoint.measure.benchmark import benchmark
+    from zeropoint.measure.evaluate import Evaluation, evaluate
+    from zeropoint.measure.latency import Latency
+    from zeropoint.methods import quantize
+    from zeropoint.options import Options
+    from zeropoint.program import Program, load
+    from zeropoint.results import Results
 
-__version__ = version("zeropoint")
-__all__ = [
+# Where each public name lives. Imported when first used: `zeropoint --help` need not wait for torch.
+_HOMES = {
+    "Evaluation": "zeropoint.measure.evaluate",
+    "InputError": "zeropoint.errors",
+    "Latency": "zeropoint.measure.latency",
+    "Loaders": "zeropoint.data",
+    "Options": "zeropoint.options",
+    "Program": "zeropoint.program",
+    "Results": "zeropoint.results",
+    "Runner": "zeropoint.engines",
+    "benchmark": "zeropoint.measure.benchmark",
+    "capture": "zeropoint.capture",
+    "compare": "zeropoint.compare",
+    "compile": "zeropoint.engines",
+    "evaluate": "zeropoint.measure.evaluate",
+    "load": "zeropoint.program",
+    "quantize": "zeropoint.methods",
+}
+
+__all__ = [  # noqa: RUF022  # the order of use
+    "capture",
+    "quantize",
+    "load",
+    "compile",
+    "evaluate",
+    "benchmark",
+    "compare",
     "Evaluation",
     "InputError",
     "Latency",
@@ -25,11 +54,22 @@ __all__ = [
     "Program",
     "Results",
     "Runner",
-    "benchmark",
-    "capture",
-    "compare",
-    "compile",
-    "evaluate",
-    "load",
-    "quantize",
 ]
+
+
+class _Package(types.ModuleType):
+    """Imports public names when first used, and keeps submodules such as ``capture`` off the functions' names."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'zeropoint' has no attribute '{name}'")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, types.ModuleType)):  # the import system sets submodules
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

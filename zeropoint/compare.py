@@ -24,13 +24,13 @@ from zeropoint.methods import find, quantize
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.options import Options
 from zeropoint.placement import place_static
-from zeropoint.program import Program, load
+from zeropoint.program import Program, load, repeated
 from zeropoint.ranges import check_inputs
 from zeropoint.results import Results, Row
 from zeropoint.results import load as load_results
 
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
-LATENCY_SECONDS = 2.0  # spent timing each row, its references included
+LATENCY_SECONDS = 1.0  # spent timing each row, its references included
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def compare(
         folder=make_folder(out),
         options=options or Options(),
         threads=threads,
-        inputs=_repeated(program, batch_size),
+        inputs=repeated(program, batch_size),
         say=say,
     )
     results = _begin(run, command, batch_size)
@@ -102,13 +102,6 @@ def compare(
         torch.set_num_threads(before)
     results.save(run.folder)
     return results
-
-
-def _repeated(program: Program, batch_size: int) -> tuple[Tensor, ...]:
-    """The example inputs at a batch size, made by repeating the first of them."""
-    if not program.dynamic_batch:
-        return program.example_inputs
-    return tuple(tensor[:1].repeat(batch_size, *[1] * (tensor.dim() - 1)) for tensor in program.example_inputs)
 
 
 def _begin(run: _Run, command: str, batch_size: int) -> Results:

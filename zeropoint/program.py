@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from zeropoint import graph as fx
-from zeropoint.archive import deflate_json, read_metadata
+from zeropoint.archive import read_metadata, repack
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 
@@ -67,7 +67,7 @@ class Program:
         with atomic_write(path) as temporary, tempfile.TemporaryDirectory(dir=temporary.parent) as folder:
             plain = Path(folder) / temporary.name
             torch.export.save(packed, plain, extra_files={METADATA: json.dumps(metadata)})
-            deflate_json(plain, temporary)
+            repack(plain, temporary, deflate=(".json",))
 
 
 _METADATA_FIELDS = tuple(
@@ -79,6 +79,13 @@ def flat_tensors(outputs: Any) -> tuple[Tensor, ...]:
     """The tensors in a model's output, in order: of a tensor, tuple, list, dict or dataclass."""
     leaves = torch.utils._pytree.tree_leaves(outputs)
     return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def repeated(program: Program, batch_size: int) -> tuple[Tensor, ...]:
+    """The first example input, repeated to a batch; as they are where the Program's batch size is fixed."""
+    if not program.dynamic_batch:
+        return program.example_inputs
+    return tuple(tensor[:1].repeat(batch_size, *[1] * (tensor.dim() - 1)) for tensor in program.example_inputs)
 
 
 def export(program: Program, module: GraphModule | None = None) -> ExportedProgram:

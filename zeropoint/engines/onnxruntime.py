@@ -52,6 +52,8 @@ def lower(program: Program, path: Path) -> None:
             exported, (), dynamo=True, verbose=False, optimize=False, custom_translation_table=table
         )
     assert converted is not None
+    for part in (*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()):
+        part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator
     with atomic_write(path) as temporary:
         converted.save(temporary)
 

@@ -4,6 +4,7 @@ The compiled package holds oneDNN's int8 kernels and runs with no compiler on th
 """
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zeropoint.archive import repack
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
@@ -50,11 +52,18 @@ def lower(program: Program, path: Path) -> None:
     # are left open, since the same package runs single-threaded and on all cores.
     configuration = {"freezing": True, "cpp.dynamic_threads": True}
     try:
-        with atomic_write(path) as temporary, warnings.catch_warnings():
+        with (
+            atomic_write(path) as temporary,
+            tempfile.TemporaryDirectory(dir=temporary.parent) as folder,
+            warnings.catch_warnings(),
+            torch.no_grad(),  # the compiler freezes weights only where no gradient can be asked for
+        ):
             warnings.simplefilter("ignore")
+            package = Path(folder) / temporary.name
             torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(temporary), inductor_configs=configuration
+                exported, package_path=str(package), inductor_configs=configuration
             )
+            repack(package, temporary, deflate=(".so", ".json"), drop=(".cpp",))
     except torch._inductor.exc.InvalidCxxCompiler as error:
         raise InputError("the torch engine needs a C++ compiler to quantize; install g++") from error
     return None
