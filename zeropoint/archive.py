@@ -1,20 +1,24 @@
 """The ``.pt2`` archive: kept small on disk, and found harmless before ``torch.export.load`` sees it.
 
-By itself torch may run code from the file: it unpickles what the archive marks as pickled, loads compiled code
-that lies in it, resolves operators by walking attributes from ``torch``, and evaluates the text of symbolic
-sizes. A saved Program needs none of that beyond ATen operators and arithmetic on sizes.
+By itself torch may run code from the file: it unpickles what the archive marks as pickled, loads compiled
+code that lies in it, resolves operators by walking attributes from ``torch``, and evaluates the text of
+symbolic sizes. A saved Program needs none of that beyond ATen operators and arithmetic on sizes.
 """
 
+import io
 import json
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from zeropoint.errors import InputError
 
-_OPERATOR = re.compile(r"torch\.ops\.[a-z]\w*\.\w+\.\w+|torch\.sym_\w+|_operator\.[a-z]+|math\.[a-z]+")
+# Operators, but not the one that maps a file, and the arithmetic of sizes.
+_OPERATOR = re.compile(
+    r"torch\.ops\.(?!aten\.from_file)[a-z]\w*\.\w+\.\w+|torch\.sym_\w+|_operator\.[a-z]+|math\.[a-z]+"
+)
 # A size as SymPy spells it, such as Mul(Integer(2), Symbol('s77', positive=True, integer=True)).
 _SYMBOL = re.compile(r"'[su]\d+'")
 _SIZE = re.compile(r"[\w\s+\-*/%(),<>=]*")
@@ -23,13 +27,20 @@ _SIZE_NAME = re.compile(
     r"|[su]\d+|positive|nonnegative|integer|True|False"
 )
 _NODE_METADATA = {"nn_module_stack"}
+# What torch writes for one model whose tensors are all plain; no other member is ever handed to it.
+_MEMBER = re.compile(
+    r"archive_format|archive_version|byteorder|version|\.data/\w+|models/model\.json|extra/[\w.]+"
+    r"|data/(weights|constants)/model_\1_config\.json|data/weights/weight_\d+|data/sample_inputs/model\.pt"
+)
 
 
-def repack(source: Path, destination: Path, *, deflate: tuple[str, ...], drop: tuple[str, ...] = ()) -> None:
+def repack(
+    source: Path | IO[bytes], destination: Path, *, deflate: tuple[str, ...], drop: tuple[str, ...] = ()
+) -> None:
     """Copies a ``.pt2`` archive, members with the endings ``deflate`` compressed; torch reads either kind.
 
-    The graph is JSON of about 1 kB an operator, which would outweigh the weights of a small network; it shrinks to
-    a twelfth, a compiled library to a quarter. Members with the endings ``drop`` are left out.
+    The graph is JSON of about 1 kB an operator, which would outweigh the weights of a small network; it
+    shrinks to a twelfth, a compiled library to a quarter. Members with the endings ``drop`` are left out.
     """
     with zipfile.ZipFile(source) as plain, zipfile.ZipFile(destination, "w") as packed:
         for member in plain.infolist():
@@ -38,8 +49,11 @@ def repack(source: Path, destination: Path, *, deflate: tuple[str, ...], drop: t
                 packed.writestr(member.filename, plain.read(member), kind)
 
 
-def read_metadata(path: Path, name: str) -> dict[str, Any]:
-    """The JSON that the archive holds as extra file ``name``, once the whole archive has been found harmless.
+def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:
+    """The JSON that the archive holds as extra file ``name``, and the archive in memory, found harmless.
+
+    What torch gets to see is a copy of the members that were looked at: readers of zip files differ in which
+    member they take where a file is made to hold two of a name, or two directories.
 
     Raises InputError for a file that is missing, damaged, no such archive, or that holds what could be code.
     """
@@ -47,30 +61,38 @@ def read_metadata(path: Path, name: str) -> dict[str, Any]:
         raise InputError(f"no such file: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {member.partition("/")[2]: archive.getinfo(member) for member in archive.namelist()}
-            if f"extra/{name}" not in members:
-                raise InputError(f"{path} is not a Program saved by zeropoint (no {name} in it)")
-            if damaged := archive.testzip():
-                raise InputError(f"{path} is damaged at {damaged}; save it again")
-            for member, information in members.items():
-                if reason := _suspicious(member, information, archive):
-                    raise InputError(f"{path} holds {reason}: refused, since loading it could run code")
-            return json.loads(archive.read(members[f"extra/{name}"]))
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a saved Program, or is truncated ({error}); save it again") from error
+            members = {member.partition("/")[2]: archive.read(member) for member in archive.namelist()}
+        if f"extra/{name}" not in members:
+            raise InputError(f"{path} is not a Program saved by zeropoint (no {name} in it)")
+        for member, content in members.items():
+            if reason := _suspicious(member, content):
+                raise InputError(f"{path} holds {reason}: refused, since loading it could run code")
+        checked = io.BytesIO()
+        with zipfile.ZipFile(checked, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(f"{path.stem}/{member}", content)
+        checked.seek(0)
+        metadata = json.loads(members[f"extra/{name}"])
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no object")
+        return metadata, checked
+    except InputError:
+        raise
+    except Exception as error:  # a file of unknown origin may fail in any way
+        raise InputError(f"{path} is not a saved Program, or is damaged ({error}); save it again") from error
 
 
-def _suspicious(member: str, information: zipfile.ZipInfo, archive: zipfile.ZipFile) -> str:
+def _suspicious(member: str, content: bytes) -> str:
     """What about a member of the archive could run code, in words; empty where nothing could."""
-    if member.endswith("_config.json"):
-        payloads = json.loads(archive.read(information))["config"].values()
-        return f"pickled objects ({member})" if any(payload["use_pickle"] for payload in payloads) else ""
-    if member.startswith("models/"):
-        return next(_suspicious_parts(json.loads(archive.read(information))), "")
-    if member.startswith("data/sample_inputs/"):  # torch unpickles these if they are there
-        return f"sample inputs ({member})" if information.file_size else ""
-    if member.startswith("data/") and not member.startswith("data/weights/weight_"):
+    if not _MEMBER.fullmatch(member):
         return member
+    if member.endswith("_config.json"):
+        payloads = json.loads(content)["config"].values()
+        return f"pickled objects ({member})" if any(payload["use_pickle"] for payload in payloads) else ""
+    if member == "models/model.json":
+        return next(_suspicious_parts(json.loads(content)), "")
+    if member.startswith("data/sample_inputs/") and content:  # torch unpickles these if they are there
+        return f"sample inputs ({member})"
     return ""
 
 
@@ -80,7 +102,8 @@ def _suspicious_parts(part: Any) -> Iterator[str]:
             yield from _suspicious_parts(item)
     elif isinstance(part, dict):
         target = part.get("target")
-        if isinstance(target, str) and "inputs" in part and not (_OPERATOR.fullmatch(target) and "__" not in target):
+        harmless = not isinstance(target, str) or (_OPERATOR.fullmatch(target) and "__" not in target)
+        if "inputs" in part and not harmless:
             yield f"the operator {target}"
         size = _SYMBOL.sub("s0", str(part.get("expr_str", "")))
         names = re.findall(r"[^\W\d]\w*", size)

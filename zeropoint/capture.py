@@ -1,9 +1,16 @@
 """Capture: any ``nn.Module``, unedited, to a float Program of ATen operators without side effects."""
 
+import contextlib
 import copy
+import inspect
+import io
+import logging
 import operator
+import re
+import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +29,38 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, orig
     """The float Program that computes what ``model`` does in eval mode.
 
     ``example_inputs`` is one tensor or the positional tensors of one call, batch first. The batch size stays
-    free where the model allows it. Neither the model, its mode nor its weights are changed; the Program shares
-    the weights' storage where the model is float32 on the CPU, and holds float32 CPU copies where it is not.
+    free where the model allows it. Neither the model, its mode nor its weights are changed; the Program
+    shares the weights' storage where the model is float32 on the CPU, and holds float32 CPU copies where it
+    is not; it takes float32 where the model takes another float type. What the model writes into its inputs
+    or buffers is not kept: a Program has no state.
 
     Raises InputError where the model fails on the example inputs or cannot be exported, with the operator and
     the line of the user's code.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     if not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):
-        raise InputError("example inputs must be a tensor or a sequence of tensors: the arguments of one call")
-    exported, dynamic = _export(_float_on_cpu(model), tuple(tensor.cpu() for tensor in inputs))
+        raise InputError(
+            "example inputs must be a tensor or a sequence of tensors: the arguments of one call"
+        )
+    inputs = tuple(
+        tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.cpu() for tensor in inputs
+    )
+    exported, dynamic = _export(_float_on_cpu(model), inputs)
+    _alias_dropouts(exported.graph_module)
     module = _module_of(exported)
     if not _functionalize(module.graph):
+        _shield_inputs(exported.graph_module)
         module = _module_of(exported.run_decompositions({}))
-        _functionalize(module.graph)
     _canonicalize(module.graph)
     fx.remove_unused(module)
-    return Program(module, tuple(tensor.detach().cpu() for tensor in inputs), dynamic, origin=origin)
+    return Program(module, inputs, dynamic, origin=origin)
 
 
 def _float_on_cpu(model: nn.Module) -> nn.Module:
     tensors = [*model.parameters(), *model.buffers()]
-    if all(t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors):
+    if all(
+        t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors
+    ):
         return model
     return copy.deepcopy(model).float().cpu()
 
@@ -51,24 +68,22 @@ def _float_on_cpu(model: nn.Module) -> nn.Module:
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgram, bool]:
     """The exported model and whether its batch size is free."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
-            model(*inputs)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        raise InputError(f"the model fails on inputs of shape {shapes}: {_cause(error)}") from error
-    try:
+        model.eval()
+        _try_out(model, inputs)
         # Exporting at batch 1 would bake in the 1, since the exporter treats sizes 0 and 1 as constants.
         batches = tuple(_at_least_two(tensor) for tensor in inputs)
         shapes_free = tuple({0: Dim.AUTO} if tensor.dim() else None for tensor in inputs)
-        try:
-            exported = torch.export.export(model, batches, dynamic_shapes=_wrap(model, shapes_free))
-        except Exception:
+        with _quiet():
+            try:
+                exported = torch.export.export(model, batches, dynamic_shapes=_wrap(model, shapes_free))
+            except Exception:
+                return torch.export.export(model, inputs), False
+            if _is_batch_free(exported):
+                return exported, True
             return torch.export.export(model, inputs), False
-        first = next((node for node in exported.graph.nodes if _is_user_input(exported, node)), None)
-        size = first.meta["val"].shape[0] if first is not None and inputs[0].dim() else None
-        return exported, isinstance(size, torch.SymInt)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"the model cannot be exported: {_cause(error)}") from error
     finally:
@@ -76,20 +91,53 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
             module.training = training
 
 
-def _wrap(model: nn.Module, shapes: tuple[Any, ...]) -> Any:
-    """Dynamic shapes in the form export wants: nested once more where ``forward`` takes ``*args``."""
-    import inspect
+def _try_out(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Runs the model once, on copies of the inputs and buffers, into which it may write."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, buffers, tuple(tensor.clone() for tensor in inputs))
+    except Exception as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+        raise InputError(f"the model fails on inputs of shape {shapes}: {_cause(error)}") from error
 
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter from the terminal: its warnings, log lines and, where it fails, whole graphs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _wrap(model: nn.Module, shapes: tuple[Any, ...]) -> Any:
+    """Dynamic shapes in the form export wants: those of ``*args`` in a tuple of their own."""
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
-    return (shapes,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else shapes
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:first], shapes[first:])
 
 
 def _at_least_two(tensor: Tensor) -> Tensor:
     return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
 
 
-def _is_user_input(exported: ExportedProgram, node: Node) -> bool:
-    return node.op == "placeholder" and node.name in exported.graph_signature.user_inputs
+def _is_batch_free(exported: ExportedProgram) -> bool:
+    """Whether dimension 0 of every input may take any size: the exporter may have found that it cannot."""
+    inputs = [node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs]
+    sizes = [node.meta["val"].shape[0] for node in inputs if node.meta["val"].dim()]
+    symbols = [
+        getattr(size.node.expr, "free_symbols", ()) if isinstance(size, torch.SymInt) else ()
+        for size in sizes
+    ]
+    bounded = any(bounds.upper < sys.maxsize // 2 for bounds in exported.range_constraints.values())
+    return bool(sizes) and all(symbols) and not bounded
 
 
 def _cause(error: Exception) -> str:
@@ -99,8 +147,8 @@ def _cause(error: Exception) -> str:
     ours = str(Path(__file__).parent)
     user = [frame for frame in frames if not frame.filename.startswith((library, ours, "<"))]
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    operators = [word for word in str(error).split() if word.startswith(("aten.", "torch.ops."))]
-    operator_name = f" (operator {operators[0].strip('.,()')})" if operators and operators[0] not in message else ""
+    traced = re.findall(r"torch\.ops\.([\w.]+)\(", str(getattr(error, "partial_fx_graph", "")))
+    operator_name = f" (operator {traced[-1]})" if traced else ""
     place = f", at {user[-1].filename}:{user[-1].lineno}: {user[-1].line}" if user else ""
     return f"{type(error).__name__}: {message}{operator_name}{place}"
 
@@ -111,31 +159,36 @@ def _module_of(exported: ExportedProgram) -> GraphModule:
     return module
 
 
+def _alias_dropouts(module: GraphModule) -> None:
+    """Says in the graph what a dropout does in eval mode: it gives back its very input, not a copy."""
+    for node in module.graph.nodes:
+        if node.target in _DROPOUTS:
+            node.target, node.args, node.kwargs = aten.alias.default, node.args[:1], {}
+    module.recompile()
+
+
 def _functionalize(graph: Graph) -> bool:
-    """Turns in-place operators into their pure twins; False where one writes to memory that others still read.
+    """Turns in-place operators into their pure twins; False where one writes to memory that others read.
 
     Far faster than re-tracing the model, and nearly all in-place operators in models are of this easy kind:
     ``relu_`` on a convolution's output, ``add_`` of a shortcut.
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
-    root: dict[Node, Node] = {}  # the node that owns the memory that a view looks into
-    for node in graph.nodes:
-        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and node.args:
-            alias = node.target._schema.arguments[0].alias_info
-            if alias is not None and isinstance(node.args[0], Node):
-                root[node] = root.get(node.args[0], node.args[0])
-    for node in [node for node in root if node.target._schema.arguments[0].alias_info.is_write]:
+    root, writes = _memory(graph)
+    for node in writes:
         pure, written = _pure_twin(node), node.args[0]
-        shared = [other for other in order if root.get(other, other) is root[node]]
         read_later = [
             other
-            for other in shared
-            if other not in (written, node) and order[other] < order[node]
+            for other in order
+            if root.get(other, other) is root.get(node)
+            and other not in (written, node)
+            and order[other] < order[node]
             and any(order[user] > order[node] for user in other.users)
-        ]  # fmt: skip
-        if pure is None or read_later or root[node].op != "call_function":
+        ]
+        if pure is None or read_later or not isinstance(written, Node):
             return False
-        written.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: order[user] > order[node])
+        later = {user for user in written.users if order[user] > order[node]}
+        written.replace_all_uses_with(node, delete_user_cb=later.__contains__)
         node.target = pure
         for other in list(root):
             if root[other] is root[node] and order[other] > order[node]:
@@ -144,24 +197,47 @@ def _functionalize(graph: Graph) -> bool:
     return True
 
 
+def _memory(graph: Graph) -> tuple[dict[Node, Node], list[Node]]:
+    """For every view the node that owns the memory it looks into, and the nodes that write, in order."""
+    root: dict[Node, Node] = {}
+    writes: list[Node] = []
+    for node in graph.nodes:
+        first = node.args[0] if node.op == "call_function" and node.args else None
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            writes.append(node)
+        views = schema is not None and schema.arguments and schema.arguments[0].alias_info is not None
+        part_of_views = node.target is operator.getitem and first in root  # one of those that a split gives
+        if isinstance(first, Node) and (views or part_of_views):
+            root[node] = root.get(first, first)
+    return root, writes
+
+
+def _shield_inputs(module: GraphModule) -> None:
+    """Has a graph that writes to its inputs or buffers write to copies of them."""
+    root, writes = _memory(module.graph)
+    for owner in {root[node] for node in writes if node in root and root[node].op == "placeholder"}:
+        before = set(owner.users)
+        with module.graph.inserting_before(next(iter(owner.users))):
+            clone = module.graph.call_function(aten.clone.default, (owner,))
+        clone.meta = {"val": owner.meta["val"]}
+        owner.replace_all_uses_with(clone, delete_user_cb=before.__contains__)
+    module.recompile()
+
+
 def _pure_twin(node: Node) -> Any:
     """``aten.relu.default`` for ``aten.relu_.default``; None where there is none of the same arguments."""
     packet, _, overload = str(node.target).removeprefix("aten.").rpartition(".")
-    twin = getattr(getattr(aten, packet.removesuffix("_"), None), overload, None) if packet.endswith("_") else None
-    if twin is None or packet == "copy_":
+    if not packet.endswith("_") or packet == "copy_":
         return None
-    same = [a.name for a in twin._schema.arguments] == [a.name for a in node.target._schema.arguments]
+    twin: Any = getattr(getattr(aten, packet.removesuffix("_"), None), overload, None)
+    written: Any = node.target
+    same = twin and [a.name for a in twin._schema.arguments] == [a.name for a in written._schema.arguments]
     return twin if same else None
 
 
-_IDENTITIES = {
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
-    aten.detach.default,
-    aten.alias.default,
-    aten.lift_fresh_copy.default,
-}
+_DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
+_IDENTITIES = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
 
 
 def _canonicalize(graph: Graph) -> None:

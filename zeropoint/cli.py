@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from zeropoint.data import Loaders
@@ -129,8 +130,8 @@ def compare(
         program,
         loaders,
         out=folder,
-        methods=methods.split(","),
-        engines=engines.split(",") if engines else None,
+        methods=_names(methods),
+        engines=_names(engines) if engines else None,
         options=options,
         threads=threads,
         batch_size=latency_batch_size,
@@ -193,11 +194,12 @@ def evaluate(
     limit_batches: LimitBatches = None,
 ) -> None:
     """Accuracy and loss of one model on one engine."""
+    from zeropoint.measure.evaluate import Fitting
     from zeropoint.measure.evaluate import evaluate as run_evaluation
 
     program, loaders = _program_and_data(model, weights, data, batch_size, limit_batches)
-    runner = _compiled(program, engine, None)
-    accuracy = run_evaluation(runner, loaders.evaluation).accuracy
+    runner = _compiled(program, engine, None, batch_size)
+    accuracy = run_evaluation(runner, Fitting(loaders.evaluation, program)).accuracy
     if accuracy.top1 is None:
         _out.print(f"{accuracy.images} images, no labels: nothing to measure accuracy by; compare gives fidelity")
     else:
@@ -216,13 +218,14 @@ def bench(
 ) -> None:
     """Latency of one model on one engine."""
     from zeropoint.measure.benchmark import benchmark
-    from zeropoint.program import repeated
+    from zeropoint.program import at_batch
 
-    program, _ = _program_and_data(model, weights, data, 1, 1)
-    runner = _compiled(program, engine, threads)
-    latency = benchmark(runner, repeated(program, batch_size), seconds=seconds)
+    program = at_batch(_program_and_data(model, weights, data, 1, 1)[0], batch_size)
+    runner = _compiled(program, engine, threads, batch_size)
+    inputs = program.example_inputs
+    latency = benchmark(runner, inputs, seconds=seconds)
     spread = f"p10 {latency.p10:.3f}, p90 {latency.p90:.3f}"
-    _out.print(f"{latency.p50:.3f} ms median ({spread}), batch {batch_size}, threads {threads} ({engine})")
+    _out.print(f"{latency.p50:.3f} ms median ({spread}), batch {len(inputs[0])}, threads {threads} ({engine})")
 
 
 @app.command()
@@ -277,11 +280,11 @@ def _program_and_data(
     return capture(network, example_inputs(loaders.evaluation), origin=model), loaders
 
 
-def _compiled(program: "Program", engine: str, threads: int | None) -> "Runner":
+def _compiled(program: "Program", engine: str, threads: int | None, batch_size: int) -> "Runner":
     from zeropoint import engines
 
     _say(f"{program.method} on {engine}: compiling")
-    return engines.compile(program, engine, threads=threads)
+    return engines.compile(program, engine, threads=threads, batch_size=batch_size)
 
 
 def _options(parameters: dict[str, Any]) -> "Options":
@@ -292,6 +295,10 @@ def _options(parameters: dict[str, Any]) -> "Options":
 
     given = {field.name: parameters[field.name] for field in fields(Options) if field.name in parameters}
     return Options(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def _say(line: str) -> None:
@@ -311,23 +318,26 @@ def main() -> None:
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
         logging.disable(logging.WARNING)
     try:
-        status = app(args=arguments, prog_name="zeropoint", standalone_mode=False)
+        status = app(args=arguments or ["--help"], prog_name="zeropoint", standalone_mode=False)
     except typer.TyperException as error:
-        error.show()
-        status = 2
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "zeropoint"
+        status = _fail(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
     except InputError as error:
-        if debug:
-            raise
-        _err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        status = 2
+        status = _fail(str(error), 2, debug)
     except (KeyboardInterrupt, typer.Abort):
         _err.print("interrupted; what is finished is kept", soft_wrap=True)
         status = 130
     except Exception as error:
-        if debug:
-            raise
-        first = next(iter(str(error).splitlines()), "")
-        message = f"error: {type(error).__name__}: {first} (a fault of zeropoint's; --debug shows where)"
-        _err.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-        status = 1
+        message = f"{type(error).__name__}: {first_line(error)} (a fault of zeropoint's; --debug shows where)"
+        status = _fail(message, 1, debug)
     sys.exit(status or 0)
+
+
+def _fail(message: str, status: int, debug: bool = False) -> int:
+    """Prints the one line that says what is wrong, and under --debug the traceback before it."""
+    if debug:
+        traceback.print_exc()
+    line = " ".join(message.split())
+    _err.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return status

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,19 +14,19 @@ from torch import Tensor
 
 from zeropoint.batches import example_inputs
 from zeropoint.data import Loaders
-from zeropoint.engines import Runner, engine, installed, load_artefact, missing
-from zeropoint.errors import InputError
+from zeropoint.engines import Runner, installed, load_artefact, missing
+from zeropoint.engines import find as engine
+from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
 from zeropoint.measure import machine, parity
-from zeropoint.measure.evaluate import Evaluation, evaluate_all
+from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
 from zeropoint.measure.size import on_disk, parameter_bytes
 from zeropoint.methods import find, quantize
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.options import Options
 from zeropoint.placement import place_static
-from zeropoint.program import Program, load, repeated
-from zeropoint.ranges import check_inputs
+from zeropoint.program import Program, at_batch, load
 from zeropoint.results import Results, Row
 from zeropoint.results import load as load_results
 
@@ -42,7 +43,6 @@ class _Run:
     folder: Path
     options: Options
     threads: int
-    inputs: tuple[Tensor, ...]  # of the latency, at its batch size
     say: Callable[[str], None]
 
 
@@ -67,23 +67,24 @@ def compare(
 
     Raises InputError for an unknown method or engine, data that does not fit, or a folder with another run.
     """
-    engines = list(engines) if engines is not None else installed()
+    methods, engines = list(dict.fromkeys(methods)), list(dict.fromkeys(installed() if engines is None else engines))
     needs = [find(method) for method in methods]
     for name in engines:
         engine(name)
     if any(need.trains for need in needs) and data.train is None:
         raise InputError(f"qat needs training data, and {data.name} has none; leave qat out or add a train loader")
-    check_inputs(program.module, example_inputs(data.evaluation), "the first evaluation batch")
+    data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
+    example_inputs(data.evaluation)  # raises before anything is written
     run = _Run(
-        program=program,
+        program=at_batch(program, batch_size),
         data=data,
         folder=make_folder(out),
         options=options or Options(),
         threads=threads,
-        inputs=repeated(program, batch_size),
         say=say,
     )
-    results = _begin(run, command, batch_size)
+    results = _begin(run, command)
+    results.save(run.folder)  # from here on the folder is this comparison's, and no other may use its artefacts
     before = torch.get_num_threads()
     try:
         for method, group in _plan(run, methods, engines):
@@ -104,7 +105,7 @@ def compare(
     return results
 
 
-def _begin(run: _Run, command: str, batch_size: int) -> Results:
+def _begin(run: _Run, command: str) -> Results:
     """The results that the folder holds of the same comparison, or empty ones."""
     options = {key: list(v) if isinstance(v, tuple) else v for key, v in run.options.as_dict().items()}
     fresh = Results(
@@ -113,30 +114,34 @@ def _begin(run: _Run, command: str, batch_size: int) -> Results:
         model=run.program.origin or "a model",
         data=run.data.name,
         threads=run.threads,
-        batch_size=batch_size,
+        batch_size=len(run.program.example_inputs[0]) if run.program.example_inputs[0].dim() else 1,
         images=0,
         machine=machine.describe(),
         options=options,
         missing=missing(),
-        fingerprint=_fingerprint(run.program),
+        fingerprint=_fingerprint(run.program, run.data),
     )
     if not (run.folder / "results.json").exists():
         return fresh
     earlier = load_results(run.folder)
     for part in ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint"):
         if getattr(earlier, part) != getattr(fresh, part):
-            what = "weights" if part == "fingerprint" else part.replace("_", " ")
+            what = "weights or other data" if part == "fingerprint" else part.replace("_", " ")
             raise InputError(f"{run.folder} holds a comparison with other {what}; give another --out, or delete it")
     run.say(f"continuing the run in {run.folder}: {len(earlier.rows)} rows are there")
     return dataclasses.replace(fresh, rows=earlier.rows, images=earlier.images, created=earlier.created)
 
 
-def _fingerprint(program: Program) -> str:
-    """A hash of the float graph and its weights."""
+def _fingerprint(program: Program, data: Loaders) -> str:
+    """A hash of the float graph and its weights, of the first evaluation batch and of how many batches there are."""
     digest = hashlib.sha256(program.module.code.encode())
-    for name, tensor in sorted(program.module.state_dict().items()):
-        digest.update(name.encode())
+    weights = sorted(program.module.state_dict().items())
+    inputs = [("input", tensor) for tensor in example_inputs(data.evaluation)]
+    for name, tensor in (*weights, *inputs):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for loader in (data.calibration, data.evaluation, data.train):
+        digest.update(f"{operator.length_hint(loader or ())} batches".encode())
     return digest.hexdigest()
 
 
@@ -234,7 +239,7 @@ def _row(
         "engine": _reference(run, name, run.threads),
         "row": load_artefact(name, runner.artefact, run.threads),
     }
-    calls = {key: lambda timed_run=timed_run: timed_run(*run.inputs) for key, timed_run in timed.items()}
+    calls = {key: lambda timed_run=timed_run: timed_run(*run.program.example_inputs) for key, timed_run in timed.items()}
     samples = interleave(calls, seconds=LATENCY_SECONDS)
     fidelity, judged = evaluation.fidelity, None
     if simulation is not None and simulation.fidelity and fidelity and evaluation.parity:
@@ -266,5 +271,5 @@ def _row(
 
 
 def _failed(program: Program, name: str, error: Exception) -> Row:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return Row(program.method, name, program.weight_bits, program.activation_bits, error=first[:300])
+    line = first_line(error)[:300]
+    return Row(program.method, name, program.weight_bits, program.activation_bits, error=line)

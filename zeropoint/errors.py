@@ -13,3 +13,9 @@ def closest(name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says anything; the error's type where none does."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line and not line.startswith("Exception from ")), type(error).__name__)

@@ -14,9 +14,9 @@ from zeropoint.errors import InputError
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path to write to, in a temporary folder beside ``path``; moved to ``path`` on success.
 
-    On any failure, Ctrl-C included, the temporary folder goes and ``path`` is as it was. The yielded file keeps
-    the name of ``path``, since some writers choose a format by it; files that a writer puts beside it (the
-    weights of an OpenVINO model) move along, before it.
+    On any failure, Ctrl-C included, the temporary folder goes and ``path`` is as it was. The yielded file
+    keeps the name of ``path``, since some writers choose a format by it; files that a writer puts beside it
+    (the weights of an OpenVINO model) move along, before it.
 
     Raises InputError where ``path`` cannot be written or the disk is full.
     """
@@ -35,7 +35,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(beside, path.parent / beside.name)
         os.replace(folder / path.name, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; free space or choose another place") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -45,5 +47,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror or error}; choose another folder") from error
+        raise InputError(
+            f"cannot write to {path}: {error.strerror or error}; choose another folder"
+        ) from error
     return Path(path)

@@ -1,6 +1,7 @@
 """Small moves on an ``fx.GraphModule`` that every pass needs: copy, read and set tensors, name a node."""
 
 import copy as copy_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ def copy(module: GraphModule) -> GraphModule:
     graph = Graph()
     output = graph.graph_copy(module.graph, {})
     graph.output(output)
-    graph.set_codegen(copy_module.deepcopy(module.graph._codegen))
+    graph.set_codegen(copy_module.copy(module.graph._codegen))
     return GraphModule(module, graph)
 
 
@@ -23,7 +24,7 @@ def tensor_of(module: GraphModule, node: Node) -> Tensor:
 
 
 def set_tensor(module: GraphModule, name: str, tensor: Tensor, *, trainable: bool = False) -> str:
-    """Puts ``tensor`` at the dotted ``name``, over what is there, making containers on the way; gives ``name``."""
+    """Puts ``tensor`` at the dotted ``name``, over what is there, making containers; gives the name."""
     path, _, leaf = name.rpartition(".")
     container: nn.Module = module
     for part in path.split(".") if path else []:
@@ -41,15 +42,20 @@ def set_tensor(module: GraphModule, name: str, tensor: Tensor, *, trainable: boo
 
 def replace_argument(node: Node, position: int, value: object) -> None:
     """Sets one positional argument, filling defaults that were left out before it with None."""
-    arguments = list(node.args) + [None] * (position + 1 - len(node.args))
+    arguments: list[Any] = [*node.args] + [None] * (position + 1 - len(node.args))
     arguments[position] = value
-    node.args = tuple(arguments)  # type: ignore[arg-type]
+    node.args = tuple(arguments)
 
 
 def module_name(node: Node) -> str:
     """The dotted name of the user's module that the node comes from, or the node's own name."""
     stack = node.meta.get("nn_module_stack")
     return (list(stack.values())[-1][0] if stack else "") or node.name
+
+
+def module_names(module: GraphModule) -> list[str]:
+    """The names of all modules that operators come from."""
+    return sorted({module_name(node) for node in module.graph.nodes if node.op == "call_function"})
 
 
 def source_line(node: Node) -> str:

@@ -1,9 +1,11 @@
-"""What zeropoint knows of ATen's operators: families by name, and where the weight of a weighted one is.
+"""What zeropoint knows of ATen's operators: their families, and where the weight of a weighted one is.
 
-Placement rules name families ("conv", "add"), so that a rule holds for every overload and rank of an operator.
+Placement rules name families ("conv", "add"), so that a rule holds for every overload and rank of an
+operator.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -22,7 +24,7 @@ class Weighted:
     channel_axis: int
 
 
-WEIGHTED = {
+WEIGHTED: dict[Any, Weighted] = {
     aten.conv1d.default: Weighted("conv", 0, 1, 2, 0),
     aten.conv2d.default: Weighted("conv", 0, 1, 2, 0),
     aten.conv3d.default: Weighted("conv", 0, 1, 2, 0),
@@ -31,14 +33,14 @@ WEIGHTED = {
     aten.conv_transpose1d.default: Weighted("conv_transpose", 0, 1, 2, 1),
     aten.conv_transpose2d.input: Weighted("conv_transpose", 0, 1, 2, 1),
     aten.linear.default: Weighted("linear", 0, 1, 2, 0),
-    aten.matmul.default: Weighted("linear", 0, 1, None, 1),
+    aten.matmul.default: Weighted("linear", 0, 1, None, -1),
     aten.mm.default: Weighted("linear", 0, 1, None, 1),
     aten.addmm.default: Weighted("linear", 1, 2, 0, 1),
 }
 
 RECURRENT = {aten.lstm.input: "lstm", aten.gru.input: "gru"}
 
-FAMILIES = {
+FAMILIES: dict[Any, str] = {
     aten.add.Tensor: "add",
     aten.mul.Tensor: "mul",
     aten.cat.default: "cat",
@@ -85,7 +87,8 @@ ACTIVATIONS = {
 
 FAKE_QUANTIZE_TENSOR = aten.fake_quantize_per_tensor_affine.default
 FAKE_QUANTIZE_CHANNEL = aten.fake_quantize_per_channel_affine.default
-# The scale and zero point are tensors, computed in the graph from the activation itself: dynamic quantization.
+# The scale and zero point are tensors, computed in the graph from the activation itself: dynamic
+# quantization.
 FAKE_QUANTIZE_DYNAMIC = aten.fake_quantize_per_tensor_affine.tensor_qparams
 FAKE_QUANTIZE = {FAKE_QUANTIZE_TENSOR, FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_DYNAMIC}
 
@@ -98,7 +101,8 @@ def weighted(node: Node) -> Weighted | None:
     weight = node.args[description.weight]
     while isinstance(weight, Node) and weight.target in FAKE_QUANTIZE:
         weight = weight.args[0]
-    return description if isinstance(weight, Node) and weight.op == "get_attr" else None
+    is_weight = isinstance(weight, Node) and weight.op == "get_attr" and weight.meta["val"].dim() > 1
+    return description if is_weight else None
 
 
 def family(node: Node) -> str | None:

@@ -11,10 +11,11 @@ from zeropoint.scheme import Granularity, Scheme
 class Options:
     """How to quantize. None leaves a choice to the target engine's own rules.
 
-    ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights (``minmax``, ``mse``).
+    ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights (``minmax``,
+    ``mse``).
     ``skip`` and ``no_fuse`` are globs over module names: kept float, and kept apart from batch norm and
-    activation with a quantizer of their own. ``calibration_batches`` limits how much calibration data is read.
-    The last three are for quantization-aware training.
+    activation with a quantizer of their own. ``calibration_batches`` limits how much calibration data is
+    read. The last three are for quantization-aware training.
     """
 
     weight_bits: int = 8
@@ -43,11 +44,18 @@ class Options:
             raise InputError("calibration batches must be 1 or more")
         if self.epochs < 1 or self.learning_rate <= 0:
             raise InputError("epochs and learning rate must be positive")
-        Scheme(self.weight_bits), Scheme(self.activation_bits)  # raise for bits out of range
+        (
+            self.weights(Scheme()),
+            self.activations(Scheme()),
+        )  # raise for bits or a granularity that there is not
 
     def weights(self, default: Scheme) -> Scheme:
         """The scheme of weights: the target's ``default`` with what the user chose."""
-        chosen = {"bits": self.weight_bits, "symmetric": self.weight_symmetric, "granularity": self.weight_granularity}
+        chosen = {
+            "bits": self.weight_bits,
+            "symmetric": self.weight_symmetric,
+            "granularity": self.weight_granularity,
+        }
         return replace(default, **{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]
 
     def activations(self, default: Scheme) -> Scheme:

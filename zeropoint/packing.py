@@ -1,7 +1,8 @@
 """Packing: weights as the integers they are, with their unpacking written in the graph as plain ATen.
 
-Eight-bit weights are stored as int8. Fewer bits are stored as bit planes: plane k holds bit k of every weight,
-eight weights to the byte, so that b bits take b/8 bytes whatever b is, and one piece of arithmetic unpacks all.
+Eight-bit weights are stored as int8. Fewer bits are stored as bit planes: plane k holds bit k of every
+weight, eight weights to the byte, so that b bits take b/8 bytes whatever b is, and one piece of arithmetic
+unpacks all.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ def _pack_weight(module: GraphModule, quantizer: Quantizer, planes: bool) -> Non
     shape = per_channel_shape(quantizer.scale, integers.dim(), quantizer.axis)
 
     def constant(part: str, value: Tensor) -> Node:
-        return graph.get_attr(fx.set_tensor(module, f"{name}_{part}", value))
+        return graph.get_attr(fx.set_tensor(module, f"{name}__{part}", value))
 
     with graph.inserting_before(quantizer.node):
         if planes:
@@ -53,6 +54,7 @@ def _pack_weight(module: GraphModule, quantizer: Quantizer, planes: bool) -> Non
             value = graph.call_function(aten.sub.Tensor, (value, offsets))
         scale = constant("scale", quantizer.scale.reshape(shape))
         value = graph.call_function(aten.mul.Tensor, (value, scale))
+    value.meta = dict(quantizer.node.meta)
     quantizer.node.replace_all_uses_with(value)
 
 
@@ -65,7 +67,7 @@ def to_planes(levels: Tensor, bits: int) -> Tensor:
 
 
 def from_planes(planes: Tensor, shape: torch.Size) -> Tensor:
-    """The uint8 levels that ``to_planes`` packed, in their shape: the arithmetic that ``_unpacked`` writes."""
+    """The uint8 levels that ``to_planes`` packed, in their shape: the arithmetic ``_unpacked`` writes."""
     ones = (planes.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
     places = 2 ** torch.arange(planes.shape[0], dtype=torch.uint8).reshape(-1, 1, 1)
     return (ones * places).sum(0, dtype=torch.uint8).flatten()[: shape.numel()].reshape(shape)
@@ -75,8 +77,8 @@ def _unpacked(module: GraphModule, planes: Node, name: str, shape: torch.Size) -
     graph = module.graph
     bits = fx.tensor_of(module, planes).shape[0]
     places = (2 ** torch.arange(bits, dtype=torch.uint8)).reshape(-1, 1, 1)
-    eight = graph.get_attr(fx.set_tensor(module, f"{name}_bit", torch.arange(8, dtype=torch.uint8)))
-    place = graph.get_attr(fx.set_tensor(module, f"{name}_place", places))
+    eight = graph.get_attr(fx.set_tensor(module, f"{name}__bit", torch.arange(8, dtype=torch.uint8)))
+    place = graph.get_attr(fx.set_tensor(module, f"{name}__place", places))
     wide = graph.call_function(aten.unsqueeze.default, (planes, -1))
     shifted = graph.call_function(aten.bitwise_right_shift.Tensor, (wide, eight))
     ones = graph.call_function(aten.bitwise_and.Scalar, (shifted, 1))
@@ -92,21 +94,21 @@ def unpack(program: Program) -> Program:
     module = fx.copy(program.module)
     nodes = {str(node.target): node for node in module.graph.nodes if node.op == "get_attr"}
     for target, node in nodes.items():
-        name, _, kind = target.rpartition("_")
-        if kind in ("integers", "planes") and f"{name}_scale" in nodes:
+        name, _, kind = target.rpartition("__")
+        if kind in ("integers", "planes") and f"{name}__scale" in nodes:
             _unpack_weight(module, nodes, name, node)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
 
 
 def _unpack_weight(module: GraphModule, nodes: dict[str, Node], name: str, stored: Node) -> None:
-    scale_node = nodes[f"{name}_scale"]
+    scale_node = nodes[f"{name}__scale"]
     (value,) = scale_node.users
     scale = fx.tensor_of(module, scale_node)
-    offset_node = nodes.get(f"{name}_zero_point")
+    offset_node = nodes.get(f"{name}__zero_point")
     offset = torch.zeros_like(scale) if offset_node is None else fx.tensor_of(module, offset_node)
     tensor = fx.tensor_of(module, stored)
-    if stored.target == f"{name}_integers":
+    if stored.target == f"{name}__integers":
         integers, scheme_bits, signed = tensor, 8, tensor.dtype == torch.int8
     else:
         scheme_bits, signed = tensor.shape[0], True

@@ -1,6 +1,7 @@
 """Placement: which edges and weights carry a quantizer, decided by a Target's rules alone."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch.fx import GraphModule, Node
 
@@ -45,8 +46,9 @@ class Placement:
 def place_static(module: GraphModule, target: Target, options: Options) -> Placement:
     """Quantizers for static quantization: on the inputs and weights of what the target runs in int8.
 
-    A quantizer goes where a value is made, not where it is used: behind activations that the engine fuses, and
-    before operators that only move values (pooling by maximum, reshapes), so that these run on integers too.
+    A quantizer goes where a value is made, not where it is used: behind activations that the engine fuses,
+    and before operators that only move values (pooling by maximum, reshapes), so that these run on integers
+    too.
     """
     edges: set[Edge] = set()
     weights: set[WeightPlace] = set()
@@ -55,19 +57,28 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             continue
         kind, description = family(node), weighted(node)
         if description and kind in target.weighted:
-            edges |= _edges_into(node, [node.args[description.input]])
+            edges |= _edges_into(node, [cast(Node, node.args[description.input])], target)
             weight = node.args[description.weight]
             assert isinstance(weight, Node)
             weights.add(WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim()))
-            if kind in target.outputs:
+            if kind in target.outputs or _is_unfused(node, options):
                 edges |= _edges_out_of(node, target, options)
         elif kind in target.inputs:
-            edges |= _edges_into(node, [n for n in _operands(node) if not _is_fused_operand(n, kind, target, options)])
-        elif kind == "batch_norm":  # left unfused on the user's wish: a layer with a quantizer of its own
-            edges |= _edges_into(node, [node.args[0]])
-    return Placement(
-        frozenset(edges), frozenset(weights), options.activations(target.activations), options.weights(target.weights)
-    )
+            operands = _operands(node)
+            fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
+            # An addition is done inside one of its operands only, the other one comes to it rounded.
+            edges |= _edges_into(node, [n for n in operands if n not in fused[:1]], target)
+    return _placement(edges, weights, target, options)
+
+
+def _placement(edges: set[Edge], weights: set[WeightPlace], target: Target, options: Options) -> Placement:
+    activations, weight = options.activations(target.activations), options.weights(target.weights)
+    return Placement(frozenset(edges), frozenset(weights), activations, weight)
+
+
+def _is_unfused(node: Node, options: Options) -> bool:
+    """Whether the user wants a weighted operator, or the layer behind it, kept apart from the other."""
+    return any(matches(fx.module_name(part), options.no_fuse) for part in (node, *node.users))
 
 
 def _operands(node: Node) -> list[Node]:
@@ -81,30 +92,37 @@ def _operands(node: Node) -> list[Node]:
 
 
 def _is_fused_operand(operand: Node, kind: str, target: Target, options: Options) -> bool:
-    """Whether the addition is done inside the weighted operator that makes this operand, before any rounding."""
+    """Whether the addition is done inside the weighted operator that makes this operand, before rounding."""
     quantized = weighted(operand) and not matches(fx.module_name(operand), options.skip)
-    unfused = matches(fx.module_name(operand), options.no_fuse)
-    return bool(kind == "add" and target.adds_before_rounding and quantized and len(operand.users) == 1 and not unfused)
+    fuses = target.adds_before_rounding and kind == "add" and not _is_unfused(operand, options)
+    return bool(fuses and quantized and len(operand.users) == 1)
 
 
-def _edges_into(node: Node, operands: list[object]) -> set[Edge]:
-    """The edge into ``node`` for each operand, and the edge at the head of the moves it has come through."""
+def before_moves(node: Node) -> Node:
+    """The node whose values ``node`` holds, moved about: itself where it is no move."""
+    while node.target in TRANSPARENT:
+        node = cast(Node, node.args[0])
+    return node
+
+
+def _edges_into(node: Node, operands: list[Node], target: Target) -> set[Edge]:
+    """The edge at the head of the moves that each operand has come through, and the one into ``node`` itself."""
     edges = set()
-    for operand in operands:
-        user = node
-        while isinstance(operand, Node) and operand.target in TRANSPARENT:
-            user, operand = operand, operand.args[0]
-        if fx.is_float(operand):
-            assert isinstance(operand, Node)
-            edges.add(Edge(operand.name, user.name))
+    for operand in [operand for operand in operands if fx.is_float(operand)]:
+        if operand.target not in TRANSPARENT or target.requantizes_moves:
+            edges.add(Edge(operand.name, node.name))
+        while operand.target in TRANSPARENT:
+            user, operand = operand, cast(Node, operand.args[0])
+            if operand.target not in TRANSPARENT:
+                edges.add(Edge(operand.name, user.name))
     return edges
 
 
 def _edges_out_of(node: Node, target: Target, options: Options) -> set[Edge]:
-    """The edges behind a weighted operator and the activation fused to it, for engines that need both ends."""
-    last, unfused = node, matches(fx.module_name(node), options.no_fuse)
-    users = list(node.users)
-    if len(users) == 1 and not unfused and str(users[0].target).removeprefix("aten.") in target.fused:
+    """The edges behind a weighted operator and its fused activation, for engines that need both ends."""
+    last, users = node, list(node.users)
+    fused = len(users) == 1 and str(users[0].target).removeprefix("aten.") in target.fused
+    if fused and not _is_unfused(node, options):
         last = users[0]
     return {Edge(last.name, user.name) for user in last.users if user.op != "output"}
 
@@ -118,13 +136,12 @@ def place_dynamic(module: GraphModule, target: Target, options: Options) -> Plac
             continue
         description = weighted(node)
         if description and description.family == "linear":
-            edges |= {Edge(operand.name, node.name) for operand in [node.args[description.input]] if fx.is_float(operand)}  # type: ignore[union-attr]
-            weight = node.args[description.weight]
+            operand, weight = node.args[description.input], node.args[description.weight]
+            assert isinstance(operand, Node)
             assert isinstance(weight, Node)
+            edges.add(Edge(operand.name, node.name))
             weights.add(WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim()))
         elif node.target in RECURRENT:
-            matrices = [w for w in node.args[2] if isinstance(w, Node) and w.meta["val"].dim() == 2]  # type: ignore[union-attr]
-            weights |= {WeightPlace(matrix.name, 0) for matrix in matrices}
-    return Placement(
-        frozenset(edges), frozenset(weights), options.activations(target.activations), options.weights(target.weights)
-    )
+            tensors = [part for part in cast(list[object], node.args[2]) if isinstance(part, Node)]
+            weights |= {WeightPlace(matrix.name, 0) for matrix in tensors if matrix.meta["val"].dim() == 2}
+    return _placement(edges, weights, target, options)

@@ -1,25 +1,25 @@
 """Program: a captured graph with its weights, float or quantized; held, run, saved and loaded.
 
-The file is what ``torch.export.save`` writes, with the weights as packed integers and their unpacking as plain
-ATen arithmetic in the graph: ``torch.export.load`` opens and runs it with no zeropoint installed.
+The file is what ``torch.export.save`` writes, with the weights as packed integers and their unpacking as
+plain ATen arithmetic in the graph: ``torch.export.load`` opens and runs it with no zeropoint installed.
 """
 
 import dataclasses
+import io
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from zeropoint import archive
 from zeropoint import graph as fx
-from zeropoint.archive import read_metadata, repack
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, first_line
 from zeropoint.files import atomic_write
 
 FILE_VERSION = 1
@@ -30,10 +30,12 @@ METADATA = "zeropoint.json"
 class Program:
     """A captured graph. Passes take one and give back another; none changes the one it was given.
 
-    ``module`` is a graph of pure ATen operators over named weights; fake-quantize nodes in it are the quantizers.
+    ``module`` is a graph of pure ATen operators over named weights; fake-quantize nodes in it are the
+    quantizers.
     ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
-    ``target`` names the engine whose placement rules were used, and ``quantize_seconds`` what the method took.
+    ``target`` names the engine whose placement rules were used, and ``quantize_seconds`` what the method
+    took.
     """
 
     module: GraphModule
@@ -57,6 +59,9 @@ class Program:
 
         packed = export(pack(self))
         packed._example_inputs = None  # they would add their own size to the file
+        for name, tensor in packed.state_dict.items():  # run-time quantizers refuse to be differentiated
+            if isinstance(tensor, nn.Parameter):
+                packed.state_dict[name] = nn.Parameter(tensor.detach(), requires_grad=False)
         for node in packed.graph.nodes:
             stack = node.meta.get("nn_module_stack") or {}
             last = dict([list(stack.items())[-1]]) if stack else {}
@@ -64,10 +69,10 @@ class Program:
         shapes = [{"shape": list(tensor.shape), "dtype": str(tensor.dtype)} for tensor in self.example_inputs]
         metadata = {"version": FILE_VERSION, "torch": torch.__version__, "inputs": shapes}
         metadata |= {field: getattr(self, field) for field in _METADATA_FIELDS}
-        with atomic_write(path) as temporary, tempfile.TemporaryDirectory(dir=temporary.parent) as folder:
-            plain = Path(folder) / temporary.name
-            torch.export.save(packed, plain, extra_files={METADATA: json.dumps(metadata)})
-            repack(plain, temporary, deflate=(".json",))
+        plain = io.BytesIO()  # torch's own writer to disk does not say why it fails
+        torch.export.save(packed, plain, extra_files={METADATA: json.dumps(metadata)})
+        with atomic_write(path) as temporary:
+            archive.repack(plain, temporary, deflate=(".json",))
 
 
 _METADATA_FIELDS = tuple(
@@ -81,15 +86,16 @@ def flat_tensors(outputs: Any) -> tuple[Tensor, ...]:
     return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
-def repeated(program: Program, batch_size: int) -> tuple[Tensor, ...]:
-    """The first example input, repeated to a batch; as they are where the Program's batch size is fixed."""
+def at_batch(program: Program, size: int) -> Program:
+    """The Program with its first example input repeated to a batch; as it is where the batch is fixed."""
     if not program.dynamic_batch:
-        return program.example_inputs
-    return tuple(tensor[:1].repeat(batch_size, *[1] * (tensor.dim() - 1)) for tensor in program.example_inputs)
+        return program
+    inputs = tuple(tensor[:1].repeat(size, *[1] * (tensor.dim() - 1)) for tensor in program.example_inputs)
+    return dataclasses.replace(program, example_inputs=inputs)
 
 
 def export(program: Program, module: GraphModule | None = None) -> ExportedProgram:
-    """The Program, or ``module`` in its place, as an ExportedProgram, batch size free where it is in the Program.
+    """The Program, or ``module`` in its place, as an ExportedProgram; batch size free where the Program's is.
 
     Checks that tracing adds to type conversions are left out.
     """
@@ -113,23 +119,23 @@ def load(path: str | os.PathLike[str]) -> Program:
     from zeropoint.packing import unpack
 
     path = Path(path)
-    metadata = read_metadata(path, METADATA)
-    if metadata.get("version", 0) > FILE_VERSION:
-        raise InputError(f"{path} was saved by a newer zeropoint (format {metadata['version']}); upgrade zeropoint")
+    metadata, checked = archive.read(path, METADATA)
+    version = metadata.get("version", 0)
+    if not isinstance(version, int) or version > FILE_VERSION:
+        raise InputError(f"{path} was saved by a newer zeropoint (format {version}); upgrade zeropoint")
     missing = {"version", "inputs", *_METADATA_FIELDS} - metadata.keys()
     if missing:
         raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")
     try:
-        exported = torch.export.load(path)
+        inputs = tuple(_example(entry["shape"], entry["dtype"]) for entry in metadata["inputs"])
+        fields = {field: metadata[field] for field in _METADATA_FIELDS}
+        module = torch.export.load(checked).module(check_guards=False)
+        assert isinstance(module, GraphModule)
+        fx.remove_unused(module)
+        return unpack(Program(module, inputs, **fields))
     except Exception as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"cannot load {path}: {first}; save it again with this torch ({torch.__version__})") from error
-    inputs = tuple(_example(entry["shape"], entry["dtype"]) for entry in metadata["inputs"])
-    fields = {field: metadata[field] for field in _METADATA_FIELDS}
-    module = exported.module(check_guards=False)
-    assert isinstance(module, GraphModule)
-    fx.remove_unused(module)
-    return unpack(Program(module, inputs, **fields))
+        hint = f"save it again with this torch ({torch.__version__})"
+        raise InputError(f"cannot load {path}: {first_line(error)}; {hint}") from error
 
 
 def _example(shape: list[int], dtype: str) -> Tensor:

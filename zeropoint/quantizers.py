@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,9 @@ def _scheme(qmin: int, qmax: int, zero_point: Tensor, granularity: schemes.Granu
     return Scheme((qmax - qmin).bit_length(), signed, symmetric, granularity)
 
 
-def insert_activation(module: GraphModule, source: Node, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> Node:
+def insert_activation(
+    module: GraphModule, source: Node, scale: Tensor, zero_point: Tensor, scheme: Scheme
+) -> Node:
     """A per-tensor quantizer right behind ``source``; its users are not rewired."""
     with module.graph.inserting_after(source):
         arguments = (source, float(scale.float()), int(zero_point), scheme.qmin, scheme.qmax)
@@ -77,8 +80,8 @@ def insert_weight(
     with module.graph.inserting_after(source):
         if scheme.granularity == "per-channel":
             name = str(source.target)
-            parts = [
-                module.graph.get_attr(fx.set_tensor(module, f"{name}_{part}", value))
+            parts: list[Any] = [
+                module.graph.get_attr(fx.set_tensor(module, f"{name}__{part}", value))
                 for part, value in (("scale", scale.float()), ("zero_point", zero_point.int()))
             ]
             for part, value in zip(parts, (scale, zero_point), strict=True):
@@ -114,7 +117,9 @@ def insert_dynamic(module: GraphModule, source: Node, scheme: Scheme) -> Node:
     low = then(aten.clamp_max.default, anchor, 0.0)
     high = then(aten.clamp_min.default, highest, 0.0)
     width = then(aten.sub.Tensor, high, low)
-    scale = then(aten.clamp_min.default, then(aten.div.Tensor, width, float(scheme.qmax - scheme.qmin)), 1e-12)
+    scale = then(
+        aten.clamp_min.default, then(aten.div.Tensor, width, float(scheme.qmax - scheme.qmin)), 1e-12
+    )
     steps = then(aten.round.default, then(aten.div.Tensor, low, scale))
     offset = then(aten.rsub.Scalar, steps, float(scheme.qmin))
     inside = then(aten.clamp.default, offset, float(scheme.qmin), float(scheme.qmax))
@@ -124,5 +129,7 @@ def insert_dynamic(module: GraphModule, source: Node, scheme: Scheme) -> Node:
 
 
 def _named_after(node: Node, source: Node) -> Node:
-    node.meta = {key: source.meta[key] for key in ("nn_module_stack", "val", "stack_trace") if key in source.meta}
+    node.meta = {
+        key: source.meta[key] for key in ("nn_module_stack", "val", "stack_trace") if key in source.meta
+    }
     return node

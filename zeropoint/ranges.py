@@ -1,7 +1,7 @@
 """Ranges: one streaming pass over the calibration data, and the estimators that turn it into ranges.
 
-What is kept per tensor is its extremes, their moving averages and a histogram of fixed size, so memory does not
-grow with the data.
+What is kept per tensor is its extremes, their moving averages and a histogram of fixed size, so memory does
+not grow with the data.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,17 +14,17 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
 from zeropoint.batches import split
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, first_line
 from zeropoint.scheme import Scheme, choose_parameters
 
 BINS = 4096  # even, so that doubling the range merges whole pairs of bins
 AVERAGING = 0.01  # weight of a new batch in the moving averages: Jacob et al. 2018, section 3.1
-KEPT = 0.9999  # share of values that `percentile` keeps on each side, as Wu et al. 2020 (arXiv 2004.09602) found best
+KEPT = 0.9999  # share of values that `percentile` keeps on each side: Wu et al. 2020 (arXiv 2004.09602)
 
 
 @dataclass
 class Statistics:
-    """What has been seen of one tensor. The histogram has BINS bins over [-reach, reach], reach a power of two.
+    """What has been seen of one tensor. The histogram has BINS bins over -reach to reach, a power of two.
 
     Since ranges double, the histogram of all data is exact whatever order it came in.
     """
@@ -52,16 +52,16 @@ class Statistics:
             self._count(tensor, max(-low, high))
 
     def _count(self, tensor: Tensor, largest: float) -> None:
-        while largest > self.reach:
-            if not self.reach:
-                self.reach = 2.0 ** torch.frexp(torch.tensor(largest)).exponent.item()
-                break
+        if not self.reach:
+            self.reach = 2.0 ** torch.frexp(torch.tensor(largest)).exponent.item()
+        while largest >= self.reach:
             quarter = BINS // 4
             merged = self.histogram.reshape(-1, 2).sum(1)
             self.histogram = torch.nn.functional.pad(merged, (quarter, quarter))
             self.reach *= 2
-        if self.reach:
-            self.histogram += torch.histc(tensor, BINS, -self.reach, self.reach)
+        # Scaling by a power of two and rounding down are exact: no value lands in its neighbour's bin.
+        bins = (tensor * (BINS // 2 / self.reach)).floor().long() + BINS // 2
+        self.histogram += torch.bincount(bins.flatten(), minlength=BINS)
 
     @property
     def centers(self) -> Tensor:
@@ -103,7 +103,7 @@ def mse(statistics: Statistics, scheme: Scheme) -> Range:
 
 
 def entropy(statistics: Statistics, scheme: Scheme) -> Range:
-    """The range with the smallest Kullback-Leibler divergence of the quantized from the measured distribution.
+    """The range with the smallest Kullback-Leibler divergence of the quantized from the clipped distribution.
 
     After Migacz 2017, "8-bit inference with TensorRT", with the search of ``mse``.
     """
@@ -113,18 +113,17 @@ def entropy(statistics: Statistics, scheme: Scheme) -> Range:
 def _search(
     statistics: Statistics, scheme: Scheme, cost: Callable[[Statistics, Tensor, Tensor, Scheme], Tensor]
 ) -> Range:
-    low, high = statistics.low, statistics.high
-    for _ in range(2):
-        for side in ("high", "low"):
-            ends = torch.linspace(0.2, 1.0, 81, dtype=torch.float64)
-            lows = low * (ends if side == "low" else torch.ones_like(ends))
-            highs = high * (ends if side == "high" else torch.ones_like(ends))
-            costs = cost(statistics, lows, highs, scheme)
-            best = int(costs.flip(0).argmin())  # the widest range among equals
-            low, high = lows.flip(0)[best].item(), highs.flip(0)[best].item()
-            if low == 0 or high == 0 and side == "low":
-                break
-    return low, high
+    ends = torch.linspace(
+        1.0, 0.2, 81, dtype=torch.float64
+    )  # the widest range wins among equals: it comes first
+    whole_low, whole_high = statistics.low * ends, statistics.high * ends
+    low, high = whole_low[0], whole_high[0]
+    for moves_low, moves_high in [(True, True)] if scheme.symmetric else [(False, True), (True, False)] * 2:
+        lows = whole_low if moves_low else low.expand_as(ends)
+        highs = whole_high if moves_high else high.expand_as(ends)
+        best = int(cost(statistics, lows, highs, scheme).argmin())
+        low, high = lows[best], highs[best]
+    return low.item(), high.item()
 
 
 def _squared_error(statistics: Statistics, lows: Tensor, highs: Tensor, scheme: Scheme) -> Tensor:
@@ -136,20 +135,34 @@ def _squared_error(statistics: Statistics, lows: Tensor, highs: Tensor, scheme: 
 
 
 def _divergence(statistics: Statistics, lows: Tensor, highs: Tensor, scheme: Scheme) -> Tensor:
-    """KL(measured || quantized), where each level's mass is spread evenly over the bins that fall on it."""
-    seen = statistics.histogram > 0
-    centers, counts = statistics.centers[seen], statistics.histogram[seen]
+    """KL(clipped || quantized), where each level's mass is spread evenly over the bins that fall on it.
+
+    What a range clips counts at its ends in the clipped distribution only: the price of clipping it. Zeros,
+    of which a ReLU gives many, are exact under any range: their bin counts no more than its neighbours.
+    """
+    histogram, middle = statistics.histogram.clone(), BINS // 2
+    histogram[middle] = min(histogram[middle], max(histogram[middle - 1], histogram[middle + 1]))
+    seen = histogram > 0
+    if not seen.any():
+        return torch.zeros_like(lows)
+    centers, counts = statistics.centers[seen], histogram[seen]
     measured = counts / counts.sum()
     scale, zero_point = (part.double().unsqueeze(1) for part in choose_parameters(lows, highs, scheme))
     levels = (torch.round(centers / scale) + zero_point).clamp(scheme.qmin, scheme.qmax).long() - scheme.qmin
-    inside = (centers >= lows.unsqueeze(1)) & (centers <= highs.unsqueeze(1))
+    below, above = centers < lows.unsqueeze(1), centers > highs.unsqueeze(1)
+    inside = ~(below | above)
     mass = torch.zeros(len(lows), scheme.qmax - scheme.qmin + 1, dtype=torch.float64)
     width = mass.clone()
     mass.scatter_add_(1, levels, measured.expand_as(levels) * inside)
     width.scatter_add_(1, levels, inside.double())
     quantized = (mass / width.clamp(min=1)).gather(1, levels) * inside
     quantized = (quantized / quantized.sum(1, keepdim=True)).clamp(min=1e-12)
-    return (measured * (measured / quantized).log()).sum(1)
+    clipped = measured * inside
+    first = below.sum(1, keepdim=True).clamp(max=len(centers) - 1)
+    last = (len(centers) - 1 - above.sum(1, keepdim=True)).clamp(min=0)
+    clipped.scatter_add_(1, first, (measured * below).sum(1, keepdim=True))
+    clipped.scatter_add_(1, last, (measured * above).sum(1, keepdim=True))
+    return torch.xlogy(clipped, clipped / quantized).sum(1)
 
 
 ESTIMATORS: dict[str, Callable[[Statistics, Scheme], Range]] = {
@@ -167,6 +180,7 @@ class _Observer(Interpreter):
 
     def __init__(self, module: GraphModule, statistics: dict[str, Statistics], with_histogram: bool) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # an InputError's message stays as it is
         self.statistics, self.with_histogram = statistics, with_histogram
 
     def run_node(self, n: Node) -> Any:
@@ -175,7 +189,8 @@ class _Observer(Interpreter):
             try:
                 self.statistics[n.name].add(value, self.with_histogram)
             except ValueError as error:
-                raise InputError(f"{error} in the values of {fx.module_name(n)} on calibration data") from error
+                place = fx.module_name(n)
+                raise InputError(f"{error} in the values of {place} on calibration data") from error
         return value
 
 
@@ -200,7 +215,12 @@ def observe(
                 break
             inputs, _ = split(batch)
             check_inputs(module, inputs, f"calibration batch {count}")
-            observer.run(*inputs)
+            try:
+                observer.run(*inputs)
+            except (RuntimeError, IndexError) as error:
+                raise InputError(
+                    f"the model fails on calibration batch {count}: {first_line(error)}"
+                ) from error
             count += 1
     if not count:
         raise InputError("the calibration set is empty; give at least one batch")
@@ -212,18 +232,23 @@ def observe(
 
 
 def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) -> None:
-    """Raises InputError where inputs do not fit the captured graph: their number, shape, or NaN and Inf in them."""
+    """Raises InputError where inputs do not fit the captured graph: number, shape, dtype, NaN or Inf."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     if len(inputs) != len(placeholders):
         raise InputError(f"{where} has {len(inputs)} inputs; the model takes {len(placeholders)}")
     for tensor, placeholder in zip(inputs, placeholders, strict=True):
-        expected = placeholder.meta["val"].shape
+        expected, dtype = placeholder.meta["val"].shape, placeholder.meta["val"].dtype
         fits = tensor.dim() == len(expected) and all(
             not isinstance(want, int) or want == got for want, got in zip(expected, tensor.shape, strict=True)
         )
         if not fits:
             wanted = tuple(size if isinstance(size, int) else "any" for size in expected)
-            raise InputError(f"{where} has shape {tuple(tensor.shape)}; the model takes {wanted}".replace("'", ""))
+            shape = tuple(tensor.shape)
+            raise InputError(f"{where} has shape {shape}; the model takes {wanted}".replace("'", ""))
+        if tensor.dtype != dtype:
+            raise InputError(f"{where} is of {tensor.dtype}; the model takes {dtype}")
+        if not tensor.numel():
+            raise InputError(f"{where} is empty; leave it out")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"{where} holds NaN or Inf; clean the data")
 
@@ -235,13 +260,14 @@ def weight_minmax(weight: Tensor, scheme: Scheme, axis: int) -> tuple[Tensor, Te
 
 
 def weight_mse(weight: Tensor, scheme: Scheme, axis: int) -> tuple[Tensor, Tensor]:
-    """(scale, zero point) with the smallest squared error of each channel, over 80 shrinkings of its range."""
+    """(scale, zero point) with the smallest squared error of each channel, over 81 sizes of its range."""
     flat = _by_channel(weight, scheme, axis).double()
     low, high = flat.amin(1), flat.amax(1)
-    best = torch.full_like(low, float("inf"))
+    best = torch.full_like(low, torch.inf)
     shrink = torch.ones_like(low)
     for ratio in torch.linspace(1.0, 0.2, 81).tolist():
-        scale, zero_point = (part.double().unsqueeze(1) for part in choose_parameters(low * ratio, high * ratio, scheme))
+        parameters = choose_parameters(low * ratio, high * ratio, scheme)
+        scale, zero_point = (part.double().unsqueeze(1) for part in parameters)
         integers = (torch.round(flat / scale) + zero_point).clamp(scheme.qmin, scheme.qmax)
         error = (((integers - zero_point) * scale - flat) ** 2).sum(1)
         shrink, best = torch.where(error < best, ratio, shrink), torch.minimum(error, best)
@@ -249,7 +275,8 @@ def weight_mse(weight: Tensor, scheme: Scheme, axis: int) -> tuple[Tensor, Tenso
 
 
 def _by_channel(weight: Tensor, scheme: Scheme, axis: int) -> Tensor:
-    return weight.movedim(axis, 0).flatten(1) if scheme.granularity == "per-channel" else weight.reshape(1, -1)
+    by_channel = scheme.granularity == "per-channel"
+    return weight.movedim(axis, 0).flatten(1) if by_channel else weight.reshape(1, -1)
 
 
 WEIGHT_ESTIMATORS: dict[str, Callable[[Tensor, Scheme, int], tuple[Tensor, Tensor]]] = {

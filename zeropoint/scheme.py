@@ -50,14 +50,15 @@ class Scheme:
 def choose_parameters(low: Tensor, high: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     """The (scale, zero_point) with which ``scheme`` covers ``[low, high]``, elementwise.
 
-    ``low`` and ``high`` are float tensors of any one shape; the scale comes back as float32 and the zero point
-    as int32, both of that shape. The range is first widened to hold zero, so that zero (padding, a ReLU's
-    output) is exact: Jacob et al. 2018, section 2.1. A range of width zero gets scale 1.
+    ``low`` and ``high`` are float tensors of any one shape; the scale comes back as float32 and the zero
+    point as int32, both of that shape. The range is first widened to hold zero, so that zero (padding, a
+    ReLU's output) is exact: Jacob et al. 2018, section 2.1. A range of width zero gets scale 1.
     """
     low, high = low.double().clamp(max=0), high.double().clamp(min=0)
     if scheme.symmetric:
-        # An unsigned tensor that is never negative needs no offset; otherwise zero sits in the middle.
-        middle = torch.where(low < 0, (scheme.qmin + scheme.qmax + 1) // 2, scheme.qmin)
+        # Zero sits in the middle, but for unsigned integers and a range without negative values: at the end.
+        offset = torch.full_like(low, (scheme.qmin + scheme.qmax + 1) // 2)
+        middle = offset if scheme.signed else torch.where(low < 0, offset, scheme.qmin)
         scale = torch.maximum(-low, high) / (scheme.qmax - middle)
         zero_point = middle.to(torch.int32)
     else:
@@ -69,7 +70,7 @@ def choose_parameters(low: Tensor, high: Tensor, scheme: Scheme) -> tuple[Tensor
 
 
 def per_channel_shape(parameters: Tensor, dimensions: int, axis: int) -> list[int]:
-    """The shape that broadcasts one value per channel, or a single value, over a tensor of so many dimensions."""
+    """The shape that broadcasts one value per channel, or a single value, over so many dimensions."""
     if parameters.numel() == 1:
         return [1] * dimensions
     return [-1 if dimension == axis % dimensions else 1 for dimension in range(dimensions)]

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from zeropoint.scheme import Scheme
 
+_INT8_BY_CHANNEL = Scheme(granularity="per-channel")
+_UINT8 = Scheme(signed=False, symmetric=False)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -11,10 +14,14 @@ class Target:
 
     ``weighted``: families with int8 kernels that take an integer weight.
     ``inputs``: families without a weight that run in int8 when their inputs are quantized.
-    ``outputs``: families that run in int8 only when their output, behind a fused activation, is quantized too.
-    ``fused``: activations (by ATen name) that the engine fuses between such an operator and its output quantizer.
+    ``outputs``: families that run in int8 only when their output, behind a fused activation, is quantized
+    too.
+    ``fused``: activations (by ATen name) that the engine fuses between such an operator and its output
+    quantizer.
     ``adds_before_rounding``: a convolution's result reaches a residual addition in full precision, so a
     quantizer on that side of the addition would only cost accuracy.
+    ``requantizes_moves``: a kernel is int8 only with a quantizer right before it, also where the value has come
+    through operators that only move values and is on its grid already.
     """
 
     name: str
@@ -23,5 +30,6 @@ class Target:
     outputs: frozenset[str] = frozenset()
     fused: frozenset[str] = frozenset()
     adds_before_rounding: bool = True
-    weights: Scheme = Scheme(granularity="per-channel")
-    activations: Scheme = Scheme(signed=False, symmetric=False)
+    requantizes_moves: bool = False
+    weights: Scheme = _INT8_BY_CHANNEL
+    activations: Scheme = _UINT8

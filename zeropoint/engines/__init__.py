@@ -1,5 +1,6 @@
 """Engines by name: lower a Program to an artefact, load it, run it."""
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -11,8 +12,8 @@ from types import ModuleType
 
 from torch import Tensor
 
-from zeropoint.errors import InputError, closest
-from zeropoint.program import Program
+from zeropoint.errors import InputError, closest, first_line
+from zeropoint.program import Program, at_batch
 from zeropoint.target import Target
 
 NAMES = ("torch", "onnxruntime", "openvino")
@@ -32,23 +33,27 @@ class Runner:
         return self.run(*inputs)
 
 
-def engine(name: str) -> ModuleType:
+def find(name: str) -> ModuleType:
     """The module of an engine; raises InputError where the name is unknown or a package is not installed."""
-    if name not in NAMES:
-        raise InputError(f"unknown engine '{name}'; {closest(name, NAMES)}")
+    module = _module(name)
     if hint := missing().get(name):
         raise InputError(f"engine '{name}' is not installed; install it with: {hint}")
-    return _module(name)
+    return module
 
 
 def _module(name: str) -> ModuleType:
+    if name not in NAMES:
+        raise InputError(f"unknown engine '{name}'; {closest(name, NAMES)}")
     return importlib.import_module(f"zeropoint.engines.{name}")
 
 
 def missing() -> dict[str, str]:
     """The engines that are not installed, each with the command that installs it."""
-    packages = {name: _module(name).PACKAGES for name in NAMES}
-    absent = [name for name in NAMES if any(importlib.util.find_spec(package) is None for package in packages[name])]
+    absent = [
+        name
+        for name in NAMES
+        if any(importlib.util.find_spec(package) is None for package in _module(name).PACKAGES)
+    ]
     return {name: f"pip install 'zeropoint[{name}]'" for name in absent}
 
 
@@ -60,41 +65,45 @@ def installed() -> list[str]:
 
 def target(name: str) -> Target:
     """The placement rules of an engine, which need no package of it."""
-    if name not in NAMES:
-        raise InputError(f"unknown engine '{name}'; {closest(name, NAMES)}")
     return _module(name).TARGET
 
 
 def compile(
-    program: Program, engine_name: str, *, threads: int | None = None, path: str | os.PathLike[str] | None = None
+    program: Program,
+    engine: str,
+    *,
+    threads: int | None = None,
+    batch_size: int = 1,
+    path: str | os.PathLike[str] | None = None,
 ) -> Runner:
     """The Program lowered to an engine and ready to run.
 
-    ``threads`` defaults to all cores. The artefact is written to ``path`` with the engine's own ending added
+    ``threads`` defaults to all cores. Any batch can be run; the torch engine is fastest at ``batch_size``. The artefact is written to ``path`` with the engine's own ending added
     where it is lacking, or to a temporary folder that goes when Python ends.
     Raises InputError where the engine is unknown, not installed, or cannot run the Program.
     """
-    module = engine(engine_name)
+    module = find(engine)
     if reason := module.unsupported(program.method):
-        raise InputError(f"{engine_name} cannot run {program.method}: {reason}")
+        raise InputError(f"{engine} cannot run {program.method}: {reason}")
     ending = module.artefact_name(program)
-    file = Path(path) if path is not None else Path(_scratch().name) / f"{id(program)}{ending}"
+    file = Path(path) if path is not None else Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
     if not file.name.endswith(ending):
         file = file.with_name(file.name + ending)
-    module.lower(program, file)
-    return load_artefact(engine_name, file, threads)
+    try:
+        module.lower(at_batch(program, batch_size), file)
+        return load_artefact(engine, file, threads)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{engine} cannot run this {program.method} Program: {first_line(error)}") from error
 
 
-def load_artefact(engine_name: str, path: Path, threads: int | None = None) -> Runner:
+def load_artefact(engine: str, path: Path, threads: int | None = None) -> Runner:
     """A Runner on an artefact that ``compile`` wrote earlier."""
     threads = threads or os.cpu_count() or 1
-    return Runner(engine_name, threads, path, engine(engine_name).load(path, threads))
+    return Runner(engine, threads, path, find(engine).load(path, threads))
 
 
-_scratch_folders: list[tempfile.TemporaryDirectory[str]] = []
-
-
+@functools.cache
 def _scratch() -> tempfile.TemporaryDirectory[str]:
-    if not _scratch_folders:
-        _scratch_folders.append(tempfile.TemporaryDirectory(prefix="zeropoint-"))
-    return _scratch_folders[0]
+    return tempfile.TemporaryDirectory(prefix="zeropoint-")

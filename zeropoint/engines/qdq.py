@@ -4,7 +4,8 @@ Both the PyTorch compiler and the ONNX exporter know ``torch.ops.quantized_decom
 constants with a dequantize behind them.
 """
 
-import operator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch._inductor.decomposition  # registers torch.ops.quantized_decomposed  # noqa: F401
@@ -21,6 +22,7 @@ pairs = torch.ops.quantized_decomposed
 def to_pairs(program: Program) -> GraphModule:
     """The Program's graph with every quantizer as a quantize/dequantize pair, or an integer weight."""
     module = fx.copy(program.module)
+    _drop_implied_clamps(module)
     for quantizer in list(quantizers(module)):
         with module.graph.inserting_before(quantizer.node):
             lowered = (_weight if quantizer.is_weight else _activation)(module, quantizer)
@@ -31,6 +33,30 @@ def to_pairs(program: Program) -> GraphModule:
             node.replace_all_uses_with(_dynamic(module, node))
     fx.remove_unused(module)
     return module
+
+
+def _drop_implied_clamps(module: GraphModule) -> None:
+    """Drops each ReLU or clip whose own quantizer clamps at least as tightly: no output changes by that.
+
+    A compiler then finds the convolution right before the quantizer of its output, and makes them one.
+    """
+    for quantizer in quantizers(module):
+        clamp, scheme = quantizer.source, quantizer.scheme
+        if clamp.target in _CLAMPS and len(clamp.users) == 1:
+            low, high = _CLAMPS[clamp.target](*clamp.args)
+            scale, zero_point = _constants(quantizer)
+            low_implied = low is None or low / scale + zero_point < scheme.qmin + 0.5
+            high_implied = high is None or high / scale + zero_point > scheme.qmax - 0.5
+            if low_implied and high_implied:
+                quantizer.node.replace_input_with(clamp, clamp.args[0])
+
+
+# The two ends that a clamping operator of these arguments clamps to, None where it is open.
+_CLAMPS: dict[Any, Callable[..., tuple[float | None, float | None]]] = {
+    aten.relu.default: lambda _: (0.0, None),
+    aten.hardtanh.default: lambda _, low=-1.0, high=1.0: (low, high),
+    aten.clamp.default: lambda _, low=None, high=None: (low, high),
+}
 
 
 def _weight(module: GraphModule, quantizer: Quantizer) -> Node:
@@ -64,10 +90,8 @@ def _constants(quantizer: Quantizer) -> tuple[float, int]:
 
 def _dynamic(module: GraphModule, node: Node) -> Node:
     graph = module.graph
-    source, _, _, qmin, qmax = node.args
-    range_and_type = (qmin, qmax, 1e-12, torch.uint8)
-    chosen = graph.call_function(pairs.choose_qparams.tensor, (source, *range_and_type))
-    scale, zero_point = (graph.call_function(operator.getitem, (chosen, index)) for index in (0, 1))
-    arguments = (scale, zero_point, qmin, qmax, torch.uint8)
-    integers = graph.call_function(pairs.quantize_per_tensor.tensor, (source, *arguments))
-    return graph.call_function(pairs.dequantize_per_tensor.tensor, (integers, *arguments))
+    source, *parameters = node.args
+    # The compiler stumbles over an integer linear layer whose input of three dimensions is no contiguous one.
+    source = graph.call_function(aten.contiguous.default, (source,))
+    integers = graph.call_function(pairs.quantize_per_tensor.tensor, (source, *parameters, torch.uint8))
+    return graph.call_function(pairs.dequantize_per_tensor.tensor, (integers, *parameters, torch.uint8))

@@ -1,15 +1,18 @@
 """Evaluate: one streaming pass over the data for any number of runs of the same model."""
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from zeropoint.batches import Loader, split
+from zeropoint.batches import Batch, Loader, split
 from zeropoint.errors import InputError
 from zeropoint.measure.accuracy import Accuracy, AccuracyMeter
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
+from zeropoint.program import Program
 from zeropoint.progress import track
+from zeropoint.ranges import check_inputs
 
 Run = Callable[..., tuple[Tensor, ...]]
 """Anything that computes the model: a Runner, or a Program."""
@@ -25,6 +28,25 @@ class Evaluation:
     accuracy: Accuracy
     fidelity: Fidelity | None = None
     parity: Fidelity | None = None
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The batches of ``data``, each found to fit ``program`` as it is read.
+
+    Raises InputError, with the number of the batch, where the inputs have another shape, or hold NaN or Inf.
+    """
+
+    data: Loader
+    program: Program
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, batch in enumerate(self.data, start=1):
+            check_inputs(self.program.module, split(batch)[0], f"evaluation batch {number}")
+            yield batch
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self.data)
 
 
 def evaluate(run: Run, data: Loader, *, float32: Run | None = None) -> Evaluation:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from zeropoint import graph as fx
 from zeropoint.methods.fold import fold_batch_norms
@@ -24,8 +25,14 @@ def bf16(program: Program) -> Program:
             with graph.inserting_after(node):
                 narrow = graph.call_function(convert, (node,), {"dtype": torch.bfloat16})
             node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
-        elif node.op == "call_function" and node.kwargs.get("dtype") is torch.float32:
-            node.kwargs = {**node.kwargs, "dtype": torch.bfloat16}
+        elif node.op == "call_function":
+            if fx.is_float(node) and not node.all_input_nodes:  # a constant of the default type
+                node.kwargs = {"dtype": torch.float32, **node.kwargs}
+            node.args, node.kwargs = tree_map_only(
+                torch.dtype,
+                lambda dtype: torch.bfloat16 if dtype is torch.float32 else dtype,
+                (node.args, node.kwargs),
+            )
         elif node.op == "output":
             for result in [result for result in node.all_input_nodes if fx.is_float(result)]:
                 with graph.inserting_before(node):

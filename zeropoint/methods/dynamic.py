@@ -1,7 +1,8 @@
 """Dynamic quantization: integer weights, activations quantized at run time by their own range.
 
-Linear, LSTM and GRU layers; a convolution stays as it is. No data is needed. The inside of a recurrent layer is
-one operator in ATen, so its hidden state stays float: its weights are integers, unpacked when they are used.
+Linear, LSTM and GRU layers; a convolution stays as it is. No data is needed. The inside of a recurrent layer
+is one operator in ATen, so its hidden state stays float: its weights are integers, unpacked when they are
+used.
 """
 
 import dataclasses
@@ -17,7 +18,8 @@ from zeropoint.target import Target
 
 
 def dynamic(program: Program, target: Target, options: Options) -> Program:
-    """The Program with quantized linear and recurrent weights, and run-time quantizers before linear layers."""
+    """The Program with integer linear and recurrent weights, and run-time quantizers before linear layers."""
+    options.check_patterns(fx.module_names(program.module))
     folded = fold_batch_norms(program, options.no_fuse)
     module = fx.copy(folded.module)
     placement = place_dynamic(module, target, options)

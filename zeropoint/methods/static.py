@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 from zeropoint import graph as fx
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.options import Options
-from zeropoint.placement import Placement, place_static
+from zeropoint.placement import Placement, before_moves, place_static
 from zeropoint.program import Program
 from zeropoint.quantizers import insert_activation, insert_weight
 from zeropoint.ranges import WEIGHT_ESTIMATORS, observe
@@ -18,17 +18,20 @@ from zeropoint.target import Target
 
 def static(program: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
     """The Program with fake-quantized weights and activations where ``target`` runs in int8."""
+    options.check_patterns(fx.module_names(program.module))
     folded = fold_batch_norms(program, options.no_fuse)
     module = fx.copy(folded.module)
     placement = place_static(module, target, options)
     scheme = placement.activation_scheme
-    parameters = observe(
-        module, placement.sources, calibration, options.ranges, scheme, options.calibration_batches
-    )  # fmt: skip
+    limit = options.calibration_batches
     nodes = {node.name: node for node in module.graph.nodes}
+    # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
+    made_at = {source: before_moves(nodes[source]).name for source in placement.sources}
+    observed = sorted(set(made_at.values()))
+    parameters = observe(module, observed, calibration, options.ranges, scheme, limit)
     for source in placement.sources:
         users = [nodes[edge.user] for edge in placement.edges if edge.source == source]
-        quantizer = insert_activation(module, nodes[source], *parameters[source], scheme)
+        quantizer = insert_activation(module, nodes[source], *parameters[made_at[source]], scheme)
         for user in users:
             user.replace_input_with(nodes[source], quantizer)
     quantize_weights(module, placement, options)

@@ -66,7 +66,8 @@ def _torchvision_model(name: str, weights: str) -> nn.Module:
         raise InputError(f"unknown weights {weights} for torchvision/{name}; {closest(weights, valid)}")
     chosen = None if weights == "none" else members["DEFAULT" if weights == "default" else weights]
     try:
-        return models.get_model(name, weights=chosen, progress=sys.stderr.isatty())
+        network = models.get_model(name, weights=chosen, progress=sys.stderr.isatty())
+        return _settled(network) if chosen is None else network
     except OSError as error:  # urllib's errors are OSErrors, and so is a full disk
         mend = "give --weights none, or --weights with the path of a state dict"
         raise InputError(f"cannot get the weights of torchvision/{name}: {error}; {mend}") from error
@@ -79,3 +80,24 @@ def _demo_model(name: str, weights: str) -> nn.Module:
         raise InputError(f"unknown weights {weights} for digits/{name}; give default, none or a path")
     network = demo.NETWORKS[name]()
     return states.load_into(network, demo.checkpoint(name)) if weights == "default" else network
+
+
+def _settled(network: nn.Module) -> nn.Module:
+    """The untrained network with batch norms that know its activations, from one batch of noise.
+
+    Without, activations fade layer by layer to denormal numbers, on which processors are many times slower, and
+    the outputs hardly depend on the inputs: neither latency nor fidelity would be like a trained network's.
+    """
+    network.eval()
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0  # the statistics of this batch alone
+    if norms:
+        with torch.no_grad():
+            network(torch.randn(4, 3, 224, 224))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+    return network

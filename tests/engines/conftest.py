@@ -1,0 +1,17 @@
+import pytest
+import torch
+from mixed import Mixed, batches
+from networks import randomized
+
+from zeropoint.capture import capture
+from zeropoint.program import Program
+
+
+@pytest.fixture(scope="session")
+def data() -> list[torch.Tensor]:
+    return batches(count=4)
+
+
+@pytest.fixture(scope="session")
+def float32(data: list[torch.Tensor]) -> Program:
+    return capture(randomized(Mixed()), data[0][:1])

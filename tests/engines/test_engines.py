@@ -1,0 +1,168 @@
+"""What all engines have in common: names, what is missing, and that they compute what the simulation does."""
+
+import importlib.util
+
+import pytest
+import torch
+from mixed import (
+    ManyOutputs,
+    Recurrent,
+    Transformer,
+    TwoInputs,
+    assert_parity,
+    batches,
+    noise_db,
+)
+from networks import randomized
+from torch import Tensor, nn
+
+from zeropoint import engines
+from zeropoint.capture import capture
+from zeropoint.engines import compile
+from zeropoint.errors import InputError
+from zeropoint.methods import quantize
+from zeropoint.options import Options
+from zeropoint.program import Program
+
+QUICK = ("openvino", "onnxruntime")  # the torch engine calls a C++ compiler
+EVERY = [*QUICK, pytest.param("torch", marks=pytest.mark.slow)]
+
+
+def test_unknown_engine_is_named_with_the_closest():
+    with pytest.raises(InputError, match="unknown engine 'onnx-runtime'; did you mean onnxruntime"):
+        engines.find("onnx-runtime")
+    with pytest.raises(InputError, match="unknown engine 'opnvino'; did you mean openvino"):
+        engines.target("opnvino")
+
+
+def test_engine_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else found(name))
+    command = "pip install 'zeropoint[onnxruntime]'"
+    assert engines.missing() == {"onnxruntime": command}
+    assert engines.installed() == ["torch", "openvino"]
+    with pytest.raises(InputError) as caught:
+        engines.find("onnxruntime")
+    assert str(caught.value) == f"engine 'onnxruntime' is not installed; install it with: {command}"
+    assert engines.target("onnxruntime").name == "onnxruntime"  # rules need no package
+
+
+@pytest.mark.parametrize("engine", ["torch", *QUICK])
+def test_float32_equals_eager(float32: Program, data: list[Tensor], engine: str):
+    runner = compile(float32, engine, threads=1)
+    for size in (1, 3, 8):
+        (output,) = runner(data[0][:size])
+        assert output.dtype == torch.float32
+        torch.testing.assert_close(output, float32(data[0][:size])[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", EVERY)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_static_is_at_parity_with_the_simulation(float32: Program, data: list[Tensor], engine: str, bits: int):
+    options = Options(weight_bits=bits, activation_bits=bits)
+    program = quantize(float32, "static", calibration=data, target=engine, options=options)
+    inputs = [(batch,) for batch in (*data, data[0][:3], data[0][:1])]
+    assert_parity(float32, program, compile(program, engine, threads=1), inputs)
+
+
+@pytest.mark.parametrize("engine", ["torch", *QUICK])
+def test_layout_of_the_input_does_not_matter(float32: Program, data: list[Tensor], engine: str):
+    channels_last = data[0].to(memory_format=torch.channels_last)
+    assert noise_db(float32(data[0]), compile(float32, engine)(channels_last)) > 80
+
+
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("method", ["fp32", "dynamic", "static"])
+def test_inputs_and_outputs_keep_their_order(engine: str, method: str):
+    inputs = list(zip(batches(6), batches(4), strict=True))
+    two = capture(randomized(TwoInputs()), tuple(tensor[:1] for tensor in inputs[0]))
+    many = capture(randomized(ManyOutputs()), batches()[0])
+    for program, arguments in ((two, inputs), (many, [(batch,) for batch in batches()])):
+        quantized = quantize(program, method, calibration=arguments, target=engine)
+        assert_parity(program, quantized, compile(quantized, engine, threads=1), arguments)
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 5), (6,)),
+    "linear without bias": (lambda: nn.Linear(4, 4, bias=False), (4,)),
+    "lstm": (lambda: Recurrent(nn.LSTM), (5, 6)),
+    "gru": (lambda: Recurrent(nn.GRU), (5, 6)),
+    "transformer": (Transformer, (5, 8)),
+    # What the pooled values of ReLU do to a range chosen at run time: it has to hold zero, and they do not.
+    "positive": (ManyOutputs, (3, 16, 16)),
+}
+
+
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_dynamic_is_no_further_from_float32_than_the_simulation(engine: str, layer: str):
+    _check_dynamic(engine, layer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["transformer", "positive"])
+def test_dynamic_on_torch(layer: str):
+    _check_dynamic("torch", layer)
+
+
+def _check_dynamic(engine: str, layer: str) -> None:
+    make, shape = LAYERS[layer]
+    data = batches(*shape)
+    program = capture(randomized(make()), data[0])
+    quantized = quantize(program, "dynamic", target=engine)
+    runner = compile(quantized, engine, threads=1)
+    for batch in data:
+        simulated, computed = (noise_db(program(batch), run(batch)) for run in (quantized, runner))
+        assert computed >= simulated - 1.0  # of few values, each may fall on the other side of a rounding
+
+
+SMALL = {
+    "conv": (lambda: nn.Conv2d(3, 4, 3), (3, 8, 8)),
+    "conv and relu": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (3, 8, 8)),
+    "linear": (lambda: nn.Linear(4, 4), (4,)),
+    "transposed conv": (lambda: nn.ConvTranspose2d(3, 4, 3, stride=2), (3, 8, 8)),
+    "nothing to quantize": (nn.ReLU, (4,)),
+}
+
+
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+def test_single_layers(engine: str, method: str):
+    for make, shape in SMALL.values():
+        data = batches(*shape)
+        program = capture(make(), data[0])
+        quantized = quantize(program, method, calibration=data, target=engine)
+        runner = compile(quantized, engine, threads=1)
+        assert noise_db(program(data[0]), runner(data[0])) >= min(noise_db(program(data[0]), quantized(data[0])), 60) - 1
+
+
+def test_artefact_is_written_where_it_is_asked_for(float32: Program, tmp_path):
+    runner = compile(float32, "onnxruntime", path=tmp_path / "deep" / "m", threads=1)
+    assert runner.artefact == tmp_path / "deep" / "m.onnx"
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["m.onnx"]
+
+
+def test_every_compilation_has_an_artefact_of_its_own(float32: Program):
+    assert compile(float32, "openvino").artefact != compile(float32, "openvino").artefact
+
+
+def test_what_an_engine_cannot_run_is_one_line():
+    class Twice(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = torch.relu(x)
+            return x, x
+
+    with pytest.raises(InputError, match=r"^openvino cannot run this fp32 Program: [^\n]+$"):
+        compile(capture(Twice(), torch.randn(2, 4)), "openvino")
+
+
+def test_bf16_where_the_processor_has_it(float32: Program, data: list[Tensor]):
+    if reason := engines.find("openvino").unsupported("bf16"):
+        pytest.skip(reason)
+    program = quantize(float32, "bf16")
+    assert 35 < noise_db(float32(data[0]), compile(program, "openvino")(data[0])) < 80
+
+
+def test_bf16_where_the_engine_has_it_not(float32: Program):
+    with pytest.raises(InputError, match="onnxruntime cannot run bf16: "):
+        compile(quantize(float32, "bf16"), "onnxruntime")

@@ -1,0 +1,70 @@
+"""ONNX Runtime really computes in integers: seen in the graph that it runs after its own optimizations."""
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zeropoint.capture import capture
+from zeropoint.engines import compile
+from zeropoint.errors import InputError
+from zeropoint.methods import quantize
+from zeropoint.options import Options
+from zeropoint.program import Program
+
+
+def optimized(program: Program, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime runs, counted by type."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(compile(program, "onnxruntime").artefact, options)
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+def test_every_convolution_and_linear_layer_is_an_integer_one(float32: Program, data: list[Tensor], tmp_path: Path):
+    counts = optimized(quantize(float32, "static", calibration=data, target="onnxruntime"), tmp_path)
+    assert counts["QLinearConv"] == 7
+    assert counts["MatMulIntegerToFloat"] == 1
+    assert counts["QLinearAdd"] == 1
+    assert not counts.keys() & {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "Clip"}
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (4, 5, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
+def test_linear_layers_of_any_rank(shape: tuple[int, ...], bias: bool, granularity, tmp_path: Path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16, bias=bias), nn.ReLU(), nn.Linear(16, 5, bias=bias))
+    calibration = [torch.randn(shape)]
+    options = Options(weight_granularity=granularity)
+    static = quantize(
+        capture(model, calibration[0]), calibration=calibration, target="onnxruntime", options=options
+    )
+    assert not optimized(static, tmp_path).keys() & {"Gemm", "MatMul", "DequantizeLinear"}
+    torch.testing.assert_close(compile(static, "onnxruntime")(*calibration), static(*calibration))
+
+
+def test_dynamic_linear_layers_are_integer_products(tmp_path: Path):
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    program = quantize(capture(model, torch.randn(2, 8)), "dynamic", target="onnxruntime")
+    counts = optimized(program, tmp_path)
+    assert counts["DynamicQuantizeMatMul"] == 2
+    assert "Gemm" not in counts
+
+
+def test_dynamic_of_fewer_bits_is_refused():
+    program = capture(nn.Linear(8, 4), torch.randn(2, 8))
+    quantized = quantize(program, "dynamic", options=Options(weight_bits=4))
+    with pytest.raises(InputError, match="8-bit symmetric weights"):
+        compile(quantized, "onnxruntime")
+
+
+def test_the_file_holds_eight_bits_a_weight():
+    program = capture(nn.Linear(256, 256), torch.randn(2, 256))
+    quantized = quantize(program, calibration=[torch.randn(2, 256)], target="onnxruntime")
+    assert compile(quantized, "onnxruntime").artefact.stat().st_size < 256 * 256 + 10_000

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+from networks import ADDS_INSIDE, ROUNDS_FIRST, images, options, residual, sqnr
+from torch import nn
+
+from zeropoint.capture import capture
+from zeropoint.errors import InputError
+from zeropoint.methods.static import static
+from zeropoint.operators import FAKE_QUANTIZE
+from zeropoint.program import Program
+from zeropoint.quantizers import quantizers
+
+
+def by_source(program: Program):
+    return {str(q.source.target if q.is_weight else q.source.name): q for q in quantizers(program.module)}
+
+
+def test_convolution_and_relu_by_hand():
+    model = nn.Sequential(nn.Conv1d(1, 1, 1), nn.ReLU(), nn.Conv1d(1, 1, 1))
+    with torch.no_grad():
+        for tensor, value in zip(model.parameters(), (0.5, 0.25, -2.0, 0.0), strict=True):
+            tensor.fill_(value)
+    x = torch.tensor([[[-1.0, 0.0, 0.3, 1.55]]])
+    program = static(capture(model, x), ADDS_INSIDE, [x], options())
+    found = by_source(program)
+    assert set(found) == {"input_1", "relu", "0.weight", "2.weight"}
+    # Input from -1 to 1.55: scale 2.55 / 255 = 0.01, zero point 100.
+    assert found["input_1"].scale.item() == pytest.approx(0.01)
+    assert found["input_1"].zero_point.item() == 100
+    # ReLU of 0.5 x + 0.25: from 0 to 1.025.
+    assert found["relu"].scale.item() == pytest.approx(1.025 / 255)
+    assert found["relu"].zero_point.item() == 0
+    # Weights: scale |w| / 127, so the integer is 127 or -127.
+    assert found["0.weight"].scale.item() == pytest.approx(0.5 / 127)
+    assert found["0.weight"].integers(program.module).item() == 127
+    assert found["2.weight"].integers(program.module).item() == -127
+    # 0.5 · (-1, 0, 0.3, 1.55) + 0.25 = -0.25, 0.25, 0.4, 1.025, cut to 0 and rounded to steps of 1.025 / 255.
+    steps = [0, round(0.25 * 255 / 1.025), round(0.4 * 255 / 1.025), 255]
+    expected = [-2 * step * 1.025 / 255 for step in steps]
+    assert program(x)[0].flatten().tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_linear_by_hand():
+    model = nn.Linear(4, 4)
+    weight = np.array([[1, -2, 3, -4], [0.5, 0.5, 0.5, 0.5], [0, 0, 0, 0], [8, 0.1, -8, 3]], np.float32)
+    bias = np.array([0.1, -0.2, 0.3, 0], np.float32)
+    with torch.no_grad():
+        model.weight.copy_(torch.from_numpy(weight))
+        model.bias.copy_(torch.from_numpy(bias))
+    x = np.array([[1.0, 2.0, -1.0, 0.5], [4.1, 0.0, 0.3, -0.5]], np.float32)
+    program = static(capture(model, torch.from_numpy(x)), ADDS_INSIDE, [torch.from_numpy(x)], options())
+    scales = np.array([4 / 127, 0.5 / 127, 1.0, 8 / 127])  # a row of zeros gets scale 1
+    integers = np.rint(weight / scales[:, None])
+    quantizer = by_source(program)["weight"]
+    assert np.array_equal(quantizer.integers(program.module).numpy(), integers)
+    assert quantizer.scale.numpy() == pytest.approx(scales)
+    assert quantizer.zero_point.tolist() == [0, 0, 0, 0]
+    # The input spans -1 to 4.1: scale 0.02, zero point 50.
+    levels = np.clip(np.rint(x / 0.02) + 50, 0, 255)
+    expected = (levels - 50) @ integers.T * 0.02 * scales + bias
+    assert program(torch.from_numpy(x))[0].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("target", [ADDS_INSIDE, ROUNDS_FIRST])
+@pytest.mark.parametrize(
+    ("chosen", "least"),
+    [
+        ({}, 28),
+        ({"activation_symmetric": True}, 25),
+        ({"weight_symmetric": False}, 28),
+        ({"weight_granularity": "per-tensor"}, 25),
+        ({"weight_bits": 4}, 10),
+        ({"activation_bits": 4}, 8),
+        ({"weight_ranges": "mse", "weight_bits": 4}, 10),
+    ],
+)
+def test_fidelity_and_that_options_do_what_they_say(target, chosen, least):
+    program = residual()
+    quantized = static(program, target, [images(16, seed) for seed in range(4)], options(**chosen))
+    assert sqnr(program(images(16, 9))[0], quantized(images(16, 9))[0]) > least
+    assert quantized.method == "static"
+    assert quantized.target == target.name
+    assert quantized.weight_bits == chosen.get("weight_bits", 8)
+    assert quantized.activation_bits == chosen.get("activation_bits", 8)
+    for quantizer in quantizers(quantized.module):
+        scheme = quantizer.scheme
+        if quantizer.is_weight:
+            assert scheme.bits == quantized.weight_bits
+            assert scheme.granularity == chosen.get("weight_granularity", "per-channel")
+            assert quantizer.integers(quantized.module).unique().numel() <= 2**scheme.bits
+            if chosen.get("weight_symmetric", True):
+                assert not quantizer.zero_point.any()
+        else:
+            assert scheme.bits == quantized.activation_bits
+            if chosen.get("activation_symmetric"):
+                assert quantizer.zero_point.item() in (0, 1 << (scheme.bits - 1))
+
+
+def test_the_given_program_and_model_are_left_alone():
+    program = residual()
+    code, state = program.module.code, {k: v.clone() for k, v in program.module.state_dict().items()}
+    static(program, ADDS_INSIDE, [images()], options())
+    assert program.module.code == code
+    assert program.method == "fp32"
+    assert all(torch.equal(value, state[name]) for name, value in program.module.state_dict().items())
+
+
+def test_quantizing_twice_gives_the_same():
+    one, two = (static(residual(), ADDS_INSIDE, [images()], options(ranges="mse")) for _ in range(2))
+    assert torch.equal(one(images())[0], two(images())[0])
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "moving-average", "percentile", "mse", "entropy"])
+def test_dead_channels_and_constant_inputs(ranges):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[1:] = 0
+        model[1].weight[1] = 0
+        model[1].running_var[2] = 0
+        model[3].weight.zero_()
+    for x in (torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)):
+        program = capture(model, x)
+        quantized = static(program, ADDS_INSIDE, [x], options(ranges=ranges, weight_ranges="mse"))
+        assert quantized(x)[0].isfinite().all()
+        torch.testing.assert_close(quantized(x)[0], program(x)[0], rtol=0.02, atol=0.02)
+
+
+def test_calibration_batches_limits_what_is_read():
+    def endless():
+        while True:
+            yield images(2)
+
+    static(residual(), ADDS_INSIDE, endless(), options(calibration_batches=2))
+
+
+def test_empty_calibration():
+    with pytest.raises(InputError, match="calibration set is empty"):
+        static(residual(), ADDS_INSIDE, [], options())
+
+
+def test_skip_everything_is_the_float_program():
+    quantized = static(residual(), ADDS_INSIDE, [images()], options(skip=("*",)))
+    assert not any(node.target in FAKE_QUANTIZE for node in quantized.module.graph.nodes)
+    torch.testing.assert_close(quantized(images())[0], residual()(images())[0])

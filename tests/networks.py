@@ -1,0 +1,72 @@
+"""Small networks, targets and data that several tests share."""
+
+import torch
+from torch import nn
+
+from zeropoint.capture import capture
+from zeropoint.options import Options
+from zeropoint.program import Program
+from zeropoint.target import Target
+
+INPUTS = frozenset({"add", "cat", "avg_pool", "mean"})
+# An engine that adds a shortcut inside the convolution, and one that rounds the convolution's result first.
+ADDS_INSIDE = Target("inside", frozenset({"conv", "conv_transpose", "linear"}), INPUTS)
+ROUNDS_FIRST = Target(
+    "first",
+    frozenset({"conv", "linear"}),
+    INPUTS,
+    outputs=frozenset({"conv"}),
+    fused=frozenset({"relu.default"}),
+    adds_before_rounding=False,
+)
+
+
+class Residual(nn.Module):
+    """Convolutions with batch norm around a shortcut, pooling and a linear layer; (N, 3, 8, 8) to (N, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.norm(self.stem(x)))
+        x = torch.relu(x + self.inner(x))
+        return self.head(self.pool(x).flatten(1))
+
+
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model with seeded weights and batch norm statistics, in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is not None:
+                module.running_mean.copy_(torch.randn(module.num_features, generator=generator))
+                module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.1)
+    return model.eval()
+
+
+def images(batch: int = 4, seed: int = 0) -> torch.Tensor:
+    """Standard normal images (batch, 3, 8, 8)."""
+    return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def residual() -> Program:
+    """The captured Residual network."""
+    return capture(randomized(Residual()), images(2))
+
+
+def options(**chosen: object) -> Options:
+    """Options with ranges by minmax, whose numbers are easy to work out."""
+    return Options(**{"ranges": "minmax", **chosen})  # type: ignore[arg-type]
+
+
+def sqnr(reference: torch.Tensor, other: torch.Tensor) -> float:
+    """Signal to quantization noise in dB."""
+    return 10 * torch.log10((reference**2).sum() / ((other - reference) ** 2).sum()).item()

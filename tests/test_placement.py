@@ -1,0 +1,210 @@
+import pytest
+import torch
+from networks import ADDS_INSIDE, ROUNDS_FIRST, Residual, images, options, randomized
+from torch import nn
+
+from zeropoint.capture import capture
+from zeropoint.errors import InputError
+from zeropoint.methods.dynamic import dynamic
+from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.methods.static import static
+from zeropoint.operators import FAKE_QUANTIZE
+from zeropoint.placement import Edge, place_dynamic, place_static
+from zeropoint.program import load
+
+
+class Function(nn.Module):
+    def __init__(self, function, *parts):
+        super().__init__()
+        self.function, self.parts = function, nn.ModuleList(parts)
+
+    def forward(self, x):
+        return self.function(self.parts, x)
+
+
+def module_of(model, x=None, no_fuse=()):
+    return fold_batch_norms(capture(randomized(model), images() if x is None else x), no_fuse).module
+
+
+def edges(module, target=ADDS_INSIDE, place=place_static, **chosen):
+    return {(edge.source, edge.user) for edge in place(module, target, options(**chosen)).edges}
+
+
+def weights(module, target=ADDS_INSIDE, place=place_static, **chosen):
+    names = {node.name: node.target for node in module.graph.nodes}
+    return {(names[weight.node], weight.axis) for weight in place(module, target, options(**chosen)).weights}
+
+
+def chain():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+
+
+def test_conv_relu_conv():
+    module = module_of(chain())
+    assert edges(module) == {("input_1", "conv2d"), ("relu", "conv2d_1")}
+    assert edges(module, ROUNDS_FIRST) == {("input_1", "conv2d"), ("relu", "conv2d_1")}
+    assert weights(module) == {("0.weight", 0), ("2.weight", 0)}
+
+
+def test_residual_addition_pooling_and_flatten():
+    module = module_of(Residual())
+    into = {("x", "conv2d"), ("relu_", "conv2d_1")}
+    shortcut = {("relu_", "add"), ("relu", "max_pool2d")}  # at the head of the moves, pooling and flattening
+    assert edges(module) == into | shortcut
+    # An engine that rounds first has a quantizer on the convolution's side, too.
+    assert edges(module, ROUNDS_FIRST) == into | shortcut | {("conv2d_1", "add")}
+
+
+def test_sources_are_named_once():
+    placement = place_static(module_of(Residual()), ADDS_INSIDE, options())
+    assert placement.sources == ["relu", "relu_", "x"]
+    assert Edge("relu_", "add") in placement.edges
+
+
+def test_one_quantizer_for_all_users_of_a_value():
+    program = capture(randomized(Residual()), images())
+    quantized = static(program, ADDS_INSIDE, [images()], options())
+    nodes = [node for node in quantized.module.graph.nodes if node.target in FAKE_QUANTIZE]
+    activations = [node for node in nodes if node.args[0].op != "get_attr"]
+    assert [node.args[0].name for node in activations] == ["x", "relu_", "relu"]
+    assert {user.name for user in activations[1].users} == {"conv2d_1", "add"}
+    assert {user.name for user in activations[2].users} == {"max_pool2d"}  # pooled and flattened as integers
+
+
+def test_concatenation():
+    def function(parts, x):
+        return parts[2](torch.cat([torch.relu(parts[0](x)), parts[1](x)], 1))
+
+    module = module_of(Function(function, nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(4, 2, 1)))
+    inside = {("x", "conv2d"), ("x", "conv2d_1"), ("relu", "cat"), ("conv2d_1", "cat"), ("cat", "conv2d_2")}
+    assert edges(module) == inside
+
+
+def test_addition_of_a_constant_or_integers_is_left_alone():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.ones(3, 1, 1))
+
+        def forward(self, x):
+            return (x + 1.0) + self.shift + (x > 0).sum()
+
+    assert edges(module_of(Shifted())) == set()
+
+
+def test_depthwise_transposed_and_sequences():
+    depthwise = module_of(nn.Sequential(nn.Conv2d(3, 3, 3, groups=3)))
+    assert weights(depthwise) == {("0.weight", 0)}
+    transposed = module_of(nn.Sequential(nn.ConvTranspose2d(3, 4, 3)))
+    assert weights(transposed) == {("0.weight", 1)}
+    assert weights(transposed, ROUNDS_FIRST) == set()
+    sequence = module_of(nn.Sequential(nn.Linear(4, 5)), torch.randn(2, 3, 4))
+    assert edges(sequence) == {("input_1", "linear")}
+    assert weights(sequence) == {("0.weight", 0)}
+
+
+def test_matrix_product_with_a_weight_and_without():
+    class Products(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.stack = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(2, 5, 3))
+            self.vector = nn.Parameter(torch.randn(3))
+
+        def forward(self, x):
+            return ((x @ self.weight) @ self.stack) @ self.vector + (x @ x.transpose(1, 2)).sum(2)
+
+    module = module_of(Products(), torch.randn(2, 3, 4))
+    assert weights(module) == {("weight", 1), ("stack", 2)}
+    assert edges(module) >= {("x", "matmul"), ("matmul", "matmul_1")}
+
+
+def test_embedding_is_left_alone():
+    module = module_of(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3)), torch.tensor([[1, 2]]))
+    assert edges(module) == {("embedding", "linear")}
+    assert weights(module) == {("1.weight", 0)}
+
+
+def test_dynamic_leaves_convolutions():
+    module = module_of(Residual())
+    assert edges(module, place=place_dynamic) == {("flatten", "linear")}
+    assert weights(module, place=place_dynamic) == {("head.weight", 0)}
+
+
+def test_dynamic_recurrent_weights():
+    module = module_of(nn.LSTM(4, 5, batch_first=True), torch.randn(2, 3, 4))
+    assert edges(module, place=place_dynamic) == set()
+    assert weights(module, place=place_dynamic) == {("weight_ih_l0", 0), ("weight_hh_l0", 0)}
+
+
+@pytest.mark.parametrize("pattern", ["inner", "inn*", "i????"])
+def test_skip(pattern):
+    module = module_of(Residual())
+    assert weights(module, skip=(pattern,)) == {("stem.weight", 0), ("head.weight", 0)}
+    # The sum is still wanted in integers; the float layer's side of it now needs a quantizer.
+    expected = {("x", "conv2d"), ("relu_", "add"), ("conv2d_1", "add"), ("relu", "max_pool2d")}
+    assert edges(module, skip=(pattern,)) == expected
+
+
+def test_skip_by_parent():
+    assert weights(module_of(chain()), skip=("0",)) == {("2.weight", 0)}
+    nested = module_of(Function(lambda parts, x: parts[1](parts[0](x)), chain(), nn.Conv2d(4, 2, 1)))
+    assert weights(nested, skip=("parts.0",)) == {("parts.1.weight", 0)}
+    assert weights(nested, skip=("*",)) == set()
+    assert edges(nested, skip=("*",)) == set()
+
+
+@pytest.mark.parametrize("pattern", ["0", "1"])
+@pytest.mark.parametrize("target", [ADDS_INSIDE, ROUNDS_FIRST])
+def test_no_fuse_of_an_activation_puts_a_quantizer_before_it(target, pattern):
+    expected = {("input_1", "conv2d"), ("conv2d", "relu"), ("relu", "conv2d_1")}
+    assert edges(module_of(chain()), target, no_fuse=(pattern,)) == expected
+
+
+@pytest.mark.parametrize("pattern", ["0", "1"])
+def test_no_fuse_of_a_batch_norm_puts_a_quantizer_before_it(pattern):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    module = module_of(model, no_fuse=(pattern,))
+    assert edges(module, no_fuse=(pattern,)) == {("input_1", "conv2d"), ("conv2d", "batch_norm")}
+
+
+def test_a_lone_batch_norm_needs_no_quantizer():
+    module = module_of(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1)))
+    assert edges(module) == {("relu", "conv2d")}
+
+
+@pytest.mark.parametrize("option", ["skip", "no_fuse"])
+def test_a_pattern_that_matches_nothing(option):
+    program = capture(randomized(Residual()), images())
+    chosen = options(**{option: ("iner",)})
+    with pytest.raises(InputError, match=r"'iner' matches no module.*did you mean inner"):
+        static(program, ADDS_INSIDE, [images()], chosen)
+    with pytest.raises(InputError, match="'iner' matches no module"):
+        dynamic(program, ADDS_INSIDE, chosen)
+    static(program, ADDS_INSIDE, [images()], options(**{option: ("norm",)}))  # it is there until it is folded
+
+
+def test_schemes_are_the_targets_with_what_the_user_chose():
+    module = module_of(chain())
+    placement = place_static(module, ADDS_INSIDE, options(weight_bits=4, activation_symmetric=True))
+    assert (placement.weight_scheme.bits, placement.weight_scheme.granularity) == (4, "per-channel")
+    assert (placement.activation_scheme.bits, placement.activation_scheme.symmetric) == (8, True)
+    assert placement == place_static(module, ADDS_INSIDE, options(weight_bits=4, activation_symmetric=True))
+
+
+def test_a_parameter_that_enters_through_moves(tmp_path):
+    """A class token, expanded and put before the sequence, as vision transformers do."""
+
+    class Token(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.head = nn.Parameter(torch.randn(1, 1, 4)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1))
+
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    program = capture(randomized(Token()), x)
+    quantized = static(program, ADDS_INSIDE, [x], options())
+    torch.testing.assert_close(quantized(x)[0], program(x)[0], rtol=0.05, atol=0.05)
+    quantized.save(tmp_path / "a.pt2")
+    assert torch.equal(load(tmp_path / "a.pt2")(x)[0], quantized(x)[0])
