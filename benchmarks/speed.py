@@ -48,7 +48,9 @@ def measure(name: str, images: int, threads: int, seconds: float) -> dict:
         torch.set_num_threads(threads)
         samples = interleave(runs, seconds=seconds, min_rounds=30)
         sizes = [on_disk(f"{folder}/{kind}.pt2") for kind in ("float", "static")]
-    speedups = {engine: paired_ratio(samples["eager"], samples[engine]) for engine in runs if engine != "eager"}
+    speedups = {
+        engine: paired_ratio(samples["eager"], samples[engine]) for engine in runs if engine != "eager"
+    }
     return {
         "model": name,
         "latency_ms": {run: vars(summarize(times)) for run, times in samples.items()},
@@ -82,7 +84,11 @@ def markdown(rows: list[dict], threads: int) -> str:
         cells = [row["model"], f"{row['latency_ms']['eager']['p50']:.2f}"]
         for engine in engines:
             cells.append(f"{row['latency_ms'][engine]['p50']:.2f} ({row['speedup'][engine]['median']:.2f}×)")
-        cells += [f"{row['float_bytes'] / 1e6:.2f}", f"{row['static_bytes'] / 1e6:.2f}", f"{row['shrink']:.2f}×"]
+        cells += [
+            f"{row['float_bytes'] / 1e6:.2f}",
+            f"{row['static_bytes'] / 1e6:.2f}",
+            f"{row['shrink']:.2f}×",
+        ]
         lines.append("| " + " | ".join([*cells, f"{row['quantize_seconds']:.1f}"]) + " |")
     about = machine.describe()
     flags = " ".join(about["instruction_sets"])
@@ -90,7 +96,9 @@ def markdown(rows: list[dict], threads: int) -> str:
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="torchvision models; default: five of them")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="torchvision models; default: five of them")
+    ] = None,
     images: int = 64,
     threads: int = 1,
     seconds: float = 10.0,

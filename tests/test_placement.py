@@ -49,15 +49,16 @@ def test_conv_relu_conv():
 def test_residual_addition_pooling_and_flatten():
     module = module_of(Residual())
     into = {("x", "conv2d"), ("relu_", "conv2d_1")}
-    shortcut = {("relu_", "add"), ("relu", "max_pool2d")}  # at the head of the moves, pooling and flattening
-    assert edges(module) == into | shortcut
+    shortcut = {("relu_", "add")}
+    moved = {("relu", "max_pool2d"), ("flatten", "linear")}  # the head and the end of pooling and flattening
+    assert edges(module) == into | shortcut | moved
     # An engine that rounds first has a quantizer on the convolution's side, too.
-    assert edges(module, ROUNDS_FIRST) == into | shortcut | {("conv2d_1", "add")}
+    assert edges(module, ROUNDS_FIRST) == into | shortcut | moved | {("conv2d_1", "add")}
 
 
 def test_sources_are_named_once():
     placement = place_static(module_of(Residual()), ADDS_INSIDE, options())
-    assert placement.sources == ["relu", "relu_", "x"]
+    assert placement.sources == ["flatten", "relu", "relu_", "x"]
     assert Edge("relu_", "add") in placement.edges
 
 
@@ -66,9 +67,10 @@ def test_one_quantizer_for_all_users_of_a_value():
     quantized = static(program, ADDS_INSIDE, [images()], options())
     nodes = [node for node in quantized.module.graph.nodes if node.target in FAKE_QUANTIZE]
     activations = [node for node in nodes if node.args[0].op != "get_attr"]
-    assert [node.args[0].name for node in activations] == ["x", "relu_", "relu"]
+    assert [node.args[0].name for node in activations] == ["x", "relu_", "relu", "flatten"]
     assert {user.name for user in activations[1].users} == {"conv2d_1", "add"}
     assert {user.name for user in activations[2].users} == {"max_pool2d"}  # pooled and flattened as integers
+    assert activations[3].args[1:] == activations[2].args[1:]  # on the same grid, so it changes nothing
 
 
 def test_concatenation():
@@ -141,7 +143,13 @@ def test_skip(pattern):
     module = module_of(Residual())
     assert weights(module, skip=(pattern,)) == {("stem.weight", 0), ("head.weight", 0)}
     # The sum is still wanted in integers; the float layer's side of it now needs a quantizer.
-    expected = {("x", "conv2d"), ("relu_", "add"), ("conv2d_1", "add"), ("relu", "max_pool2d")}
+    expected = {
+        ("x", "conv2d"),
+        ("relu_", "add"),
+        ("conv2d_1", "add"),
+        ("relu", "max_pool2d"),
+        ("flatten", "linear"),
+    }
     assert edges(module, skip=(pattern,)) == expected
 
 

@@ -58,7 +58,7 @@ __all__ = [  # noqa: RUF022  # the order of use
 
 
 class _Package(types.ModuleType):
-    """Imports public names when first used, and keeps submodules such as ``capture`` off the functions' names."""
+    """Imports public names when first used, and keeps submodules like ``capture`` off functions' names."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in _HOMES:

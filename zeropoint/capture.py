@@ -43,7 +43,8 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, orig
             "example inputs must be a tensor or a sequence of tensors: the arguments of one call"
         )
     inputs = tuple(
-        tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.cpu() for tensor in inputs
+        (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().contiguous()
+        for tensor in inputs
     )
     exported, dynamic = _export(_float_on_cpu(model), inputs)
     _alias_dropouts(exported.graph_module)

@@ -40,18 +40,23 @@ Model = Annotated[
         " (which runs the code in FILE.py and calls FUNCTION() for an nn.Module).",
     ),
 ]
-SavedOrModel = Annotated[str, typer.Argument(metavar="MODEL", help="A saved m.pt2, or a model as for compare.")]
+SavedOrModel = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A saved m.pt2, or a model as for compare.")
+]
 Data = Annotated[
     str,
     typer.Option(
-        help="digits, imagefolder:DIR, random, random:3x32x32, or FILE.py:FUNCTION (which runs the code in FILE.py"
-        " and calls FUNCTION() for a dict of the loaders calibration, evaluation and perhaps train)."
+        help="digits, imagefolder:DIR, random, random:3x32x32, or FILE.py:FUNCTION (which runs the code in"
+        " FILE.py and calls FUNCTION() for a dict of the loaders calibration, evaluation and perhaps train)."
     ),
 ]
 Weights = Annotated[
-    str, typer.Option(help="default, none (random), a name such as IMAGENET1K_V2, or a .safetensors or .pt file.")
+    str,
+    typer.Option(help="default, none (random), a name such as IMAGENET1K_V2, or a .safetensors or .pt file."),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch of calibration, evaluation and training.")]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Images per batch of calibration, evaluation and training.")
+]
 LimitBatches = Annotated[int | None, typer.Option(min=1, help="Read at most so many batches of each part.")]
 Engine = Annotated[str, typer.Option(help="torch, onnxruntime or openvino.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that latency is measured with.")]
@@ -62,15 +67,19 @@ WeightSymmetric = Annotated[
     bool | None, typer.Option("--weight-symmetric/--weight-affine", help="Default: as suits the target.")
 ]
 ActivationSymmetric = Annotated[
-    bool | None, typer.Option("--activation-symmetric/--activation-affine", help="Default: as suits the target.")
+    bool | None,
+    typer.Option("--activation-symmetric/--activation-affine", help="Default: as suits the target."),
 ]
-WeightGranularity = Annotated[str | None, typer.Option(help="per-channel or per-tensor. Default: as suits the target.")]
+WeightGranularity = Annotated[
+    str | None, typer.Option(help="per-channel or per-tensor. Default: as suits the target.")
+]
 Ranges = Annotated[
     str, typer.Option(help="Activation ranges: minmax, moving-average, percentile, mse or entropy.")
 ]
 WeightRanges = Annotated[str, typer.Option(help="Weight ranges: minmax or mse.")]
 Skip = Annotated[
-    list[str] | None, typer.Option(help="Keep modules float: a glob over module names, such as 'layer4.*'. Repeatable.")
+    list[str] | None,
+    typer.Option(help="Keep modules float: a glob over module names, such as 'layer4.*'. Repeatable."),
 ]
 NoFuse = Annotated[
     list[str] | None,
@@ -83,7 +92,9 @@ LearningRate = Annotated[float, typer.Option(help="Learning rate of quantization
 
 @app.callback()
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")
+    ] = False,
 ) -> None:
     """Quantize a PyTorch model every way that counts, and measure what each way costs and gains."""
 
@@ -102,7 +113,9 @@ def compare(
     batch_size: BatchSize = 32,
     limit_batches: LimitBatches = None,
     threads: Threads = 1,
-    latency_batch_size: Annotated[int, typer.Option(min=1, help="Batch size that latency is measured at.")] = 1,
+    latency_batch_size: Annotated[
+        int, typer.Option(min=1, help="Batch size that latency is measured at.")
+    ] = 1,
     weight_bits: WeightBits = 8,
     activation_bits: ActivationBits = 8,
     weight_symmetric: WeightSymmetric = None,
@@ -169,8 +182,11 @@ def quantize(
 ) -> None:
     """Quantize a model by one method and save it to a .pt2 file that plain PyTorch opens, too."""
     from zeropoint.measure.size import on_disk
+    from zeropoint.methods import find
     from zeropoint.methods import quantize as run_method
 
+    if find(method).calibrates and data is None:
+        raise InputError(f"method '{method}' calibrates on data; give --data")
     if out.suffix != ".pt2":
         raise InputError(f"cannot write {out}: a Program is saved as .pt2; give such a name")
     options = _options(context.params)
@@ -201,9 +217,13 @@ def evaluate(
     runner = _compiled(program, engine, None, batch_size)
     accuracy = run_evaluation(runner, Fitting(loaders.evaluation, program)).accuracy
     if accuracy.top1 is None:
-        _out.print(f"{accuracy.images} images, no labels: nothing to measure accuracy by; compare gives fidelity")
+        _out.print(
+            f"{accuracy.images} images, no labels: nothing to measure accuracy by; compare gives fidelity"
+        )
     else:
-        _out.print(f"top-1 {accuracy.top1:.2%}, loss {accuracy.loss:.4f} on {accuracy.images} images ({engine})")
+        _out.print(
+            f"top-1 {accuracy.top1:.2%}, loss {accuracy.loss:.4f} on {accuracy.images} images ({engine})"
+        )
 
 
 @app.command()
@@ -214,7 +234,9 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size of each call.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend measuring.")] = 3.0,
     weights: Weights = "default",
-    data: Annotated[str | None, typer.Option(help="Where the shape of inputs is from, for a FILE.py model.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the shape of inputs is from, for a FILE.py model.")
+    ] = None,
 ) -> None:
     """Latency of one model on one engine."""
     from zeropoint.measure.benchmark import benchmark
@@ -225,7 +247,9 @@ def bench(
     inputs = program.example_inputs
     latency = benchmark(runner, inputs, seconds=seconds)
     spread = f"p10 {latency.p10:.3f}, p90 {latency.p90:.3f}"
-    _out.print(f"{latency.p50:.3f} ms median ({spread}), batch {len(inputs[0])}, threads {threads} ({engine})")
+    _out.print(
+        f"{latency.p50:.3f} ms median ({spread}), batch {len(inputs[0])}, threads {threads} ({engine})"
+    )
 
 
 @app.command()
@@ -270,13 +294,17 @@ def _program_and_data(
     from zeropoint import models, program
     from zeropoint.batches import example_inputs
     from zeropoint.capture import capture
+    from zeropoint.userfile import is_userfile
 
-    loaders = data_sets.resolve(data or "random", batch_size=batch_size, limit_batches=limit_batches)
+    if data is None and is_userfile(model):
+        raise InputError(
+            f"the shape of {model}'s inputs is that of its data; give --data, if only random:3x32x32"
+        )
+    data = data or ("digits" if model.startswith("digits/") else "random")
+    loaders = data_sets.resolve(data, batch_size=batch_size, limit_batches=limit_batches)
     if models.is_program(model):
         return program.load(model), loaders
     network = models.resolve(model, weights)
-    if data is None and model.startswith("digits/"):
-        loaders = data_sets.resolve("digits", batch_size=batch_size, limit_batches=limit_batches)
     return capture(network, example_inputs(loaders.evaluation), origin=model), loaders
 
 
@@ -293,8 +321,9 @@ def _options(parameters: dict[str, Any]) -> "Options":
 
     from zeropoint.options import Options
 
-    given = {field.name: parameters[field.name] for field in fields(Options) if field.name in parameters}
-    return Options(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+    names = {field.name for field in fields(Options)} & parameters.keys()
+    given = {name: parameters[name] for name in names}
+    return Options(**given | {name: tuple(given[name] or ()) for name in ("skip", "no_fuse")})
 
 
 def _names(listed: str) -> list[str]:
@@ -310,7 +339,7 @@ def _command() -> str:
 
 
 def main() -> None:
-    """Runs the command line. Exit status: 0, 1 for a fault of ours, 2 for the user's input, 130 for Ctrl-C."""
+    """Runs the command line; exits with 0, 1 for a fault of ours, 2 for the user's input, 130 for Ctrl-C."""
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
@@ -325,12 +354,13 @@ def main() -> None:
         status = _fail(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
     except InputError as error:
         status = _fail(str(error), 2, debug)
-    except (KeyboardInterrupt, typer.Abort):
-        _err.print("interrupted; what is finished is kept", soft_wrap=True)
+    except KeyboardInterrupt:
         status = 130
     except Exception as error:
         message = f"{type(error).__name__}: {first_line(error)} (a fault of zeropoint's; --debug shows where)"
         status = _fail(message, 1, debug)
+    if status == 130:  # typer, too, gives this back for Ctrl-C
+        _err.print("interrupted; what is finished is kept", soft_wrap=True)
     sys.exit(status or 0)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from zeropoint.batches import example_inputs
 from zeropoint.data import Loaders
@@ -62,17 +61,22 @@ def compare(
     """Measures every method × engine and gives the Results, which lie in the folder ``out`` as well.
 
     ``threads`` and ``batch_size`` are those of the latency; accuracy is evaluated on all cores. ``engines``
-    defaults to those installed. Rows that ``out`` already holds from the same model, data and options are kept,
-    and quantized Programs in it are used again. ``say`` is told in a line what is being done.
+    defaults to those installed. Rows that ``out`` already holds from the same model, data and options are
+    kept, and quantized Programs in it are used again. ``say`` is told in a line what is being done.
 
     Raises InputError for an unknown method or engine, data that does not fit, or a folder with another run.
     """
-    methods, engines = list(dict.fromkeys(methods)), list(dict.fromkeys(installed() if engines is None else engines))
+    methods, engines = (
+        list(dict.fromkeys(methods)),
+        list(dict.fromkeys(installed() if engines is None else engines)),
+    )
     needs = [find(method) for method in methods]
     for name in engines:
         engine(name)
     if any(need.trains for need in needs) and data.train is None:
-        raise InputError(f"qat needs training data, and {data.name} has none; leave qat out or add a train loader")
+        raise InputError(
+            f"qat needs training data, and {data.name} has none; leave qat out or add a train loader"
+        )
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     example_inputs(data.evaluation)  # raises before anything is written
     run = _Run(
@@ -84,7 +88,9 @@ def compare(
         say=say,
     )
     results = _begin(run, command)
-    results.save(run.folder)  # from here on the folder is this comparison's, and no other may use its artefacts
+    results.save(
+        run.folder
+    )  # from here on the folder is this comparison's, and no other may use its artefacts
     before = torch.get_num_threads()
     try:
         for method, group in _plan(run, methods, engines):
@@ -93,8 +99,6 @@ def compare(
             results = dataclasses.replace(results, skipped=results.skipped | skipped)
             done = {(row.method, row.engine) for row in results.rows if row.error is None}
             todo = [name for name in group if not reasons[name] and (method, name) not in done]
-            if len(todo) < len(group) - len(skipped):
-                say(f"{method}: continuing, rows of an earlier run are kept")
             for row, images in _rows(run, method, todo, group[0]):
                 kept = [old for old in results.rows if old.name != row.name]
                 results = dataclasses.replace(results, rows=(*kept, row), images=images or results.images)
@@ -127,13 +131,15 @@ def _begin(run: _Run, command: str) -> Results:
     for part in ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint"):
         if getattr(earlier, part) != getattr(fresh, part):
             what = "weights or other data" if part == "fingerprint" else part.replace("_", " ")
-            raise InputError(f"{run.folder} holds a comparison with other {what}; give another --out, or delete it")
-    run.say(f"continuing the run in {run.folder}: {len(earlier.rows)} rows are there")
+            raise InputError(
+                f"{run.folder} holds a comparison with other {what}; give another --out, or delete it"
+            )
+    run.say(f"continuing the run in {run.folder}; finished rows: {len(earlier.rows)}")
     return dataclasses.replace(fresh, rows=earlier.rows, images=earlier.images, created=earlier.created)
 
 
 def _fingerprint(program: Program, data: Loaders) -> str:
-    """A hash of the float graph and its weights, of the first evaluation batch and of how many batches there are."""
+    """A hash of the float graph, its weights, the first evaluation batch, and how many batches there are."""
     digest = hashlib.sha256(program.module.code.encode())
     weights = sorted(program.module.state_dict().items())
     inputs = [("input", tensor) for tensor in example_inputs(data.evaluation)]
@@ -146,7 +152,7 @@ def _fingerprint(program: Program, data: Loaders) -> str:
 
 
 def _plan(run: _Run, methods: Sequence[str], engines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each method with the engines that can share its Program: those whose rules place the same quantizers."""
+    """Each method with the engines that share its Program: those whose rules place the same quantizers."""
     for method in methods:
         if not find(method).calibrates:
             yield method, list(engines)
@@ -198,7 +204,9 @@ def _quantized(run: _Run, method: str, target: str) -> Program:
     """The Program of a method, taken from the run folder where an interrupted run left it."""
     if method == "fp32":
         return run.program
-    path = run.folder / "programs" / (f"{method}-{target}.pt2" if find(method).calibrates else f"{method}.pt2")
+    path = (
+        run.folder / "programs" / (f"{method}-{target}.pt2" if find(method).calibrates else f"{method}.pt2")
+    )
     if path.exists():
         return load(path)
     run.say(f"{method}: quantizing for {target}" if find(method).calibrates else f"{method}: converting")
@@ -239,7 +247,10 @@ def _row(
         "engine": _reference(run, name, run.threads),
         "row": load_artefact(name, runner.artefact, run.threads),
     }
-    calls = {key: lambda timed_run=timed_run: timed_run(*run.program.example_inputs) for key, timed_run in timed.items()}
+    calls = {
+        key: lambda timed_run=timed_run: timed_run(*run.program.example_inputs)
+        for key, timed_run in timed.items()
+    }
     samples = interleave(calls, seconds=LATENCY_SECONDS)
     fidelity, judged = evaluation.fidelity, None
     if simulation is not None and simulation.fidelity and fidelity and evaluation.parity:

@@ -18,4 +18,6 @@ def closest(name: str, valid: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that says anything; the error's type where none does."""
     lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line and not line.startswith("Exception from ")), type(error).__name__)
+    return next(
+        (line for line in lines if line and not line.startswith("Exception from ")), type(error).__name__
+    )

@@ -20,8 +20,6 @@ class Target:
     quantizer.
     ``adds_before_rounding``: a convolution's result reaches a residual addition in full precision, so a
     quantizer on that side of the addition would only cost accuracy.
-    ``requantizes_moves``: a kernel is int8 only with a quantizer right before it, also where the value has come
-    through operators that only move values and is on its grid already.
     """
 
     name: str
@@ -30,6 +28,5 @@ class Target:
     outputs: frozenset[str] = frozenset()
     fused: frozenset[str] = frozenset()
     adds_before_rounding: bool = True
-    requantizes_moves: bool = False
     weights: Scheme = _INT8_BY_CHANNEL
     activations: Scheme = _UINT8

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from mixed import Mixed, batches
@@ -5,6 +7,8 @@ from networks import randomized
 
 from zeropoint.capture import capture
 from zeropoint.program import Program
+
+sys.modules.setdefault("openvino_telemetry", None)  # as the engine does, for tests that import openvino first
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,9 @@ def test_float32_equals_eager(float32: Program, data: list[Tensor], engine: str)
 
 @pytest.mark.parametrize("engine", EVERY)
 @pytest.mark.parametrize("bits", [8, 4])
-def test_static_is_at_parity_with_the_simulation(float32: Program, data: list[Tensor], engine: str, bits: int):
+def test_static_is_at_parity_with_the_simulation(
+    float32: Program, data: list[Tensor], engine: str, bits: int
+):
     options = Options(weight_bits=bits, activation_bits=bits)
     program = quantize(float32, "static", calibration=data, target=engine, options=options)
     inputs = [(batch,) for batch in (*data, data[0][:3], data[0][:1])]
@@ -133,7 +135,10 @@ def test_single_layers(engine: str, method: str):
         program = capture(make(), data[0])
         quantized = quantize(program, method, calibration=data, target=engine)
         runner = compile(quantized, engine, threads=1)
-        assert noise_db(program(data[0]), runner(data[0])) >= min(noise_db(program(data[0]), quantized(data[0])), 60) - 1
+        assert (
+            noise_db(program(data[0]), runner(data[0]))
+            >= min(noise_db(program(data[0]), quantized(data[0])), 60) - 1
+        )
 
 
 def test_artefact_is_written_where_it_is_asked_for(float32: Program, tmp_path):

@@ -26,7 +26,9 @@ def optimized(program: Program, folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
-def test_every_convolution_and_linear_layer_is_an_integer_one(float32: Program, data: list[Tensor], tmp_path: Path):
+def test_every_convolution_and_linear_layer_is_an_integer_one(
+    float32: Program, data: list[Tensor], tmp_path: Path
+):
     counts = optimized(quantize(float32, "static", calibration=data, target="onnxruntime"), tmp_path)
     assert counts["QLinearConv"] == 7
     assert counts["MatMulIntegerToFloat"] == 1

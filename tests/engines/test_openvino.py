@@ -1,5 +1,8 @@
 """OpenVINO really computes in integers: seen in the precisions of its runtime model."""
 
+import subprocess
+import sys
+
 import openvino
 import pytest
 import torch
@@ -48,3 +51,13 @@ def test_results_outlive_the_next_call(float32: Program, data: list[Tensor]):
     kept = first.clone()
     runner(data[1])
     assert torch.equal(first, kept)
+
+
+def test_nothing_is_reported_over_the_network():
+    code = """
+import sys, torch, zeropoint
+program = zeropoint.capture(torch.nn.Linear(4, 4), torch.randn(2, 4))
+zeropoint.compile(program, engine="openvino")
+assert "openvino" in sys.modules and sys.modules["openvino_telemetry"] is None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,6 +3,7 @@
 import re
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,29 +24,29 @@ def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def spy(source: Path, *arguments: object, **options: object) -> None:
         with zipfile.ZipFile(source) as archive:
-            code.extend(archive.read(name).decode() for name in archive.namelist() if name.endswith("wrapper.cpp"))
+            code.extend(
+                archive.read(name).decode() for name in archive.namelist() if name.endswith("wrapper.cpp")
+            )
         repack(source, *arguments, **options)
 
     monkeypatch.setattr(module, "repack", spy)
-    artefact = compile(program, "torch", threads=1).artefact
+    # Of one image and at most 16 by 16 weights, the compiler rather writes a loop of its own.
+    artefact = compile(program, "torch", threads=1, batch_size=3).artefact
     with zipfile.ZipFile(artefact) as archive:
         assert not [name for name in archive.namelist() if name.endswith(".cpp")]
-    calls = re.findall(r"(?:aoti_torch_cpu_|^ *)_*(qconv\w*_pointwise|qlinear_pointwise|mkldnn_\w+)\w*\(", code[0])
-    return calls
+    return re.findall(r"aoti_torch_cpu_+(qconv|qlinear|mkldnn)\w*\(", code[0])
 
 
 @pytest.mark.slow
 def test_static_calls_integer_convolutions_and_products(float32, data: list[Tensor], monkeypatch):
     program = quantize(float32, "static", calibration=data, target="torch")
-    calls = kernels(program, monkeypatch)
-    assert len([call for call in calls if call.startswith("qconv")]) == 7
-    assert len([call for call in calls if call.startswith("qlinear")]) == 1
+    assert Counter(kernels(program, monkeypatch)) == {"qconv": 7, "qlinear": 1}
 
 
 @pytest.mark.slow
 def test_dynamic_calls_integer_products(monkeypatch: pytest.MonkeyPatch):
     program = quantize(capture(nn.Linear(8, 4), torch.randn(2, 8)), "dynamic", target="torch")
-    assert len([call for call in kernels(program, monkeypatch) if call.startswith("qlinear")]) == 1
+    assert kernels(program, monkeypatch) == ["qlinear"]
 
 
 def test_float32_is_saved_as_it_is(float32: Program, data: list[Tensor]):

@@ -78,8 +78,9 @@ def compile(
 ) -> Runner:
     """The Program lowered to an engine and ready to run.
 
-    ``threads`` defaults to all cores. Any batch can be run; the torch engine is fastest at ``batch_size``. The artefact is written to ``path`` with the engine's own ending added
-    where it is lacking, or to a temporary folder that goes when Python ends.
+    ``threads`` defaults to all cores. Any batch can be run; the torch engine is fastest at ``batch_size``.
+    The artefact is written to ``path`` with the engine's own ending added where it is lacking, or to a
+    temporary folder that goes when Python ends.
     Raises InputError where the engine is unknown, not installed, or cannot run the Program.
     """
     module = find(engine)

@@ -54,7 +54,8 @@ def lower(program: Program, path: Path) -> None:
             exported, (), dynamo=True, verbose=False, optimize=False, custom_translation_table=table
         )
     assert converted is not None
-    for part in (*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()):
+    parts: list[Any] = [*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()]
+    for part in parts:
         part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator
     with atomic_write(path) as temporary:
         converted.save(temporary)
@@ -93,7 +94,7 @@ def _with_dynamic_linear(program: Program) -> Program:
         description = WEIGHTED[layer.target]
         node, quantizer = layer.args[description.input], weights[layer.args[description.weight]]
         if quantizer.scheme.bits < 8 or node.args[4] != 255 or not quantizer.scheme.symmetric:
-            raise InputError("onnxruntime runs dynamic quantization with 8-bit symmetric weights and 8-bit activations only")
+            raise InputError("dynamic layers of onnxruntime have 8-bit symmetric weights and 8-bit inputs")
         integers = quantizer.integers(module)
         outputs_last = integers.t() if quantizer.axis == 0 else integers
         name = f"{quantizer.source.target}_dynamic"
@@ -113,9 +114,9 @@ def _with_dynamic_linear(program: Program) -> Program:
 
 
 def _with_products(module: GraphModule) -> GraphModule:
-    """Linear layers of integer weights as a matrix product, which ONNX Runtime computes in integers, and a subtraction.
+    """Linear layers of integer weights as a matrix product, which ONNX Runtime does in int8, and a difference.
 
-    A Gemm, and it makes one of a product and an addition, it would compute in float, dequantizing weights each call.
+    A Gemm it would run in float, dequantizing weights at every call, and of an addition it would make a Gemm.
     """
     graph = module.graph
     for layer in [node for node in graph.nodes if node.target is aten.linear.default]:
@@ -151,7 +152,9 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     names = [argument.name for argument in session.get_inputs()]
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        feed: dict[str, Any] = {name: tensor.detach().numpy() for name, tensor in zip(names, inputs, strict=True)}
+        feed: dict[str, Any] = {
+            name: tensor.detach().numpy() for name, tensor in zip(names, inputs, strict=True)
+        }
         return tuple(torch.from_numpy(result) for result in session.run(None, feed))
 
     return run

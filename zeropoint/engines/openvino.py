@@ -1,8 +1,10 @@
 """The OpenVINO engine. Its PyTorch front end reads fake-quantize nodes and integer weights as they are."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -27,10 +29,20 @@ PACKAGES = ("openvino",)
 DYNAMIC_GROUP = 32
 
 
-def unsupported(method: str) -> str | None:
-    """Why this engine cannot run a method on this processor, or None."""
+def _openvino() -> ModuleType:
+    """The package without its telemetry, which reports imports and conversions over the network.
+
+    It does so from forks of this process, which abort where other threads are running.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
     import openvino
 
+    return openvino
+
+
+def unsupported(method: str) -> str | None:
+    """Why this engine cannot run a method on this processor, or None."""
+    openvino = _openvino()
     if method == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return "this processor has no bfloat16 instructions that OpenVINO uses"
     return None
@@ -43,8 +55,7 @@ def artefact_name(program: Program) -> str:
 
 def lower(program: Program, path: Path) -> None:
     """Writes the ``.xml`` and, beside it, the ``.bin`` with the weights."""
-    import openvino
-
+    openvino = _openvino()
     packed = pack(_without_dynamic(program), planes=False)
     model = openvino.convert_model(export(packed))
     model.set_rt_info(program.method, ["zeropoint", "method"])
@@ -63,8 +74,7 @@ def _without_dynamic(program: Program) -> Program:
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     """The artefact as a callable from tensors to a tuple of tensors."""
-    import openvino
-
+    openvino = _openvino()
     core = openvino.Core()
     model = core.read_model(path)
     method = model.get_rt_info(["zeropoint", "method"]).astype(str)

@@ -1,14 +1,14 @@
 """Lowering to quantize/dequantize pairs around float operators, which compilers fuse into integer kernels.
 
-Both the PyTorch compiler and the ONNX exporter know ``torch.ops.quantized_decomposed``; weights become integer
-constants with a dequantize behind them.
+Both the PyTorch compiler and the ONNX exporter know ``torch.ops.quantized_decomposed``; weights become
+integer constants with a dequantize behind them.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._inductor.decomposition  # registers torch.ops.quantized_decomposed  # noqa: F401
+import torch._inductor.decomposition  # registers torch.ops.quantized_decomposed
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
@@ -48,7 +48,7 @@ def _drop_implied_clamps(module: GraphModule) -> None:
             low_implied = low is None or low / scale + zero_point < scheme.qmin + 0.5
             high_implied = high is None or high / scale + zero_point > scheme.qmax - 0.5
             if low_implied and high_implied:
-                quantizer.node.replace_input_with(clamp, clamp.args[0])
+                quantizer.node.update_arg(0, clamp.args[0])
 
 
 # The two ends that a clamping operator of these arguments clamps to, None where it is open.
@@ -63,12 +63,14 @@ def _weight(module: GraphModule, quantizer: Quantizer) -> Node:
     graph, name, scheme = module.graph, str(quantizer.source.target), quantizer.scheme
     integers = quantizer.integers(module)
     constant = graph.get_attr(fx.set_tensor(module, f"{name}_integers", integers))
+    levels = (scheme.qmin, scheme.qmax, integers.dtype)
     if scheme.granularity == "per-tensor":
-        arguments = (constant, *_constants(quantizer), scheme.qmin, scheme.qmax, integers.dtype)
-        return graph.call_function(pairs.dequantize_per_tensor.default, arguments)
+        return graph.call_function(
+            pairs.dequantize_per_tensor.default, (constant, *_constants(quantizer), *levels)
+        )
     scale = graph.get_attr(fx.set_tensor(module, f"{name}_scale", quantizer.scale))
     zero_point = graph.get_attr(fx.set_tensor(module, f"{name}_zero_point", quantizer.zero_point.long()))
-    arguments = (constant, scale, zero_point, quantizer.axis, scheme.qmin, scheme.qmax, integers.dtype)
+    arguments = (constant, scale, zero_point, quantizer.axis, *levels)
     return graph.call_function(pairs.dequantize_per_channel.default, arguments)
 
 
@@ -76,7 +78,7 @@ def _activation(module: GraphModule, quantizer: Quantizer) -> Node:
     graph, scheme, value = module.graph, quantizer.scheme, quantizer.source
     scale, zero_point = _constants(quantizer)
     dtype = torch.int8 if scheme.signed else torch.uint8
-    if scheme.bits < 8:  # the engines' own integer type saturates at eight bits, so the range is cut before it
+    if scheme.bits < 8:  # the engines' integer type saturates at eight bits, so the range is cut before it
         ends = ((end - zero_point) * scale for end in (scheme.qmin, scheme.qmax))
         value = graph.call_function(aten.clamp.default, (value, *ends))
     arguments = (scale, zero_point, scheme.qmin, scheme.qmax, dtype)

@@ -22,7 +22,7 @@ ROUNDING_FLOOR_DB = 60.0
 def judge(engine: Fidelity, simulation: Fidelity, between: Fidelity) -> Parity:
     """Both fidelities are to float32; ``between`` is the engine's to the simulation.
 
-    An engine that rounds less often than the simulation, and so is the closer one to float32, may differ from it.
+    An engine that rounds less often than the simulation, and so is closer to float32, may differ from it.
     """
     close = engine.sqnr_db >= min(simulation.sqnr_db, ROUNDING_FLOOR_DB) - MAX_SQNR_LOSS_DB
     closer = engine.sqnr_db > simulation.sqnr_db + MAX_SQNR_LOSS_DB

@@ -29,7 +29,7 @@ def on_disk(path: str | os.PathLike[str]) -> int:
 
 
 def parameter_bytes(program: Program) -> int:
-    """The bytes that the Program's tensors need at their bits: quantized weights with their scales, all else whole.
+    """The bytes that the Program's tensors need at their bits: integer weights with scales, all else whole.
 
     A symmetric quantizer's zero points are all the same and cost nothing.
     """
@@ -39,7 +39,9 @@ def parameter_bytes(program: Program) -> int:
         if quantizer.is_weight:
             weight = fx.tensor_of(module, quantizer.source)
             total += -(-weight.numel() * quantizer.scheme.bits // 8) - weight.nbytes
-            if quantizer.scheme.granularity == "per-tensor":  # its parameters are arguments, not tensors of the graph
+            if (
+                quantizer.scheme.granularity == "per-tensor"
+            ):  # its parameters are arguments, not tensors of the graph
                 total += quantizer.scale.nbytes + quantizer.zero_point.nbytes
             if quantizer.scheme.symmetric:
                 total -= quantizer.zero_point.nbytes

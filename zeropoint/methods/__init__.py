@@ -52,9 +52,9 @@ def quantize(
 ) -> Program:
     """The float ``program`` after the method of that name, quantized as suits the ``target`` engine.
 
-    ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields labelled batches, and
-    ``validation`` chooses among epochs. Raises InputError for an unknown method or target, data that the method
-    needs and has not, or data that does not fit the model.
+    ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields labelled batches,
+    and ``validation`` chooses among epochs. Raises InputError for an unknown method or target, data that the
+    method needs and has not, or data that does not fit the model.
     """
     recipe, options = _checked(program, method, calibration, train), options or Options()
     rules = engines.target(target) if isinstance(target, str) else target
@@ -77,7 +77,10 @@ def _checked(program: Program, name: str, calibration: Loader | None, train: Loa
     recipe = find(name)
     if program.method != "fp32":
         raise InputError(f"the Program is {program.method} already; quantize the float one")
-    for part, loader, needed in (("calibration", calibration, recipe.calibrates), ("train", train, recipe.trains)):
+    for part, loader, needed in (
+        ("calibration", calibration, recipe.calibrates),
+        ("train", train, recipe.trains),
+    ):
         if needed and loader is None:
             raise InputError(f"method '{name}' needs {part} data; give it")
         if needed:

@@ -1,13 +1,13 @@
 """Quantization-aware training: fine-tuning the statically quantized graph with its quantizers in it.
 
-Weights, biases and step sizes learn together: LSQ (Esser et al. 2020, "Learned Step Size Quantization"), by ATen's
-learnable fake-quantize operators, whose backward pass is that paper's eq. 3.
+Weights, biases and step sizes learn together: LSQ (Esser et al. 2020, "Learned Step Size Quantization"), by
+ATen's learnable fake-quantize operators. Their backward pass is that paper's eq. 3, but that the half step
+beyond either end, which still rounds to it, counts as inside.
 """
 
 import dataclasses
 import math
 
-import torch
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
@@ -44,8 +44,14 @@ def qat(
     steps = {place.scale for place in places}
     named = dict(module.named_parameters())
     groups = [
-        {"params": [p for name, p in named.items() if name not in steps and p.dim() > 1], "weight_decay": 1e-5},
-        {"params": [p for name, p in named.items() if name not in steps and p.dim() <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for name, p in named.items() if name not in steps and p.dim() > 1],
+            "weight_decay": 1e-5,
+        },
+        {
+            "params": [p for name, p in named.items() if name not in steps and p.dim() <= 1],
+            "weight_decay": 0.0,
+        },
         # A step size is decayed by nothing, and is small: the learning rate of weights would throw it about.
         {"params": [named[name] for name in steps], "weight_decay": 0.0, "lr": options.learning_rate / 10},
     ]
@@ -78,7 +84,9 @@ def _make_learnable(module: GraphModule, quantizer: Quantizer, program: Program)
     graph, scheme = module.graph, quantizer.scheme
     name = f"quantizers.{quantizer.node.name}"
     with graph.inserting_before(quantizer.node):
-        scale = graph.get_attr(fx.set_tensor(module, f"{name}.scale", quantizer.scale.clone(), trainable=True))
+        scale = graph.get_attr(
+            fx.set_tensor(module, f"{name}.scale", quantizer.scale.clone(), trainable=True)
+        )
         zero_point = graph.get_attr(fx.set_tensor(module, f"{name}.zero_point", quantizer.zero_point.float()))
         axis = () if scheme.granularity == "per-tensor" else (quantizer.axis,)
         target = _LEARNABLE_CHANNEL if axis else _LEARNABLE_TENSOR

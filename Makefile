@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check lint bench install clean
+
+help:            ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# Everything in a virtual environment of the repository's own, made anew when the dependencies change.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: .venv/installed ## set up .venv with zeropoint and every engine
+
+demo: .venv/installed ## compare methods and engines on the two built-in networks
+	$(BIN)/zeropoint compare digits/resnet --data digits --methods fp32,dynamic,static,qat --out runs/digits-resnet
+	$(BIN)/zeropoint compare digits/mobilenet --data digits --methods fp32,dynamic,static,qat --out runs/digits-mobilenet
+
+test: .venv/installed ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: .venv/installed ## lint and the fast tests
+	$(MAKE) lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/installed ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed ## speed and size of five torchvision models on every engine
+	$(BIN)/python benchmarks/speed.py
+
+clean:           ## remove what the commands above made
+	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

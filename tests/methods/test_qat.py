@@ -1,0 +1,157 @@
+"""Quantization-aware training, on clusters of points that a small network tells apart."""
+
+import math
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from zeropoint import graph as fx
+from zeropoint import training
+from zeropoint.capture import capture
+from zeropoint.errors import InputError
+from zeropoint.measure.evaluate import evaluate
+from zeropoint.methods import quantize
+from zeropoint.operators import FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_TENSOR, aten
+from zeropoint.options import Options
+from zeropoint.program import Program, load
+from zeropoint.quantizers import quantizers
+
+
+def clusters(count: int = 4, size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Batches of points around eight close centres in six dimensions, labelled with their centre."""
+    centres = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(seed)
+    labels = [torch.randint(0, 8, (size,), generator=generator) for _ in range(count)]
+    return [(centres[part] + 0.15 * torch.randn(size, 6, generator=generator), part) for part in labels]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Program:
+    """A float network that tells the clusters apart."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
+    training.train(model, clusters(), None, epochs=60, learning_rate=0.01, optimizer="adamw")
+    return capture(model, clusters()[0][0])
+
+
+LOW = Options(weight_bits=2, activation_bits=2, epochs=20, learning_rate=0.01, ranges="minmax")
+
+
+def low_bit(program: Program, method: str) -> Program:
+    return quantize(
+        program, method, calibration=clusters(), train=clusters(), validation=clusters(), options=LOW
+    )
+
+
+def test_training_wins_back_what_few_bits_cost(trained: Program):
+    test = clusters(seed=7)
+    static, qat = (evaluate(low_bit(trained, method), test).accuracy for method in ("static", "qat"))
+    assert evaluate(trained, test).accuracy.top1 > 0.95
+    assert qat.top1 > static.top1
+    assert qat.loss < static.loss
+
+
+def test_loss_falls(trained: Program, monkeypatch: pytest.MonkeyPatch):
+    results = []
+    train = training.train
+    spy = lambda *a, **options: results.append(train(*a, **options)) or results[-1]  # noqa: E731
+    monkeypatch.setattr(sys.modules["zeropoint.methods.qat"], "train", spy)
+    low_bit(trained, "qat")
+    assert results[0].losses[-1] < 0.7 * results[0].losses[0]
+    assert results[0].accuracy is not None
+
+
+def test_result_holds_plain_quantizers_only_and_can_be_saved(trained: Program, tmp_path):
+    program = low_bit(trained, "qat")
+    assert (program.method, program.weight_bits, program.activation_bits) == ("qat", 2, 2)
+    fake = [node.target for node in program.module.graph.nodes if "fake_quantize" in str(node.target)]
+    assert set(fake) == {FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_TENSOR}
+    assert len(fake) == len(list(quantizers(low_bit(trained, "static").module)))
+    assert not [name for name, _ in program.module.named_parameters() if name.startswith("quantizers")]
+    program.save(tmp_path / "m.pt2")
+    batch = clusters()[0][0]
+    torch.testing.assert_close(load(tmp_path / "m.pt2")(batch), program(batch))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_float_program_and_the_users_parameters_stay_as_they_are(grad: bool):
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8)).requires_grad_(
+        grad
+    )
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    program = capture(model, clusters()[0][0])
+    outputs = program(clusters()[0][0])
+    qat = low_bit(program, "qat")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad is grad for parameter in model.parameters())
+    assert torch.equal(program(clusters()[0][0])[0], outputs[0])
+    assert not torch.equal(qat(clusters()[0][0])[0], low_bit(program, "static")(clusters()[0][0])[0])
+
+
+def test_epoch_of_the_best_validation_is_kept(trained: Program, monkeypatch: pytest.MonkeyPatch):
+    """Labels of validation that no training comes to: the first epochs fit them best."""
+    wrong = [(inputs, (labels + 1) % 8) for inputs, labels in clusters()]
+    options = Options(epochs=3, learning_rate=0.01)
+    parts = {"calibration": clusters(), "train": clusters(), "options": options}
+    kept = quantize(trained, "qat", **parts, validation=wrong)
+    last = quantize(trained, "qat", **parts)
+    assert not torch.equal(kept(clusters()[0][0])[0], last(clusters()[0][0])[0])
+
+
+def test_step_gradient_is_the_papers():
+    """Esser et al. 2020, eq. 3 and section 2.2, by hand, for a weight of two channels and an activation."""
+    from zeropoint.methods.qat import _make_learnable
+
+    linear = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[0.31, -0.62, 1.0], [0.2, -0.11, 0.5]]))
+    inputs = torch.tensor([[0.26, 1.9, 0.7], [0.4, 0.9, 3.0]])
+    options = Options(weight_bits=3, activation_bits=3, ranges="minmax")
+    static = quantize(capture(linear, inputs), calibration=[inputs / 2], options=options)
+    module = fx.copy(static.module)
+    places = {
+        place.before.is_weight: place
+        for place in (_make_learnable(module, q, static) for q in [*quantizers(module)])
+    }
+    steps = dict(module.named_parameters())
+    scales = {
+        kind: steps[place.scale].detach().mul_(0.7).clone() for kind, place in places.items()
+    }  # so that some clip
+    module(inputs).sum().backward()
+
+    def by_hand(values: Tensor, scale: Tensor, low: int, high: int, shared: int, upstream: Tensor) -> Tensor:
+        v = values / scale
+        slope = torch.where(v <= low, float(low), torch.where(v >= high, float(high), v.round() - v))
+        return slope * upstream / math.sqrt(shared * high)
+
+    weight = linear.weight.detach()
+    weight_scale = scales[True].reshape(2, 1)
+    rounded_weight = (weight / weight_scale).round().clamp(-4, 3) * weight_scale
+    rounded_inputs = (inputs / scales[False]).round().clamp(0, 7) * scales[False]
+    # The sum of all outputs passes the sum of the other factor's column to each value.
+    expected = by_hand(inputs, scales[False], 0, 7, 3, rounded_weight.sum(0).expand(2, 3)).sum()
+    torch.testing.assert_close(steps[places[False].scale].grad, expected.reshape(1))
+    expected = by_hand(weight, weight_scale, -4, 3, 3, rounded_inputs.sum(0).expand(2, 3)).sum(1)
+    torch.testing.assert_close(steps[places[True].scale].grad, expected)
+
+
+def test_learnable_quantizers_compute_what_the_plain_ones_do(trained: Program):
+    from zeropoint.methods.qat import _make_learnable
+
+    static = low_bit(trained, "static")
+    module = fx.copy(static.module)
+    for quantizer in list(quantizers(module)):
+        _make_learnable(module, quantizer, static)
+    targets = {str(node.target) for node in module.graph.nodes}
+    assert not targets & {str(FAKE_QUANTIZE_TENSOR), str(FAKE_QUANTIZE_CHANNEL)}
+    assert str(aten._fake_quantize_learnable_per_tensor_affine.default) in targets
+    torch.testing.assert_close(module(clusters()[0][0]).detach(), static(clusters()[0][0])[0])
+
+
+def test_data_that_is_missing_or_unlabeled(trained: Program):
+    with pytest.raises(InputError, match="'qat' needs train data"):
+        quantize(trained, "qat", calibration=clusters())
+    with pytest.raises(InputError, match="batch 1 has no labels"):
+        quantize(trained, "qat", calibration=clusters(), train=[inputs for inputs, _ in clusters()])

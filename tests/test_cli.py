@@ -1,0 +1,322 @@
+"""The command line, as a user types it: what it prints, its exit status, and what it leaves behind."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zeropoint import cli
+
+USER_CODE = """
+import os, time
+import torch
+from torch import nn
+
+def make_model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+class Branching(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        return -x
+
+def make_branching():
+    return Branching()
+
+def make_failing():
+    return nn.Linear(5, 5)
+
+images = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+labels = torch.arange(8) % 3
+good = [(images, labels), (images[:5] + 0.1, labels[:5])]
+
+def make_loaders():
+    return {"calibration": [images], "evaluation": good, "train": good}
+
+def without_train():
+    return {"calibration": [images], "evaluation": good}
+
+def with_empty_calibration():
+    return {"calibration": [], "evaluation": good}
+
+def with_nan():
+    return {"calibration": [images, images / 0], "evaluation": good}
+
+def of_wrong_shape():
+    return {"calibration": [images, images[:, :, :5]], "evaluation": good}
+
+def with_labels_out_of_range():
+    return {"calibration": [images], "evaluation": [(images, labels + 1)]}
+
+class Endless:
+    def __iter__(self):
+        yield images
+        print("calibrating", flush=True)
+        time.sleep(60)
+
+def that_never_end():
+    return {"calibration": Endless(), "evaluation": good}
+"""
+
+Result = tuple[int, str, str]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, with the user's model.py, and logging afterwards as it was."""
+    (tmp_path / "model.py").write_text(USER_CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    yield tmp_path
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs a command line; gives the exit status, stdout and stderr."""
+
+    def run(line: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["zeropoint", *line.split()])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    return run
+
+
+def assert_refused(result: Result, *parts: str) -> None:
+    status, _, err = result
+    lines = [line for line in err.splitlines() if line.startswith("error:") or "Traceback" in line]
+    assert status == 2
+    assert len(lines) == 1
+    assert err.endswith(lines[0] + "\n")
+    for part in parts:
+        assert part in lines[0]
+
+
+GOOD = "model.py:make_model --data model.py:make_loaders"
+QUANTIZE = "quantize model.py:make_model --out new.pt2"
+
+BAD = {
+    "unknown command": ("evalute m.pt2", "No such command 'evalute'", "zeropoint --help"),
+    "unknown option": (f"compare {GOOD} --method static", "No such option: --method", "--methods"),
+    "missing argument": ("compare", "Missing argument 'MODEL'", "zeropoint compare --help"),
+    "missing option": ("compare model.py:make_model", "Missing option '--data'"),
+    "no number": (f"compare {GOOD} --batch-size many", "--batch-size"),
+    "number out of range": (f"compare {GOOD} --threads 0", "--threads"),
+    "bits out of range": (f"compare {GOOD} --weight-bits 9", "9 bits cannot be quantized to; give 2 to 8"),
+    "unknown range estimator": (f"compare {GOOD} --ranges kl", "unknown range estimator 'kl'"),
+    "unknown granularity": (f"compare {GOOD} --weight-granularity row", "unknown granularity 'row'"),
+    "pattern of nothing": (f"quantize {GOOD} --out new.pt2 --skip layer9", "'layer9' matches no module"),
+    "unknown method": (f"compare {GOOD} --methods statik", "unknown method 'statik'; did you mean static"),
+    "unknown recipe": (f"{QUANTIZE} --method statik", "unknown method 'statik'; did you mean static"),
+    "unknown engine": (f"compare {GOOD} --engines onnx", "unknown engine 'onnx'", "onnxruntime"),
+    "unknown engine to run": (f"bench {GOOD} --engine x", "unknown engine 'x'"),
+    "unknown target": (f"{QUANTIZE} --data model.py:make_loaders --target x", "unknown engine 'x'"),
+    "unknown model": ("bench torchvision/resnet19", "unknown model torchvision/resnet19; did you mean"),
+    "unknown demo": ("bench digits/renset", "unknown model digits/renset", "did you mean resnet"),
+    "unknown function": (
+        "bench model.py:make_modl --data random:1x6x6",
+        "model.py has no function make_modl; did you mean make_model",
+    ),
+    "unknown kind of model": ("bench resnet18", "unknown model resnet18"),
+    "unknown data": ("compare model.py:make_model --data cifar", "unknown data cifar"),
+    "no such file": ("bench there.pt2", "no such file: there.pt2"),
+    "not a model file": ("bench text.pt2", "text.pt2 is not a saved Program"),
+    "truncated": ("bench truncated.pt2", "truncated.pt2 is not a saved Program, or is damaged"),
+    "of another tool": ("bench zip.pt2", "zip.pt2 is not a Program saved by zeropoint"),
+    "newer": ("bench newer.pt2", "newer.pt2 was saved by a newer zeropoint", "upgrade zeropoint"),
+    "not exportable": (
+        "compare model.py:make_branching --data model.py:make_loaders",
+        "the model cannot be exported",
+        "model.py:12: if x.sum() > 0:",
+    ),
+    "failing": ("bench model.py:make_failing --data random:1x6x6", "fails on inputs of shape (1, 1, 6, 6)"),
+    "no data": (QUANTIZE, "give --data", "method 'static'"),
+    "no shape of inputs": ("bench model.py:make_model", "give --data", "model.py:make_model"),
+    "no training data": (f"{QUANTIZE} --method qat --data model.py:without_train", "needs train data"),
+    "no training data to compare": (
+        "compare model.py:make_model --data model.py:without_train --methods qat",
+        "qat needs training data",
+    ),
+    "empty calibration": (f"{QUANTIZE} --data model.py:with_empty_calibration", "no batch"),
+    "NaN": (f"{QUANTIZE} --data model.py:with_nan", "calibration batch", "holds NaN or Inf"),
+    "wrong shape": (f"{QUANTIZE} --data model.py:of_wrong_shape", "has shape (8, 1, 5, 6); the model takes"),
+    "wrong shape of other data": (f"{QUANTIZE} --data random:3x6x6", "fails on inputs of shape"),
+    "wrong shape to evaluate": (
+        "evaluate good.pt2 --data random:2x6x6",
+        "evaluation batch 1 has shape (32, 2, 6, 6)",
+    ),
+    "wrong shape to calibrate": (
+        "quantize good.pt2 --data random:2x6x6 --out new.pt2",
+        "has shape (32, 2, 6, 6)",
+    ),
+    "labels out of range": (
+        "evaluate model.py:make_model --data model.py:with_labels_out_of_range",
+        "label 3 in batch 1 is out of range",
+    ),
+    "quantized already": ("quantize static.pt2 --method dynamic --out new.pt2", "is static already"),
+    "out in a file": (f"quantize {GOOD} --method dynamic --out model.py/new.pt2", "cannot write"),
+    "out of another kind": (f"quantize {GOOD} --method dynamic --out new.onnx", "give such a name"),
+    "run folder in a file": (f"compare {GOOD} --out model.py", "cannot write to model.py"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a good model file, and the bad ones that are made from it."""
+    import torch
+    from torch import nn
+
+    from zeropoint import capture, quantize
+
+    folder = tmp_path_factory.mktemp("saved")
+    images = torch.randn(2, 1, 6, 6)
+    program = capture(nn.Conv2d(1, 4, 3), images)
+    program.save(folder / "good.pt2")
+    quantize(program, calibration=[images]).save(folder / "static.pt2")
+    good = (folder / "good.pt2").read_bytes()
+    (folder / "text.pt2").write_text("not a zip file")
+    (folder / "truncated.pt2").write_bytes(good[: len(good) // 2])
+    with zipfile.ZipFile(folder / "zip.pt2", "w") as archive:
+        archive.writestr("x/readme", "hello")
+    with zipfile.ZipFile(folder / "good.pt2") as old, zipfile.ZipFile(folder / "newer.pt2", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("zeropoint.json"):
+                content = json.dumps({**json.loads(content), "version": 99}).encode()
+            new.writestr(name, content)
+    return folder
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input_is_one_line(bad: str, folder: Path, saved: Path, command):
+    for file in saved.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    before = {path.name for path in folder.iterdir()}
+    line, *parts = BAD[bad]
+    assert_refused(command(line), *parts)
+    assert {path.name for path in folder.iterdir()} - before <= {"__pycache__"}
+
+
+def test_debug_shows_the_traceback(command):
+    status, _, err = command("--debug bench there.pt2")
+    assert status == 2
+    assert "Traceback" in err
+    assert err.endswith("error: no such file: there.pt2\n")
+
+
+def test_a_fault_of_ours_is_told_apart(command, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by zero\nsecond line")
+
+    monkeypatch.setattr("zeropoint.data.resolve", fail)
+    status, _, err = command(f"compare {GOOD}")
+    assert status == 1
+    assert err == "error: ZeroDivisionError: by zero (a fault of zeropoint's; --debug shows where)\n"
+
+
+def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    import zeropoint.compare  # noqa: F401
+
+    monkeypatch.setattr(sys.modules["zeropoint.compare"], "LATENCY_SECONDS", 0.0)
+    line = f"compare {GOOD} --methods fp32,static, --engines onnxruntime --skip 4 --ranges minmax"
+    status, out, err = command(line)
+    assert status == 0
+    assert "Ship " in out
+    assert "Results: runs/model.py-make_model/results.json" in out
+    assert "static on onnxruntime: timing" in err
+    record = json.loads((folder / "runs/model.py-make_model/results.json").read_text())
+    assert record["command"] == f"zeropoint {line}"
+    assert record["options"]["skip"] == ["4"]
+    assert record["images"] == 13
+    status, out, err = command(line)
+    assert status == 0
+    assert err == "continuing the run in runs/model.py-make_model; finished rows: 2\n"
+    assert_refused(command(f"{line} --weight-bits 4"), "holds a comparison with other options")
+
+
+def test_quantize_evaluate_and_bench(command, folder: Path):
+    status, out, _ = command(f"{QUANTIZE} --data model.py:make_loaders --weight-bits 4")
+    assert status == 0
+    assert out.startswith("static W4A8 in ")
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    status, out, _ = command("evaluate new.pt2 --data model.py:make_loaders --engine openvino")
+    assert status == 0
+    assert out.startswith("top-1 ")
+    assert "on 13 images (openvino)" in out
+    status, out, _ = command("evaluate new.pt2 --data random:1x6x6 --limit-batches 1 --engine openvino")
+    assert "32 images, no labels" in out
+    status, out, _ = command("bench new.pt2 --engine openvino --seconds 0.1 --batch-size 2")
+    assert status == 0
+    assert "ms median" in out
+    assert "batch 2, threads 1 (openvino)" in out
+
+
+def test_help_names_every_command_and_warns_of_code_that_is_run(command):
+    status, out, _ = command("--help")
+    assert status == 0
+    for name in ("compare", "quantize", "evaluate", "bench", "train"):
+        assert name in out
+    assert command("")[0] == 0
+    status, out, _ = command("compare --help")
+    assert "runs the code" in " ".join(out.replace("│", " ").split())
+
+
+def test_module_is_the_same_command():
+    arguments = [sys.executable, "-m", "zeropoint", "bench", "there.pt2"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no such file: there.pt2\n")
+
+
+def test_ctrl_c_while_calibrating(folder: Path):
+    arguments = [sys.executable, "-m", "zeropoint", *QUANTIZE.split(), "--data", "model.py:that_never_end"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "calibrating" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert {path.name for path in folder.iterdir()} <= {"model.py", "__pycache__"}
+
+
+@pytest.fixture
+def full_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 64 kB, all but full."""
+    disk = folder / "disk"
+    disk.mkdir()
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode
+    ):
+        pytest.skip("mounting a small file system needs root")
+    try:
+        (disk / "filler").write_bytes(bytes(60_000))
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_full_disk(command, full_disk: Path):
+    line = "quantize model.py:make_model --method dynamic --data random:1x6x6 --out disk/new.pt2"
+    assert_refused(command(line), "cannot write disk/new.pt2", "No space left")
+    assert_refused(
+        command(f"compare {GOOD} --methods fp32 --engines openvino --out disk/run"), "No space left"
+    )
+    assert [path.name for path in full_disk.rglob("*") if path.name.startswith(".")] == []
