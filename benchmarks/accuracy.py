@@ -2,9 +2,9 @@
 
     python benchmarks/accuracy.py FOLDER
 
-FOLDER holds ``models.py``, with ``resnet20()``, ``mobilenetv2()`` and ``load_images(split, size)``, and its data.
-Calibrates on 256 images of the calibration split, scores on the whole test split. Writes results/accuracy.json
-and results/accuracy.md.
+FOLDER holds ``models.py``, with ``resnet20()``, ``mobilenetv2()`` and ``load_images(split, size)``, and its
+data. Calibrates on 256 images of the calibration split, scores on the whole test split. Writes
+results/accuracy.json and results/accuracy.md.
 """
 
 import importlib.util
@@ -55,7 +55,7 @@ def measure(source: ModuleType, name: str, size: int) -> list[dict]:
 
 def markdown(rows: list[dict]) -> str:
     lines = [
-        "| Network | Target | Run | Top-1, % | Agreement, % | SQNR, dB | Same class as simulation, % | Quantize, s |",
+        "| Network | Target | Run | Top-1, % | Agreement, % | SQNR, dB | As simulated, % | Quantize, s |",
         "| :-- | :-- | :-- | --: | --: | --: | --: | --: |",
     ]
     for row in rows:

@@ -108,8 +108,8 @@ def before_moves(node: Node) -> Node:
 def _edges_into(node: Node, operands: list[Node]) -> set[Edge]:
     """The edge into ``node`` for each operand, and the one at the head of the moves that it has come through.
 
-    The value at the end of the moves is on the grid already, but the PyTorch compiler's kernels are int8 only with
-    a quantizer right before them (12% on ResNet-50); the other engines drop the second one.
+    The value at the end of the moves is on the grid already, but the PyTorch compiler's kernels are int8 only
+    with a quantizer right before them (12% on ResNet-50); the other engines drop the second one.
     """
     edges = set()
     for operand in [operand for operand in operands if fx.is_float(operand)]:

@@ -1,10 +1,11 @@
 """Results of a comparison: one row per method and engine, saved as JSON, CSV and Markdown."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,7 +88,8 @@ class Results:
 
     ``created``: ISO 8601. ``images``: evaluated per row. ``machine``: of ``measure.machine.describe``.
     ``options``: the knobs of quantization, by name. ``missing``: engines not installed, each with the command
-    that installs it. ``fingerprint``: of the float model, so that a run is continued only with the same weights.
+    that installs it. ``fingerprint``: of the float model, so that a run is continued only with the same
+    weights.
     ``skipped``: rows that an engine or the processor cannot run, each with the reason.
     """
 
@@ -102,7 +104,7 @@ class Results:
     options: dict[str, Any]
     missing: dict[str, str]
     fingerprint: str = ""
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     rows: tuple[Row, ...] = ()
 
     def save(self, folder: str | os.PathLike[str]) -> None:

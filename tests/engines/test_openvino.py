@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zeropoint.capture import capture
 from zeropoint.engines import compile
+from zeropoint.errors import InputError
 from zeropoint.measure.size import on_disk
 from zeropoint.methods import quantize
 from zeropoint.program import Program
@@ -61,3 +62,15 @@ zeropoint.compile(program, engine="openvino")
 assert "openvino" in sys.modules and sys.modules["openvino_telemetry"] is None
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_disk_that_is_full_is_said_and_nothing_stays(
+    float32: Program, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(openvino, "save_model", fail)
+    with pytest.raises(InputError, match=r"cannot write .*perhaps for want of space"):
+        compile(float32, "openvino", path=tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Quantize/dequantize pairs compute what the quantizers do; clamps go only where the pair clamps as tightly."""
+"""Quantize/dequantize pairs compute what quantizers do; clamps go only where the pair clamps as tightly."""
 
 import pytest
 import torch

@@ -114,7 +114,7 @@ def _with_dynamic_linear(program: Program) -> Program:
 
 
 def _with_products(module: GraphModule) -> GraphModule:
-    """Linear layers of integer weights as a matrix product, which ONNX Runtime does in int8, and a difference.
+    """Linear layers of integer weights as a matrix product, which ONNX Runtime does in int8, and an offset.
 
     A Gemm it would run in float, dequantizing weights at every call, and of an addition it would make a Gemm.
     """

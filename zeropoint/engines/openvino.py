@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zeropoint import graph as fx
+from zeropoint.errors import first_line
 from zeropoint.files import atomic_write
 from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC
 from zeropoint.packing import pack
@@ -60,7 +61,10 @@ def lower(program: Program, path: Path) -> None:
     model = openvino.convert_model(export(packed))
     model.set_rt_info(program.method, ["zeropoint", "method"])
     with atomic_write(path) as temporary:
-        openvino.save_model(model, temporary, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, temporary, compress_to_fp16=False)
+        except RuntimeError as error:  # of a full disk it only says "iostream error"
+            raise OSError(f"{first_line(error)}, perhaps for want of space") from error
 
 
 def _without_dynamic(program: Program) -> Program:

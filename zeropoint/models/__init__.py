@@ -85,8 +85,9 @@ def _demo_model(name: str, weights: str) -> nn.Module:
 def _settled(network: nn.Module) -> nn.Module:
     """The untrained network with batch norms that know its activations, from one batch of noise.
 
-    Without, activations fade layer by layer to denormal numbers, on which processors are many times slower, and
-    the outputs hardly depend on the inputs: neither latency nor fidelity would be like a trained network's.
+    Without, activations fade layer by layer to denormal numbers, on which processors are many times slower,
+    and the outputs hardly depend on the inputs: neither latency nor fidelity would be like a trained
+    network's.
     """
     network.eval()
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
