@@ -61,8 +61,11 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             weight = node.args[description.weight]
             assert isinstance(weight, Node)
             weights.add(WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim()))
-            if kind in target.outputs or _is_unfused(node, options):
-                edges |= _edges_out_of(node, target, options)
+            if _is_unfused(node, options):  # convolution, batch norm and activation each get their own
+                norms = [user for user in node.users if family(user) == "batch_norm"]
+                edges |= {edge for part in (node, *norms) for edge in _edges_behind(part)}
+            elif kind in target.outputs:
+                edges |= _edges_behind(_last_fused(node, target))
         elif kind in target.inputs:
             operands = _operands(node)
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
@@ -121,13 +124,15 @@ def _edges_into(node: Node, operands: list[Node]) -> set[Edge]:
     return edges
 
 
-def _edges_out_of(node: Node, target: Target, options: Options) -> set[Edge]:
-    """The edges behind a weighted operator and its fused activation, for engines that need both ends."""
-    last, users = node, list(node.users)
+def _last_fused(node: Node, target: Target) -> Node:
+    """The activation that the engine fuses to a weighted operator, or the operator where it fuses none."""
+    users = list(node.users)
     fused = len(users) == 1 and str(users[0].target).removeprefix("aten.") in target.fused
-    if fused and not _is_unfused(node, options):
-        last = users[0]
-    return {Edge(last.name, user.name) for user in last.users if user.op != "output"}
+    return users[0] if fused else node
+
+
+def _edges_behind(node: Node) -> set[Edge]:
+    return {Edge(node.name, user.name) for user in node.users if user.op != "output"}
 
 
 def place_dynamic(module: GraphModule, target: Target, options: Options) -> Placement:
