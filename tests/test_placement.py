@@ -169,10 +169,11 @@ def test_no_fuse_of_an_activation_puts_a_quantizer_before_it(target, pattern):
 
 
 @pytest.mark.parametrize("pattern", ["0", "1"])
-def test_no_fuse_of_a_batch_norm_puts_a_quantizer_before_it(pattern):
+def test_no_fuse_of_a_batch_norm_gives_each_layer_a_quantizer(pattern):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     module = module_of(model, no_fuse=(pattern,))
-    assert edges(module, no_fuse=(pattern,)) == {("input_1", "conv2d"), ("conv2d", "batch_norm")}
+    expected = {("input_1", "conv2d"), ("conv2d", "batch_norm"), ("batch_norm", "relu")}
+    assert edges(module, no_fuse=(pattern,)) == expected
 
 
 def test_a_lone_batch_norm_needs_no_quantizer():
