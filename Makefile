@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check lint bench install clean
+.PHONY: help demo test check lint bench docs install clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -16,8 +16,8 @@ help:            ## this list
 install: .venv/installed ## set up .venv with zeropoint and every engine
 
 demo: .venv/installed ## compare methods and engines on the two built-in networks
-	$(BIN)/zeropoint compare digits/resnet --data digits --methods fp32,dynamic,static,qat --out runs/digits-resnet
-	$(BIN)/zeropoint compare digits/mobilenet --data digits --methods fp32,dynamic,static,qat --out runs/digits-mobilenet
+	$(BIN)/zeropoint compare digits/resnet --data digits --methods fp32,dynamic,static,qat --epochs 2 --out runs/digits-resnet
+	$(BIN)/zeropoint compare digits/mobilenet --data digits --methods fp32,dynamic,static,qat --epochs 2 --out runs/digits-mobilenet
 
 test: .venv/installed ## the whole test suite
 	$(BIN)/python -m pytest
@@ -33,6 +33,10 @@ lint: .venv/installed ## ruff and mypy
 
 bench: .venv/installed ## speed and size of five torchvision models on every engine
 	$(BIN)/python benchmarks/speed.py
+
+docs: .venv/installed ## build docs/ to build/docs
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
 clean:           ## remove what the commands above made
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

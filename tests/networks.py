@@ -16,7 +16,7 @@ ROUNDS_FIRST = Target(
     frozenset({"conv", "linear"}),
     INPUTS,
     outputs=frozenset({"conv"}),
-    fused=frozenset({"relu.default"}),
+    fused=frozenset({"relu"}),
     adds_before_rounding=False,
 )
 

@@ -1,3 +1,5 @@
+import operator
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -89,14 +91,15 @@ def test_limit_cuts_every_time_anew_and_pulls_no_batch_too_many():
                 yield IMAGES
 
     loader = limit(Endless(), 3)
+    assert operator.length_hint(loader) == 3
     assert [len(list(loader)), len(list(loader))] == [3, 3]
     assert len(pulled) == 6
     check(loader, "it")
 
 
 def test_limit_keeps_the_length():
-    assert len(limit([IMAGES] * 5, 3)) == 3
-    assert len(limit([IMAGES] * 2, 3)) == 2
+    assert operator.length_hint(limit([IMAGES] * 5, 3)) == 3
+    assert operator.length_hint(limit([IMAGES] * 2, 3)) == 2
     whole = [IMAGES]
     assert limit(whole, None) is whole
     with pytest.raises(InputError, match="1 or more"):

@@ -71,6 +71,31 @@ def test_conv_bn_relu_in_place_and_dropout():
     ]
 
 
+def test_dropout_that_is_always_on_stays():
+    class AlwaysOn(nn.Module):
+        def forward(self, x):
+            return F.dropout(F.dropout(x, 0.9, training=False), 0.5, training=True)
+
+    program = capture(AlwaysOn(), torch.ones(1, 1000))
+    assert operators(program) == [aten.dropout.default]
+    (output,) = program(torch.ones(4, 1000))
+    assert output.unique().tolist() == [0.0, 2.0]  # half of the values, doubled: Srivastava et al. 2014
+
+
+def test_masks_have_the_usual_names():
+    class Masked(nn.Module):
+        def forward(self, x):
+            return x * (((x > 0) & (x < 1)) ^ (x.int() & 1).bool() | (x < -1))
+
+    bitwise = [
+        aten.bitwise_and.Tensor,
+        aten.bitwise_and.Scalar,
+        aten.bitwise_xor.Tensor,
+        aten.bitwise_or.Tensor,
+    ]
+    assert [target for target in operators(check(Masked(), images())) if target in bitwise] == bitwise
+
+
 def test_relu6_is_hardtanh():
     assert operators(check(nn.Sequential(nn.ReLU6(inplace=True)), images())) == [aten.hardtanh.default]
 

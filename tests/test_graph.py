@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import torch
 from networks import images, randomized
 from torch import nn
@@ -35,17 +33,6 @@ def test_a_copy_shares_tensors_but_not_the_graph():
 
 def test_names_are_those_of_the_users_modules():
     assert fx.module_names(program().module) == ["add", "body.0", "body.1"]
-
-
-def test_source_line_is_in_the_users_file():
-    (node,) = (node for node in program().module.graph.nodes if node.name == "add")
-    file, _, line = fx.source_line(node).rpartition(":")
-    assert file == __file__
-    assert (
-        Path(__file__).read_text().splitlines()[int(line) - 1].strip() == "return self.body(self.body(x)) + 1"
-    )
-    node.meta.clear()
-    assert fx.source_line(node) == ""
 
 
 def test_set_and_remove_tensors():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from networks import ADDS_INSIDE, ROUNDS_FIRST, Residual, images, options, randomized
@@ -54,6 +56,14 @@ def test_residual_addition_pooling_and_flatten():
     assert edges(module) == into | shortcut | moved
     # An engine that rounds first has a quantizer on the convolution's side, too.
     assert edges(module, ROUNDS_FIRST) == into | shortcut | moved | {("conv2d_1", "add")}
+
+
+def test_an_addition_is_not_done_inside_a_layer_that_stays_float():
+    function = lambda parts, x: x + parts[0](x)  # noqa: E731
+    module = module_of(Function(function, nn.ConvTranspose2d(3, 3, 1)))
+    assert ("conv_transpose2d", "add") not in edges(module)
+    without = dataclasses.replace(ADDS_INSIDE, weighted=frozenset({"conv"}))
+    assert edges(module, without) == {("x", "add"), ("conv_transpose2d", "add")}
 
 
 def test_sources_are_named_once():

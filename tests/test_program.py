@@ -12,12 +12,13 @@ import torch
 from networks import ADDS_INSIDE, images, options, residual
 from torch import nn
 
+from zeropoint.archive import FILE_VERSION
 from zeropoint.capture import capture
 from zeropoint.errors import InputError
 from zeropoint.methods.bf16 import bf16
 from zeropoint.methods.dynamic import dynamic
 from zeropoint.methods.static import static
-from zeropoint.program import FILE_VERSION, METADATA, at_batch, flat_tensors, load
+from zeropoint.program import METADATA, at_batch, flat_tensors, load
 
 
 def programs():
@@ -272,6 +273,14 @@ def test_metadata(saved, tmp_path, marker, change, match):
     refused(doctored(saved, tmp_path / "b.pt2", edit), marker, match)
 
 
+def test_a_newer_format_is_no_code(saved, tmp_path, marker):
+    def edit(members):
+        edit_json(members, f"extra/{METADATA}", lambda metadata: metadata.update(version=FILE_VERSION + 1))
+        members["data/new_kind/0"] = b""
+
+    refused(doctored(saved, tmp_path / "b.pt2", edit), marker, "upgrade zeropoint")
+
+
 def test_metadata_that_is_no_object(saved, tmp_path, marker):
     for content in (b"[]", b"3", b"{", b"\xff", b"[" * 100_000):
         path = doctored(
@@ -338,8 +347,14 @@ def test_two_members_of_one_name(saved, tmp_path):
         "torch.ops.load_library",
         "torch.ops.aten.conv2d.__globals__",
         "torch.ops.aten.from_file.default",
+        "torch.ops.aten.from_file.out",
+        "torch.ops.prim.device.default",
+        "torch.ops.zeropoint.dynamic_linear.default",
         "torch._utils.os.system",
         "_operator.__call__",
+        "_operator.call",
+        "_operator.attrgetter",
+        "math.prod",
         "#extension",
         "os.system",
     ],

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from zeropoint.batches import limit
 from zeropoint.data import Loaders, resolve
 from zeropoint.errors import InputError
-from zeropoint.training import train, train_float
+from zeropoint.training import _move, train, train_float
 
 
 @pytest.fixture
@@ -77,6 +78,28 @@ def test_a_graph_module_is_trained_as_it_is(points):
     train(network, points, points, epochs=2, learning_rate=0.1)
     assert not network.training
     assert network.get_buffer("1.running_mean").abs().max() == 0
+
+
+def test_a_graph_moves_with_the_devices_its_operators_name():
+    graph = torch.fx.Graph()
+    zeros = graph.call_function(torch.zeros, (2,), {"device": torch.device("cpu")})
+    graph.output(graph.call_function(torch.add, (graph.placeholder("x"), zeros)))
+    network = torch.fx.GraphModule(nn.Module(), graph)
+    code = network.code
+    _move(network, torch.device("meta"))
+    assert network.code != code
+    assert network(torch.zeros(3, 2, device="meta")).shape == (3, 2)
+    _move(network, torch.device("cpu"))
+    assert network.code == code
+
+
+def test_nothing_to_train_on_is_told_where_the_length_is_unknown():
+    class Stream:
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(InputError, match="no batch"):
+        train(nn.Linear(2, 2), limit(Stream(), 3), None, epochs=1, learning_rate=0.1)
 
 
 @pytest.mark.parametrize(

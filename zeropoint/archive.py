@@ -15,9 +15,11 @@ from typing import IO, Any
 
 from zeropoint.errors import InputError
 
-# Operators, but not the one that maps a file, and the arithmetic of sizes.
+FILE_VERSION = 1
+# ATen's operators, but not the one that maps a file, and the arithmetic of sizes.
 _OPERATOR = re.compile(
-    r"torch\.ops\.(?!aten\.from_file)[a-z]\w*\.\w+\.\w+|torch\.sym_\w+|_operator\.[a-z]+|math\.[a-z]+"
+    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_\w+|math\.(ceil|floor|trunc|sqrt)"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_|not_)"
 )
 # A size as SymPy spells it, such as Mul(Integer(2), Symbol('s77', positive=True, integer=True)).
 _SYMBOL = re.compile(r"'[su]\d+'")
@@ -55,7 +57,8 @@ def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:
     What torch gets to see is a copy of the members that were looked at: readers of zip files differ in which
     member they take where a file is made to hold two of a name, or two directories.
 
-    Raises InputError for a file that is missing, damaged, no such archive, or that holds what could be code.
+    Raises InputError for a file that is missing, damaged, no such archive, of a newer format, or that holds
+    what could be code.
     """
     if not path.is_file():
         raise InputError(f"no such file: {path}")
@@ -64,6 +67,12 @@ def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:
             members = {member.partition("/")[2]: archive.read(member) for member in archive.namelist()}
         if f"extra/{name}" not in members:
             raise InputError(f"{path} is not a Program saved by zeropoint (no {name} in it)")
+        metadata = json.loads(members[f"extra/{name}"])
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no object")
+        version = metadata.get("version", 0)
+        if not isinstance(version, int) or version > FILE_VERSION:
+            raise InputError(f"{path} was saved by a newer zeropoint (format {version}); upgrade zeropoint")
         for member, content in members.items():
             if reason := _suspicious(member, content):
                 raise InputError(f"{path} holds {reason}: refused, since loading it could run code")
@@ -72,9 +81,6 @@ def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:
             for member, content in members.items():
                 archive.writestr(f"{path.stem}/{member}", content)
         checked.seek(0)
-        metadata = json.loads(members[f"extra/{name}"])
-        if not isinstance(metadata, dict):
-            raise ValueError("its metadata is no object")
         return metadata, checked
     except InputError:
         raise

@@ -1,6 +1,7 @@
 """Batches and loaders: what a loader may yield, and how it is read."""
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -82,8 +83,8 @@ class _Limited:
     def __iter__(self) -> Iterator[Batch]:
         return itertools.islice(iter(self.loader), self.n)
 
-    def __len__(self) -> int:
-        return min(self.n, len(self.loader))  # type: ignore[arg-type]  # TypeError where the loader has no length
+    def __length_hint__(self) -> int:
+        return min(self.n, operator.length_hint(self.loader, self.n))
 
 
 def _inputs(inputs: object) -> tuple[Tensor, ...]:

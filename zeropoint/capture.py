@@ -163,7 +163,7 @@ def _module_of(exported: ExportedProgram) -> GraphModule:
 def _alias_dropouts(module: GraphModule) -> None:
     """Says in the graph what a dropout does in eval mode: it gives back its very input, not a copy."""
     for node in module.graph.nodes:
-        if node.target in _DROPOUTS:
+        if node.target in _DROPOUTS and node.args[2] is False:  # else the user wants it on in eval mode too
             node.target, node.args, node.kwargs = aten.alias.default, node.args[:1], {}
     module.recompile()
 
@@ -238,6 +238,12 @@ def _pure_twin(node: Node) -> Any:
 
 
 _DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
+# What Python's & | ^ are traced to, and the usual name.
+_BITWISE = {
+    getattr(getattr(aten, f"__{name}__"), overload): getattr(getattr(aten, f"bitwise_{name}"), overload)
+    for name in ("and", "or", "xor")
+    for overload in ("Tensor", "Scalar")
+}
 _IDENTITIES = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
 
 
@@ -251,6 +257,8 @@ def _canonicalize(graph: Graph) -> None:
             graph.erase_node(node)
         elif node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
+        elif node.target in _BITWISE:
+            node.target = _BITWISE[node.target]
         elif node.target is aten.relu6.default:
             node.target, node.args = aten.hardtanh.default, (node.args[0], 0.0, 6.0)
         elif node.target is aten._native_batch_norm_legit_no_training.default:

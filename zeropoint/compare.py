@@ -2,16 +2,19 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import operator
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from zeropoint.batches import example_inputs
+from zeropoint import graph as fx
+from zeropoint.batches import example_inputs, split
 from zeropoint.data import Loaders
 from zeropoint.engines import Runner, installed, load_artefact, missing
 from zeropoint.engines import find as engine
@@ -26,14 +29,16 @@ from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.options import Options
 from zeropoint.placement import place_static
 from zeropoint.program import Program, at_batch, load
+from zeropoint.ranges import check_inputs
 from zeropoint.results import Results, Row
 from zeropoint.results import load as load_results
 
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
+PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
 LATENCY_SECONDS = 1.0  # spent timing each row, its references included
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, for the cache of references
 class _Run:
     """What stays the same from row to row of one comparison."""
 
@@ -66,31 +71,16 @@ def compare(
 
     Raises InputError for an unknown method or engine, data that does not fit, or a folder with another run.
     """
-    methods, engines = (
-        list(dict.fromkeys(methods)),
-        list(dict.fromkeys(installed() if engines is None else engines)),
-    )
-    needs = [find(method) for method in methods]
-    for name in engines:
-        engine(name)
-    if any(need.trains for need in needs) and data.train is None:
-        raise InputError(
-            f"qat needs training data, and {data.name} has none; leave qat out or add a train loader"
-        )
+    methods = list(dict.fromkeys(methods))
+    engines = list(dict.fromkeys(installed() if engines is None else engines))
+    options = options or Options()
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
-    example_inputs(data.evaluation)  # raises before anything is written
-    run = _Run(
-        program=at_batch(program, batch_size),
-        data=data,
-        folder=make_folder(out),
-        options=options or Options(),
-        threads=threads,
-        say=say,
-    )
+    _check(program, data, methods, engines, options)
+    folder = make_folder(out)
+    run = _Run(at_batch(program, batch_size), data, folder, options, threads, say)
     results = _begin(run, command)
-    results.save(
-        run.folder
-    )  # from here on the folder is this comparison's, and no other may use its artefacts
+    # From here on the folder is this comparison's, and no other may use its artefacts.
+    results.save(folder)
     before = torch.get_num_threads()
     try:
         for method, group in _plan(run, methods, engines):
@@ -107,6 +97,28 @@ def compare(
         torch.set_num_threads(before)
     results.save(run.folder)
     return results
+
+
+def _check(program: Program, data: Loaders, methods: list[str], engines: list[str], options: Options) -> None:
+    """Raises InputError for what would only fail later, before anything is measured or written."""
+    if program.method != "fp32":
+        raise InputError(f"the Program is {program.method} already; compare the float one")
+    if not methods or not engines:
+        raise InputError("there is nothing to compare; name at least one method and one engine")
+    needs = [find(method) for method in methods]
+    for name in engines:
+        engine(name)
+    if any(need.trains for need in needs) and data.train is None:
+        raise InputError(
+            f"qat needs training data, and {data.name} has none; leave qat out or add a train loader"
+        )
+    options.check_patterns(fx.module_names(program.module))
+    example_inputs(data.evaluation)
+    try:
+        calibration = example_inputs(data.calibration)
+    except InputError as error:
+        raise InputError(f"the calibration set is empty or unreadable: {error}") from error
+    check_inputs(program.module, calibration, "calibration batch 1")
 
 
 def _begin(run: _Run, command: str) -> Results:
@@ -126,6 +138,8 @@ def _begin(run: _Run, command: str) -> Results:
         fingerprint=_fingerprint(run.program, run.data),
     )
     if not (run.folder / "results.json").exists():
+        for part in (PROGRAMS, ARTEFACTS):  # of a comparison whose results were deleted
+            shutil.rmtree(run.folder / part, ignore_errors=True)
         return fresh
     earlier = load_results(run.folder)
     for part in ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint"):
@@ -139,15 +153,17 @@ def _begin(run: _Run, command: str) -> Results:
 
 
 def _fingerprint(program: Program, data: Loaders) -> str:
-    """A hash of the float graph, its weights, the first evaluation batch, and how many batches there are."""
+    """A hash of the float graph, its weights, the first batches of data, and how many batches there are."""
     digest = hashlib.sha256(program.module.code.encode())
     weights = sorted(program.module.state_dict().items())
-    inputs = [("input", tensor) for tensor in example_inputs(data.evaluation)]
-    for name, tensor in (*weights, *inputs):
+    first = [split(next(iter(loader))) for loader in (data.calibration, data.evaluation)]
+    parts = [part for inputs, labels in first for part in (*inputs, labels) if part is not None]
+    batches = [("batch", part) for part in parts]
+    for name, tensor in (*weights, *batches):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     for loader in (data.calibration, data.evaluation, data.train):
-        digest.update(f"{operator.length_hint(loader or ())} batches".encode())
+        digest.update(f"{0 if loader is None else operator.length_hint(loader)} batches".encode())
     return digest.hexdigest()
 
 
@@ -170,12 +186,15 @@ def _rows(run: _Run, method: str, names: list[str], target: str) -> Iterator[tup
     if not names:
         return
     program = _quantized(run, method, target)
-    reference = _reference(run, "torch")
+    reference = _reference(run, "torch", machine.cores())
     runners: dict[str, Runner] = {}
     for name in names:
         run.say(f"{method} on {name}: compiling")
         try:
-            runners[name] = _runner(run, program, name, os.cpu_count() or 1)
+            if program is run.program:
+                runners[name] = _reference(run, name, machine.cores())
+            else:
+                runners[name] = _runner(run, program, name, machine.cores())
             runners[name](*run.program.example_inputs)
         except Exception as error:  # an engine's failure is a row of the table, not the end of the run
             runners.pop(name, None)
@@ -184,13 +203,19 @@ def _rows(run: _Run, method: str, names: list[str], target: str) -> Iterator[tup
         return
     run.say(f"{method}: evaluating on {', '.join(runners)}")
     quantized = find(method).quantizes
-    evaluations = evaluate_all(
-        runners | ({"simulation": program} if quantized else {}),
-        run.data.evaluation,
-        float32=reference,
-        simulation=program if quantized else None,
-        description=f"evaluating {method}",
-    )
+    try:
+        evaluations = evaluate_all(
+            runners | ({"simulation": program} if quantized else {}),
+            run.data.evaluation,
+            float32=reference,
+            simulation=program if quantized else None,
+            description=f"evaluating {method}",
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        yield from ((_failed(program, name, error), 0) for name in runners)
+        return
     for name, runner in runners.items():
         run.say(f"{method} on {name}: timing")
         try:
@@ -204,9 +229,7 @@ def _quantized(run: _Run, method: str, target: str) -> Program:
     """The Program of a method, taken from the run folder where an interrupted run left it."""
     if method == "fp32":
         return run.program
-    path = (
-        run.folder / "programs" / (f"{method}-{target}.pt2" if find(method).calibrates else f"{method}.pt2")
-    )
+    path = run.folder / PROGRAMS / (f"{method}-{target}.pt2" if find(method).calibrates else f"{method}.pt2")
     if path.exists():
         return load(path)
     run.say(f"{method}: quantizing for {target}" if find(method).calibrates else f"{method}: converting")
@@ -227,15 +250,16 @@ def _quantized(run: _Run, method: str, target: str) -> Program:
 def _runner(run: _Run, program: Program, name: str, threads: int) -> Runner:
     """The Program on an engine, its artefact in the run folder."""
     module = engine(name)
-    path = run.folder / "artefacts" / f"{program.method}{module.artefact_name(program)}"
+    path = run.folder / ARTEFACTS / f"{program.method}{module.artefact_name(program)}"
     if not path.exists():
         module.lower(program, path)
     return load_artefact(name, path, threads)
 
 
-def _reference(run: _Run, name: str, threads: int | None = None) -> Runner:
-    """Float32 on an engine; on torch that is eager PyTorch."""
-    return _runner(run, run.program, name, threads or os.cpu_count() or 1)
+@functools.lru_cache(maxsize=8)
+def _reference(run: _Run, name: str, threads: int) -> Runner:
+    """Float32 on an engine; on torch that is eager PyTorch. Cached, since every row is timed beside it."""
+    return _runner(run, run.program, name, threads)
 
 
 def _row(
@@ -257,8 +281,8 @@ def _row(
         judged = parity.judge(fidelity, simulation.fidelity, evaluation.parity)
         if not judged.ok:
             run.say(f"{program.method} on {name}: finding where it parts from the simulation")
-            operator = parity.where_they_part(program, name, example_inputs(run.data.evaluation))
-            judged = dataclasses.replace(judged, operator=operator)
+            culprit = parity.where_they_part(program, name, example_inputs(run.data.evaluation))
+            judged = dataclasses.replace(judged, operator=culprit)
     size = on_disk(runner.artefact)
     return Row(
         method=program.method,
@@ -273,7 +297,7 @@ def _row(
         speedup_eager=paired_ratio(samples["eager"], samples["row"]).median,
         speedup_engine=paired_ratio(samples["engine"], samples["row"]).median,
         size_bytes=size,
-        shrink=on_disk(_reference(run, "torch").artefact) / size,
+        shrink=on_disk(timed["eager"].artefact) / size,
         parameter_bytes=parameter_bytes(program),
         quantize_seconds=program.quantize_seconds,
         artefact=str(runner.artefact.relative_to(run.folder)),

@@ -58,15 +58,6 @@ def module_names(module: GraphModule) -> list[str]:
     return sorted({module_name(node) for node in module.graph.nodes if node.op == "call_function"})
 
 
-def source_line(node: Node) -> str:
-    """The user's file and line that the node comes from, ``file.py:12``; empty after saving and loading."""
-    trace = [line.strip() for line in node.meta.get("stack_trace", "").splitlines() if 'File "' in line]
-    if not trace:
-        return ""
-    place = trace[-1].split('"')
-    return f"{place[1]}:{place[2].split('line ')[-1].split(',')[0]}"
-
-
 def remove_unused(module: GraphModule) -> None:
     """Drops nodes nobody uses and tensors no node names, then recompiles."""
     module.graph.eliminate_dead_code()

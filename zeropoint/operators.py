@@ -38,11 +38,10 @@ WEIGHTED: dict[Any, Weighted] = {
     aten.addmm.default: Weighted("linear", 1, 2, 0, 1),
 }
 
-RECURRENT = {aten.lstm.input: "lstm", aten.gru.input: "gru"}
+RECURRENT = frozenset({aten.lstm.input, aten.gru.input})
 
 FAMILIES: dict[Any, str] = {
     aten.add.Tensor: "add",
-    aten.mul.Tensor: "mul",
     aten.cat.default: "cat",
     aten.adaptive_avg_pool2d.default: "avg_pool",
     aten.avg_pool2d.default: "avg_pool",
@@ -72,25 +71,21 @@ TRANSPARENT = {
     aten.channel_shuffle.default,
 }
 
-ACTIVATIONS = {
-    aten.relu.default,
-    aten.hardtanh.default,
-    aten.clamp.default,
-    aten.hardswish.default,
-    aten.hardsigmoid.default,
-    aten.silu.default,
-    aten.sigmoid.default,
-    aten.gelu.default,
-    aten.leaky_relu.default,
-    aten.elu.default,
-}
-
 FAKE_QUANTIZE_TENSOR = aten.fake_quantize_per_tensor_affine.default
 FAKE_QUANTIZE_CHANNEL = aten.fake_quantize_per_channel_affine.default
 # The scale and zero point are tensors, computed in the graph from the activation itself: dynamic
 # quantization.
 FAKE_QUANTIZE_DYNAMIC = aten.fake_quantize_per_tensor_affine.tensor_qparams
-FAKE_QUANTIZE = {FAKE_QUANTIZE_TENSOR, FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_DYNAMIC}
+# Those whose step size is a parameter to train.
+LEARNABLE_TENSOR = aten._fake_quantize_learnable_per_tensor_affine.default
+LEARNABLE_CHANNEL = aten._fake_quantize_learnable_per_channel_affine.default
+FAKE_QUANTIZE = {
+    FAKE_QUANTIZE_TENSOR,
+    FAKE_QUANTIZE_CHANNEL,
+    FAKE_QUANTIZE_DYNAMIC,
+    LEARNABLE_TENSOR,
+    LEARNABLE_CHANNEL,
+}
 
 
 def weighted(node: Node) -> Weighted | None:

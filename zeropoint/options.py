@@ -1,7 +1,7 @@
 """Options: the knobs of quantization that a user may turn, with defaults that need no turning."""
 
 import fnmatch
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from zeropoint.errors import InputError, closest
 from zeropoint.scheme import Granularity, Scheme
@@ -44,24 +44,22 @@ class Options:
             raise InputError("calibration batches must be 1 or more")
         if self.epochs < 1 or self.learning_rate <= 0:
             raise InputError("epochs and learning rate must be positive")
-        (
-            self.weights(Scheme()),
-            self.activations(Scheme()),
-        )  # raise for bits or a granularity that there is not
+        for choose in (self.weights, self.activations):
+            choose(Scheme())  # raises for bits or a granularity that there is not
 
     def weights(self, default: Scheme) -> Scheme:
         """The scheme of weights: the target's ``default`` with what the user chose."""
-        chosen = {
-            "bits": self.weight_bits,
-            "symmetric": self.weight_symmetric,
-            "granularity": self.weight_granularity,
-        }
-        return replace(default, **{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+        return replace(
+            default,
+            bits=self.weight_bits,
+            symmetric=default.symmetric if self.weight_symmetric is None else self.weight_symmetric,
+            granularity=self.weight_granularity or default.granularity,
+        )
 
     def activations(self, default: Scheme) -> Scheme:
         """The scheme of activations: the target's ``default`` with what the user chose."""
-        chosen = {"bits": self.activation_bits, "symmetric": self.activation_symmetric}
-        return replace(default, **{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+        symmetric = default.symmetric if self.activation_symmetric is None else self.activation_symmetric
+        return replace(default, bits=self.activation_bits, symmetric=symmetric)
 
     def check_patterns(self, modules: list[str]) -> None:
         """Raises InputError for a pattern that matches none of the model's modules: most likely a slip."""
@@ -73,7 +71,7 @@ class Options:
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain values, for results and reports."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return asdict(self)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -6,7 +6,7 @@ from typing import cast
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import RECURRENT, TRANSPARENT, aten, family, weighted
+from zeropoint.operators import FAKE_QUANTIZE, RECURRENT, TRANSPARENT, aten, family, weighted
 from zeropoint.options import Options, matches
 from zeropoint.scheme import Scheme
 from zeropoint.target import Target
@@ -87,7 +87,7 @@ def _is_unfused(node: Node, options: Options) -> bool:
 def _operands(node: Node) -> list[Node]:
     """The tensors an operator without a weight works on, or none where one is a constant or an integer."""
     operands = node.args[0] if isinstance(node.args[0], list | tuple) else node.args[:2]
-    if node.target not in (aten.add.Tensor, aten.mul.Tensor, aten.cat.default):
+    if node.target not in (aten.add.Tensor, aten.cat.default):
         operands = node.args[:1]
     tensors = [operand for operand in operands if isinstance(operand, Node)]
     computed = all(fx.is_float(operand) and operand.op != "get_attr" for operand in tensors)
@@ -96,14 +96,15 @@ def _operands(node: Node) -> list[Node]:
 
 def _is_fused_operand(operand: Node, kind: str, target: Target, options: Options) -> bool:
     """Whether the addition is done inside the weighted operator that makes this operand, before rounding."""
-    quantized = weighted(operand) and not matches(fx.module_name(operand), options.skip)
+    in_integers = weighted(operand) and family(operand) in target.weighted
+    quantized = in_integers and not matches(fx.module_name(operand), options.skip)
     fuses = target.adds_before_rounding and kind == "add" and not _is_unfused(operand, options)
     return bool(fuses and quantized and len(operand.users) == 1)
 
 
 def before_moves(node: Node) -> Node:
-    """The node whose values ``node`` holds, moved about: itself where it is no move."""
-    while node.target in TRANSPARENT:
+    """The node whose values ``node`` holds, moved about or quantized: itself where it does neither."""
+    while node.target in TRANSPARENT or node.target in FAKE_QUANTIZE:
         node = cast(Node, node.args[0])
     return node
 
@@ -127,8 +128,7 @@ def _edges_into(node: Node, operands: list[Node]) -> set[Edge]:
 def _last_fused(node: Node, target: Target) -> Node:
     """The activation that the engine fuses to a weighted operator, or the operator where it fuses none."""
     users = list(node.users)
-    fused = len(users) == 1 and str(users[0].target).removeprefix("aten.") in target.fused
-    return users[0] if fused else node
+    return users[0] if len(users) == 1 and family(users[0]) in target.fused else node
 
 
 def _edges_behind(node: Node) -> set[Edge]:

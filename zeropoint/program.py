@@ -22,7 +22,6 @@ from zeropoint import graph as fx
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import atomic_write
 
-FILE_VERSION = 1
 METADATA = "zeropoint.json"
 
 
@@ -67,7 +66,7 @@ class Program:
             last = dict([list(stack.items())[-1]]) if stack else {}
             node.meta = {"val": node.meta.get("val"), "nn_module_stack": last}
         shapes = [{"shape": list(tensor.shape), "dtype": str(tensor.dtype)} for tensor in self.example_inputs]
-        metadata = {"version": FILE_VERSION, "torch": torch.__version__, "inputs": shapes}
+        metadata = {"version": archive.FILE_VERSION, "torch": torch.__version__, "inputs": shapes}
         metadata |= {field: getattr(self, field) for field in _METADATA_FIELDS}
         plain = io.BytesIO()  # torch's own writer to disk does not say why it fails
         torch.export.save(packed, plain, extra_files={METADATA: json.dumps(metadata)})
@@ -120,9 +119,6 @@ def load(path: str | os.PathLike[str]) -> Program:
 
     path = Path(path)
     metadata, checked = archive.read(path, METADATA)
-    version = metadata.get("version", 0)
-    if not isinstance(version, int) or version > FILE_VERSION:
-        raise InputError(f"{path} was saved by a newer zeropoint (format {version}); upgrade zeropoint")
     missing = {"version", "inputs", *_METADATA_FIELDS} - metadata.keys()
     if missing:
         raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")

@@ -58,7 +58,7 @@ def quantizers(module: GraphModule) -> Iterator[Quantizer]:
 def _scheme(qmin: int, qmax: int, zero_point: Tensor, granularity: schemes.Granularity) -> Scheme:
     signed = qmin < 0
     middle = 0 if signed else (qmax + 1) // 2
-    symmetric = bool(((zero_point == middle) | (zero_point == qmin)).all())
+    symmetric = bool(((zero_point == middle) | (zero_point == 0)).all())  # 0 is the end of unsigned integers
     return Scheme((qmax - qmin).bit_length(), signed, symmetric, granularity)
 
 

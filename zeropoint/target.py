@@ -16,7 +16,7 @@ class Target:
     ``inputs``: families without a weight that run in int8 when their inputs are quantized.
     ``outputs``: families that run in int8 only when their output, behind a fused activation, is quantized
     too.
-    ``fused``: activations (by ATen name) that the engine fuses between such an operator and its output
+    ``fused``: families of activations that the engine fuses between such an operator and its output
     quantizer.
     ``adds_before_rounding``: a convolution's result reaches a residual addition in full precision, so a
     quantizer on that side of the addition would only cost accuracy.

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,14 @@ from rich.progress import Progress
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_map_only
 
-from zeropoint import models
 from zeropoint.batches import Loader, split
-from zeropoint.data import Loaders
 from zeropoint.errors import InputError, closest
 from zeropoint.files import atomic_write
+
+if TYPE_CHECKING:
+    from zeropoint.data import Loaders
 
 OPTIMIZERS = {
     "sgd": lambda groups, rate: torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True),
@@ -51,9 +53,7 @@ def train(
     weight_decay: float = 5e-4,
     warmup: float = 0.1,
     parameter_groups: Iterable[dict[str, Any]] | None = None,
-    device: torch.device | str | None = None,
     seed: int = 0,
-    progress: bool | None = None,
 ) -> Training:
     """Trains ``module`` in place by cross-entropy, and leaves it with the weights of its best epoch.
 
@@ -61,8 +61,8 @@ def train(
     data that judges nothing later. None keeps the last epoch. The learning rate rises linearly over the first
     ``warmup`` fraction of the steps and falls as a cosine to zero. ``parameter_groups`` are torch.optim's,
     with their own "lr" or "weight_decay" if given; the default decays all but vectors (biases, norms). A
-    GraphModule is trained as it is; any other module in train mode, and left in eval mode on the CPU.
-    ``device`` defaults to a GPU where there is one; ``progress`` to whether stderr is a terminal.
+    GraphModule is trained as it is; any other module in train mode, and left in eval mode. It trains on a GPU
+    where there is one, and is left on the CPU.
 
     Raises InputError where a batch has no labels or ones out of range, or the loss is no longer finite.
     """
@@ -70,26 +70,23 @@ def train(
         raise InputError(f"{epochs} epochs train nothing; give 1 or more")
     if optimizer not in OPTIMIZERS:
         raise InputError(f"unknown optimizer {optimizer}; {closest(optimizer, OPTIMIZERS)}")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    module.to(device)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _move(module, device)
     groups = _decayed(module, weight_decay) if parameter_groups is None else list(parameter_groups)
     steps = operator.length_hint(loader) or sum(1 for _ in loader)
-    if not steps:
-        raise InputError("the training loader yields no batch; give it at least one")
     descent = OPTIMIZERS[optimizer](groups, learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(descent, _warm_cosine(epochs * steps, warmup))
-    shown = sys.stderr.isatty() if progress is None else progress
     losses: list[float] = []
     best, best_epoch, best_state = (-1.0, 0.0), 0, module.state_dict()
     with (
         torch.random.fork_rng(),
-        Progress(console=Console(stderr=True), disable=not shown, transient=True) as bar,
+        Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar,
     ):
         torch.manual_seed(seed)
         task = bar.add_task("training", total=epochs * steps)
         for epoch in range(1, epochs + 1):
             _set_mode(module, training=True)
-            total = 0.0
+            total, step = 0.0, 0
             for step, (logits, labels) in enumerate(_outputs(module, loader, device), start=1):
                 loss = F.cross_entropy(logits, labels)
                 if not math.isfinite(value := loss.item()):
@@ -103,6 +100,8 @@ def train(
                 schedule.step()
                 total += value
                 bar.advance(task)
+            if not step:
+                raise InputError("the training loader yields no batch; give it at least one")
             losses.append(total / step)
             _set_mode(module, training=False)
             score = (0.0, float(epoch)) if validation is None else _score(module, validation, device)
@@ -111,13 +110,13 @@ def train(
                 best_state = {key: value.detach().clone() for key, value in module.state_dict().items()}
             bar.update(task, description=f"epoch {epoch}: loss {losses[-1]:.4f}, best epoch {best_epoch}")
     module.load_state_dict(best_state)
-    module.cpu()
+    _move(module, torch.device("cpu"))
     return Training(best_epoch, None if validation is None else best[0], tuple(losses))
 
 
 def train_float(
     spec: str,
-    loaders: Loaders,
+    loaders: "Loaders",
     out: str | os.PathLike[str],
     *,
     weights: str = "none",
@@ -128,6 +127,8 @@ def train_float(
     ``options`` are those of ``train``. Raises InputError as ``train`` and ``models.resolve`` do, where there
     is no training data, and, before training, where ``out`` cannot be written.
     """
+    from zeropoint import models
+
     if loaders.train is None:
         raise InputError(f"{loaders.name} has no training data; give digits, or loaders with a train part")
     if not os.fspath(out).endswith(".safetensors"):
@@ -164,8 +165,16 @@ def _warm_cosine(steps: int, warmup: float) -> Any:
     return factor
 
 
+def _move(module: nn.Module, device: torch.device) -> None:
+    module.to(device)
+    if isinstance(module, GraphModule):  # whose operators that make tensors name the device
+        for node in module.graph.nodes:
+            node.args, node.kwargs = tree_map_only(torch.device, lambda _: device, (node.args, node.kwargs))
+        module.recompile()
+
+
 def _set_mode(module: nn.Module, training: bool) -> None:
-    if not isinstance(module, GraphModule):  # a captured graph has no modes: its batch norms are folded
+    if not isinstance(module, GraphModule):  # a captured graph has no modes: its batch norms are eval mode's
         module.train(training)
 
 

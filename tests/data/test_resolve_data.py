@@ -85,10 +85,13 @@ def test_one_image_folder_is_split_in_two(tmp_path):
     assert len(calibration) == 4
     assert len(rows(torch.cat([calibration, evaluation]))) == 20
     assert evaluation.shape == (16, 3, 6, 6)
-    assert torch.equal(labels, labels.sort().values)
+    assert set(labels[:5].tolist()) == {0, 1}  # not sorted by class
     assert len(labels) + len(calibration_labels) == 20
     assert loaders.train is None
-    assert torch.equal(evaluation, stacked(loaders.evaluation)[0])
+    again = resolve(f"imagefolder:{tmp_path}", batch_size=3, resize=8, crop=6)
+    for part in (loaders, again):
+        assert torch.equal(evaluation, stacked(part.evaluation)[0])
+        assert torch.equal(calibration, stacked(part.calibration)[0])
 
 
 def test_images_are_normalised_as_imagenet_is(tmp_path):
@@ -102,10 +105,13 @@ def test_images_are_normalised_as_imagenet_is(tmp_path):
 
 def test_train_and_val_folders_are_used_as_such(tmp_path):
     sort_images(tmp_path / "train")
-    sort_images(tmp_path / "val", per_class=2)
+    sort_images(tmp_path / "val", per_class=8)
     loaders = resolve(f"imagefolder:{tmp_path}", resize=8, crop=6)
     sizes = [len(stacked(part)[0]) for part in (loaders.train, loaders.validation, loaders.evaluation)]
-    assert sizes == [18, 2, 4]
+    assert sizes == [18, 2, 16]
+    labels = stacked(loaders.evaluation)[1]
+    assert set(labels[:5].tolist()) == {0, 1}  # not sorted by class
+    assert torch.equal(labels, stacked(resolve(f"imagefolder:{tmp_path}", resize=8).evaluation)[1])
     assert rows(stacked(loaders.calibration)[0]).isdisjoint(rows(stacked(loaders.validation)[0]))
     save_image(tmp_path / "val" / "cat" / "0.png", 0)
     with pytest.raises(InputError, match="class cat is in only one"):
@@ -168,6 +174,20 @@ def test_loaders_of_the_users_file(tmp_path):
     assert len(list(loaders.calibration)) == 1
     assert len(list(loaders.evaluation)) == 3
     assert loaders.train is None
+
+
+def test_loaders_without_a_length_are_cut(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        USER.format("{name: Stream() for name in ('calibration', 'evaluation', 'train', 'validation')}")
+        + """
+class Stream:
+    def __iter__(self): return iter(good * 4)
+    def __len__(self): raise TypeError("no length")
+"""
+    )
+    loaders = resolve(f"{tmp_path}/mine.py:make_loaders", limit_batches=2)
+    for loader in (loaders.calibration, loaders.evaluation, loaders.train, loaders.validation):
+        assert len(list(loader)) == 2
 
 
 @pytest.mark.parametrize(

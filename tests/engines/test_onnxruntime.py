@@ -66,6 +66,15 @@ def test_dynamic_of_fewer_bits_is_refused():
         compile(quantized, "onnxruntime")
 
 
+def test_dynamic_of_weights_off_centre_is_refused():
+    linear = nn.Linear(8, 4)
+    linear.weight.data.abs_()  # affine, so that every zero point is the smallest integer
+    options = Options(weight_symmetric=False)
+    quantized = quantize(capture(linear, torch.randn(2, 8)), "dynamic", options=options)
+    with pytest.raises(InputError, match="8-bit symmetric weights"):
+        compile(quantized, "onnxruntime")
+
+
 def test_the_file_holds_eight_bits_a_weight():
     program = capture(nn.Linear(256, 256), torch.randn(2, 256))
     quantized = quantize(program, calibration=[torch.randn(2, 256)], target="onnxruntime")

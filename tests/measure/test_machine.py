@@ -1,9 +1,10 @@
 import json
+import os
 
 import numpy
 import torch
 
-from zeropoint.measure.machine import describe, parse_cpuinfo
+from zeropoint.measure.machine import cores, describe, parse_cpuinfo
 
 X86 = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8480+
@@ -29,6 +30,7 @@ def test_describes_this_machine_in_json():
     machine = describe()
     assert json.loads(json.dumps(machine)) == machine
     assert machine["processor"]
-    assert machine["cores"] >= 1
+    assert machine["cores"] == cores()
+    assert 1 <= cores() <= os.cpu_count()
     assert machine["versions"]["torch"] == torch.__version__
     assert machine["versions"]["numpy"] == numpy.__version__

@@ -6,8 +6,10 @@ from networks import images, randomized, residual, sqnr
 from torch import nn
 
 from zeropoint.capture import capture
+from zeropoint.errors import InputError
 from zeropoint.methods.bf16 import bf16
 from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.options import Options
 
 
 def test_linear_is_torchs_own_bfloat16():
@@ -27,6 +29,13 @@ def test_every_weight_is_half_the_size_and_the_given_program_is_left_alone():
     assert {tensor.dtype for tensor in program.module.parameters()} == {torch.float32}
     assert narrow.module.state_dict().keys() == fold_batch_norms(program).module.state_dict().keys()
     assert 30 < sqnr(program(images())[0], narrow(images())[0]) < 70
+
+
+def test_patterns():
+    with pytest.raises(InputError, match="did you mean stem"):
+        bf16(residual(), Options(skip=("stm",)))
+    apart = bf16(residual(), Options(no_fuse=("norm",)))
+    assert "norm.weight" in apart.module.state_dict().keys() - bf16(residual()).module.state_dict().keys()
 
 
 class Casts(nn.Module):

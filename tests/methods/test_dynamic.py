@@ -7,6 +7,7 @@ from networks import ADDS_INSIDE, images, options, randomized, residual, sqnr
 from torch import nn
 
 from zeropoint.capture import capture
+from zeropoint.errors import InputError
 from zeropoint.methods.dynamic import dynamic
 from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC
 from zeropoint.quantizers import quantizers
@@ -62,6 +63,11 @@ def test_the_range_is_that_of_the_batch_at_hand():
     for size in (1e-3, 1.0, 1e3):
         x = torch.tensor([[1.0, -0.5, 0.25, 0.8]]) * size
         assert sqnr(x @ torch.from_numpy(WEIGHT).T, program(x)[0]) > 35
+
+
+def test_symmetric_activations_are_refused():
+    with pytest.raises(InputError, match="dynamic activations are affine"):
+        dynamic(residual(), ADDS_INSIDE, options(activation_symmetric=True))
 
 
 def test_convolutions_stay_float():

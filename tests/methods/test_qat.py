@@ -16,7 +16,7 @@ from zeropoint.methods import quantize
 from zeropoint.operators import FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_TENSOR, aten
 from zeropoint.options import Options
 from zeropoint.program import Program, load
-from zeropoint.quantizers import quantizers
+from zeropoint.quantizers import Quantizer, quantizers
 
 
 def clusters(count: int = 4, size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -148,6 +148,31 @@ def test_learnable_quantizers_compute_what_the_plain_ones_do(trained: Program):
     assert not targets & {str(FAKE_QUANTIZE_TENSOR), str(FAKE_QUANTIZE_CHANNEL)}
     assert str(aten._fake_quantize_learnable_per_tensor_affine.default) in targets
     torch.testing.assert_close(module(clusters()[0][0]).detach(), static(clusters()[0][0])[0])
+
+
+def test_quantizers_around_moves_keep_one_grid():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Unflatten(1, (1, 2, 3)),
+        nn.Conv2d(1, 4, 1),
+        nn.ReLU(),
+        nn.MaxPool2d((1, 2)),
+        nn.Flatten(),
+        nn.Linear(8, 8),
+    )
+    options = Options(epochs=3, learning_rate=0.01)
+    program = capture(model, clusters()[0][0])
+    parts = {"calibration": clusters(), "train": clusters(), "options": options}
+    static, qat = (
+        [q for q in quantizers(quantize(program, method, **parts).module) if not q.is_weight]
+        for method in ("static", "qat")
+    )
+
+    def grids(found: list[Quantizer]) -> dict[str, tuple[float, int]]:
+        return {q.source.name: (q.scale.item(), q.zero_point.item()) for q in found}
+
+    assert grids(qat)["relu"] == grids(qat)["flatten"] != grids(static)["relu"]
+    assert grids(static)["relu"] == grids(static)["flatten"]
 
 
 def test_data_that_is_missing_or_unlabeled(trained: Program):

@@ -78,7 +78,7 @@ def test_files_that_hold_no_state_dict_are_told(tmp_path):
     [
         ("digits/resent", "default", r"did you mean resnet"),
         ("digits/resnet", "IMAGENET1K_V1", "give default, none or a path"),
-        ("resnet18", "default", "torchvision/NAME"),
+        ("resnet18", "default", "torchvision/NAME.*did you mean torchvision/resnet18 or"),
         ("torchvision/resnet81", "none", "did you mean .*resnet18"),
         ("torchvision/quantized_resnet18", "none", "unknown model"),
         ("torchvision/resnet18", "IMAGENET1K_V3", "did you mean IMAGENET1K_V1"),

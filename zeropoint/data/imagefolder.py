@@ -23,7 +23,8 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, resize: int, crop: 
 
     With subfolders ``train`` and ``val``, evaluation reads ``val``; ``train`` is split at random into a tenth
     for validation and the rest to train on (cropped and flipped at random), some to calibrate. Otherwise
-    calibration is a random part of the folder, evaluation the rest in sorted order.
+    calibration is a random part of the folder, evaluation the rest. ``seed`` draws all of this, and the order
+    of each part, which mixes the classes: any first batches are a fair sample of them.
 
     Raises InputError for a folder without classes or images and, while iterating, for an unreadable image.
     """
@@ -56,7 +57,7 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, resize: int, crop: 
     return Loaders(
         name,
         calibration=ordered(train, [rest[index] for index in picked]),
-        evaluation=ordered(evaluation, range(len(evaluation))),
+        evaluation=ordered(evaluation, torch.randperm(len(evaluation), generator=generator).tolist()),
         train=DataLoader(varied, batch_size, shuffle=True, generator=generator),
         validation=ordered(train, validation),
     )
@@ -79,8 +80,8 @@ def _read(path: str) -> Any:
 
 
 def _drawn(count: int, drawn: int, folder: Path, generator: torch.Generator) -> tuple[list[int], list[int]]:
-    """``drawn`` random indices below ``count``, and the others, both sorted."""
+    """``drawn`` random indices below ``count``, and the others, both in random order."""
     if not drawn:
         raise InputError(f"{folder} has only {count} images, too few to hold some out; give more")
     order = torch.randperm(count, generator=generator).tolist()
-    return sorted(order[:drawn]), sorted(order[drawn:])
+    return order[:drawn], order[drawn:]

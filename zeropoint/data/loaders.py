@@ -26,6 +26,6 @@ def limited(loaders: Loaders, n: int | None) -> Loaders:
         loaders,
         calibration=limit(loaders.calibration, n),
         evaluation=limit(loaders.evaluation, n),
-        train=loaders.train and limit(loaders.train, n),
-        validation=loaders.validation and limit(loaders.validation, n),
+        train=None if loaders.train is None else limit(loaders.train, n),
+        validation=None if loaders.validation is None else limit(loaders.validation, n),
     )

@@ -13,6 +13,7 @@ from types import ModuleType
 from torch import Tensor
 
 from zeropoint.errors import InputError, closest, first_line
+from zeropoint.measure.machine import cores
 from zeropoint.program import Program, at_batch
 from zeropoint.target import Target
 
@@ -101,7 +102,7 @@ def compile(
 
 def load_artefact(engine: str, path: Path, threads: int | None = None) -> Runner:
     """A Runner on an artefact that ``compile`` wrote earlier."""
-    threads = threads or os.cpu_count() or 1
+    threads = threads or cores()
     return Runner(engine, threads, path, find(engine).load(path, threads))
 
 

@@ -28,7 +28,7 @@ TARGET = Target(
     inputs=frozenset({"add"}),
     # A convolution runs in int8 only between quantizers, and takes a ReLU or clip in by its output's range.
     outputs=frozenset({"conv"}),
-    fused=frozenset({"relu.default", "hardtanh.default", "clamp.default"}),
+    fused=frozenset({"relu"}),
     adds_before_rounding=False,
 )
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
@@ -93,7 +93,7 @@ def _with_dynamic_linear(program: Program) -> Program:
     for layer in [user for node in dynamic for user in node.users]:
         description = WEIGHTED[layer.target]
         node, quantizer = layer.args[description.input], weights[layer.args[description.weight]]
-        if quantizer.scheme.bits < 8 or node.args[4] != 255 or not quantizer.scheme.symmetric:
+        if quantizer.scheme.bits < 8 or node.args[4] != 255 or quantizer.zero_point.any():
             raise InputError("dynamic layers of onnxruntime have 8-bit symmetric weights and 8-bit inputs")
         integers = quantizer.integers(module)
         outputs_last = integers.t() if quantizer.axis == 0 else integers

@@ -23,7 +23,6 @@ TARGET = Target(
     # Quantizers around concatenations and average pools cost 4 to 8% on MobileNetV3, ShuffleNetV2 and
     # EfficientNetV2-S, and none around additions cost 8% on MobileNetV3.
     inputs=frozenset({"add"}),
-    adds_before_rounding=True,  # a residual addition becomes a post-operation of the convolution
 )
 PACKAGES = ("openvino",)
 # Activations of compressed linear layers are quantized at run time in groups of this many values.

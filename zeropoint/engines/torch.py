@@ -28,7 +28,6 @@ TARGET = Target(
     # The compiler has no int8 addition, but a shortcut that is read in int8 is a quarter of the memory
     # traffic: 8% on ResNet-50.
     inputs=frozenset({"add"}),
-    adds_before_rounding=True,
 )
 PACKAGES = ("torch",)
 PACKAGE_SUFFIX = ".aoti.pt2"

@@ -76,7 +76,8 @@ def evaluate_all(
         expected = float32(*inputs) if float32 else None
         simulated = simulation(*inputs) if simulation else None
         for name, run in runs.items():
-            outputs = run(*inputs)
+            known = simulated if run is simulation else expected if run is float32 else None
+            outputs = run(*inputs) if known is None else known
             accuracy[name].add(outputs[0], labels)
             if expected is not None:
                 fidelity[name].add(expected, outputs)

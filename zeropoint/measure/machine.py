@@ -13,6 +13,11 @@ INSTRUCTION_SETS = (
 LIBRARIES = ("zeropoint", "torch", "onnxruntime", "openvino", "numpy")
 
 
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe() -> dict[str, Any]:
     """What a reader needs to judge or repeat a measurement; every value is JSON.
 
@@ -27,7 +32,7 @@ def describe() -> dict[str, Any]:
     processor, instruction_sets = parse_cpuinfo(cpuinfo)
     return {
         "processor": processor or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "instruction_sets": instruction_sets,
         "memory_bytes": _memory_bytes(),
         "system": platform.platform(),

@@ -8,6 +8,7 @@ from torch.fx import Node
 
 from zeropoint import engines
 from zeropoint import graph as fx
+from zeropoint.errors import InputError
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
 from zeropoint.program import Program
 from zeropoint.quantizers import quantizers
@@ -39,18 +40,20 @@ def where_they_part(program: Program, engine: str, inputs: tuple[Tensor, ...]) -
     module = fx.copy(program.module)
     watched = [quantizer for quantizer in quantizers(module) if not quantizer.is_weight]
     (output,) = (node for node in module.graph.nodes if node.op == "output")
-    results = torch.utils._pytree.tree_leaves(output.args[0])
+    results = [leaf for leaf in torch.utils._pytree.tree_leaves(output.args[0]) if isinstance(leaf, Node)]
     output.args = ((*(quantizer.node for quantizer in watched), *results),)
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
     probe = dataclasses.replace(program, module=module)
     try:
         actual = engines.compile(probe, engine)(*inputs)
-    except Exception:
+    except InputError:
         return None
     sources: list[Node] = [*(quantizer.source for quantizer in watched), *results]
     lowest, steepest, culprit = ROUNDING_FLOOR_DB, 0.0, None
     for source, expected, got in zip(sources, probe(*inputs), actual, strict=True):
+        if expected.shape != got.shape:
+            return None
         meter = FidelityMeter()
         meter.add([expected], [got])
         sqnr = meter.result().sqnr_db

@@ -60,7 +60,7 @@ def quantize(
     rules = engines.target(target) if isinstance(target, str) else target
     started = time.perf_counter()
     if method == "bf16":
-        program = bf16(program)
+        program = bf16(program, options)
     elif method == "dynamic":
         program = dynamic(program, rules, options)
     elif recipe.trains:

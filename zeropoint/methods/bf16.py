@@ -7,12 +7,19 @@ from torch.utils._pytree import tree_map_only
 
 from zeropoint import graph as fx
 from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.options import Options
 from zeropoint.program import Program
 
 
-def bf16(program: Program) -> Program:
-    """The Program with bfloat16 weights and arithmetic; inputs and outputs stay float32."""
-    folded = fold_batch_norms(program)
+def bf16(program: Program, options: Options | None = None) -> Program:
+    """The Program with bfloat16 weights and arithmetic; inputs and outputs stay float32.
+
+    Of the options only ``no_fuse`` is about bfloat16: what integers ``skip`` is narrowed too. Raises
+    InputError for a pattern that matches no module.
+    """
+    options = options or Options()
+    options.check_patterns(fx.module_names(program.module))
+    folded = fold_batch_norms(program, options.no_fuse)
     module = fx.copy(folded.module)
     graph = module.graph
     convert = torch.ops.aten._to_copy.default

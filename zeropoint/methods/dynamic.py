@@ -8,8 +8,9 @@ used.
 import dataclasses
 
 from zeropoint import graph as fx
+from zeropoint.errors import InputError
 from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.methods.static import quantize_weights
+from zeropoint.methods.insertion import insert_quantizers
 from zeropoint.options import Options
 from zeropoint.placement import place_dynamic
 from zeropoint.program import Program
@@ -18,24 +19,23 @@ from zeropoint.target import Target
 
 
 def dynamic(program: Program, target: Target, options: Options) -> Program:
-    """The Program with integer linear and recurrent weights, and run-time quantizers before linear layers."""
+    """The Program with integer linear and recurrent weights, and run-time quantizers before linear layers.
+
+    Raises InputError for symmetric activations: ranges at run time are affine.
+    """
+    if options.activation_symmetric:
+        raise InputError("dynamic activations are affine; leave activation_symmetric out, or use static")
     options.check_patterns(fx.module_names(program.module))
     folded = fold_batch_norms(program, options.no_fuse)
     module = fx.copy(folded.module)
     placement = place_dynamic(module, target, options)
-    nodes = {node.name: node for node in module.graph.nodes}
-    for source in placement.sources:
-        quantizer = insert_dynamic(module, nodes[source], placement.activation_scheme)
-        for edge in placement.edges:
-            if edge.source == source:
-                nodes[edge.user].replace_input_with(nodes[source], quantizer)
-    quantize_weights(module, placement, options)
-    fx.remove_unused(module)
+    scheme = placement.activation_scheme
+    insert_quantizers(module, placement, options, lambda source: insert_dynamic(module, source, scheme))
     return dataclasses.replace(
         folded,
         module=module,
         method="dynamic",
         target=target.name,
         weight_bits=placement.weight_scheme.bits,
-        activation_bits=placement.activation_scheme.bits,
+        activation_bits=scheme.bits,
     )

@@ -13,15 +13,14 @@ from torch.fx import GraphModule, Node
 from zeropoint import graph as fx
 from zeropoint.batches import Loader
 from zeropoint.methods.static import static
-from zeropoint.operators import aten
+from zeropoint.operators import LEARNABLE_CHANNEL, LEARNABLE_TENSOR
 from zeropoint.options import Options
+from zeropoint.placement import before_moves
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, insert_activation, insert_weight, quantizers
+from zeropoint.scheme import Scheme
 from zeropoint.target import Target
 from zeropoint.training import train
-
-_LEARNABLE_TENSOR = aten._fake_quantize_learnable_per_tensor_affine.default
-_LEARNABLE_CHANNEL = aten._fake_quantize_learnable_per_channel_affine.default
 
 
 def qat(
@@ -40,7 +39,8 @@ def qat(
     module = fx.copy(start.module)
     for name, parameter in list(module.named_parameters()):  # not to train the user's own
         fx.set_tensor(module, name, parameter.detach().clone(), trainable=True)
-    places = [_make_learnable(module, quantizer, start) for quantizer in list(quantizers(module))]
+    places = _share_steps([_make_learnable(module, quantizer, start) for quantizer in quantizers(module)])
+    fx.remove_unused(module)
     steps = {place.scale for place in places}
     named = dict(module.named_parameters())
     groups = [
@@ -89,7 +89,7 @@ def _make_learnable(module: GraphModule, quantizer: Quantizer, program: Program)
         )
         zero_point = graph.get_attr(fx.set_tensor(module, f"{name}.zero_point", quantizer.zero_point.float()))
         axis = () if scheme.granularity == "per-tensor" else (quantizer.axis,)
-        target = _LEARNABLE_CHANNEL if axis else _LEARNABLE_TENSOR
+        target = LEARNABLE_CHANNEL if axis else LEARNABLE_TENSOR
         factor = _gradient_factor(quantizer, program)
         arguments = (quantizer.source, scale, zero_point, *axis, scheme.qmin, scheme.qmax, factor)
         node = graph.call_function(target, arguments)
@@ -98,6 +98,17 @@ def _make_learnable(module: GraphModule, quantizer: Quantizer, program: Program)
     graph.erase_node(quantizer.node)
     module.recompile()
     return _Learnable(node, f"{name}.scale", quantizer)
+
+
+def _share_steps(places: list[_Learnable]) -> list[_Learnable]:
+    """One step size for all quantizers of a value, before and behind moves, so that they stay one grid."""
+    first: dict[tuple[Node, Scheme], _Learnable] = {}
+    shared = []
+    for place in places:
+        owner = first.setdefault((before_moves(place.node), place.before.scheme), place)
+        fx.replace_argument(place.node, 1, owner.node.args[1])
+        shared.append(dataclasses.replace(place, scale=owner.scale))
+    return shared
 
 
 def _gradient_factor(quantizer: Quantizer, program: Program) -> float:

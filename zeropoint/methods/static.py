@@ -4,15 +4,16 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from torch.fx import GraphModule
+from torch.fx import Node
 
 from zeropoint import graph as fx
 from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.methods.insertion import insert_quantizers
 from zeropoint.options import Options
-from zeropoint.placement import Placement, before_moves, place_static
+from zeropoint.placement import before_moves, place_static
 from zeropoint.program import Program
-from zeropoint.quantizers import insert_activation, insert_weight
-from zeropoint.ranges import WEIGHT_ESTIMATORS, observe
+from zeropoint.quantizers import insert_activation
+from zeropoint.ranges import observe
 from zeropoint.target import Target
 
 
@@ -26,16 +27,13 @@ def static(program: Program, target: Target, calibration: Iterable[Any], options
     limit = options.calibration_batches
     nodes = {node.name: node for node in module.graph.nodes}
     # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
-    made_at = {source: before_moves(nodes[source]).name for source in placement.sources}
-    observed = sorted(set(made_at.values()))
+    observed = sorted({before_moves(nodes[source]).name for source in placement.sources})
     parameters = observe(module, observed, calibration, options.ranges, scheme, limit)
-    for source in placement.sources:
-        users = [nodes[edge.user] for edge in placement.edges if edge.source == source]
-        quantizer = insert_activation(module, nodes[source], *parameters[made_at[source]], scheme)
-        for user in users:
-            user.replace_input_with(nodes[source], quantizer)
-    quantize_weights(module, placement, options)
-    fx.remove_unused(module)
+
+    def behind(source: Node) -> Node:
+        return insert_activation(module, source, *parameters[before_moves(source).name], scheme)
+
+    insert_quantizers(module, placement, options, behind)
     return dataclasses.replace(
         folded,
         module=module,
@@ -44,13 +42,3 @@ def static(program: Program, target: Target, calibration: Iterable[Any], options
         weight_bits=placement.weight_scheme.bits,
         activation_bits=scheme.bits,
     )
-
-
-def quantize_weights(module: GraphModule, placement: Placement, options: Options) -> None:
-    """Puts a quantizer behind every weight of the placement."""
-    nodes = {node.name: node for node in module.graph.nodes}
-    scheme = placement.weight_scheme
-    for place in sorted(placement.weights, key=lambda place: place.node):
-        weight = fx.tensor_of(module, nodes[place.node])
-        scale, zero_point = WEIGHT_ESTIMATORS[options.weight_ranges](weight, scheme, place.axis)
-        insert_weight(module, nodes[place.node], scale, zero_point, scheme, place.axis)

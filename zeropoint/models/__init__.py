@@ -1,5 +1,6 @@
 """Models by name: torchvision's, the demo networks, and those of the user's own files."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -40,10 +41,20 @@ def resolve(spec: str, weights: str = "default") -> nn.Module:
         elif group == "digits":
             network = _demo_model(name, own_weights)
         else:
-            raise InputError(f"unknown model {spec}; give torchvision/NAME, digits/NAME or FILE.py:FUNCTION")
+            valid = "torchvision/NAME, digits/NAME or FILE.py:FUNCTION"
+            near = closest(f"torchvision/{spec.rpartition('/')[2]}", _names())
+            raise InputError(f"unknown model {spec}; give {valid}; {near}")
     if from_file:
         states.load_into(network, Path(weights))
     return network.eval()
+
+
+def _names() -> list[str]:
+    """The models that have names, torchvision's where it is installed."""
+    names = [f"digits/{name}" for name in demo.NETWORKS]
+    with contextlib.suppress(InputError):
+        names += [f"torchvision/{name}" for name in vision.classifiers()]
+    return names
 
 
 def _user_model(spec: str, weights: str) -> nn.Module:
@@ -57,7 +68,7 @@ def _user_model(spec: str, weights: str) -> nn.Module:
 
 def _torchvision_model(name: str, weights: str) -> nn.Module:
     models = vision.torchvision().models
-    names = models.list_models(module=models)  # of this module alone: the classifiers
+    names = vision.classifiers()
     if name not in names:
         raise InputError(f"unknown model torchvision/{name}; {closest(name, names)}")
     members = models.get_model_weights(name)

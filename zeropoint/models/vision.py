@@ -34,3 +34,9 @@ def torchvision() -> ModuleType:
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _KEPT.append(library)
     return importlib.import_module("torchvision")
+
+
+def classifiers() -> list[str]:
+    """The names of torchvision's image classifiers. Raises InputError where it is not installed."""
+    models = torchvision().models
+    return models.list_models(module=models)  # of this module alone, not those of detection or video
