@@ -146,8 +146,6 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    # Denormal activations, common in untrained networks, slow its kernels down manyfold.
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [argument.name for argument in session.get_inputs()]
 
