@@ -19,6 +19,8 @@ from zeropoint.errors import InputError
 from zeropoint.program import load
 from zeropoint.results import Results
 
+pytestmark = pytest.mark.slow  # every one measures several rows
+
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_timing() -> Iterator[None]:

@@ -66,6 +66,7 @@ def test_round_trip(program, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt2", "b.pt2"]
 
 
+@pytest.mark.slow
 def test_plain_torch_runs_the_file(program, tmp_path):
     program.save(tmp_path / "a.pt2")
     torch.save((images(3), program(images(3))[0]), tmp_path / "expected")

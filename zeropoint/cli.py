@@ -127,7 +127,7 @@ def compare(
     no_fuse: NoFuse = None,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = 3,
-    learning_rate: LearningRate = 1e-3,
+    learning_rate: LearningRate = 1e-4,
 ) -> None:
     """Measure every method on every engine: one row each, in the terminal and in a run folder.
 
@@ -178,7 +178,7 @@ def quantize(
     no_fuse: NoFuse = None,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = 3,
-    learning_rate: LearningRate = 1e-3,
+    learning_rate: LearningRate = 1e-4,
 ) -> None:
     """Quantize a model by one method and save it to a .pt2 file that plain PyTorch opens, too."""
     from zeropoint.measure.size import on_disk

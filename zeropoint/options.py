@@ -29,7 +29,7 @@ class Options:
     no_fuse: tuple[str, ...] = ()
     calibration_batches: int | None = None
     epochs: int = 3
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     seed: int = 0
 
     def __post_init__(self) -> None:
