@@ -70,3 +70,14 @@ def options(**chosen: object) -> Options:
 def sqnr(reference: torch.Tensor, other: torch.Tensor) -> float:
     """Signal to quantization noise in dB."""
     return 10 * torch.log10((reference**2).sum() / ((other - reference) ** 2).sum()).item()
+
+
+class Function(nn.Module):
+    """A model of one tensor: ``function(parts, x)``."""
+
+    def __init__(self, function, *parts):
+        super().__init__()
+        self.function, self.parts = function, nn.ModuleList(parts)
+
+    def forward(self, x):
+        return self.function(self.parts, x)

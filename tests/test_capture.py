@@ -3,6 +3,7 @@ import inspect
 
 import pytest
 import torch
+from networks import Function
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,17 +11,6 @@ from zeropoint.capture import capture
 from zeropoint.errors import InputError
 from zeropoint.operators import aten
 from zeropoint.program import flat_tensors
-
-
-class Function(nn.Module):
-    """A model of one tensor: ``function(parts, x)``."""
-
-    def __init__(self, function, *parts):
-        super().__init__()
-        self.function, self.parts = function, nn.ModuleList(parts)
-
-    def forward(self, x):
-        return self.function(self.parts, x)
 
 
 def check(model, *inputs, batch_free=True, tolerance=1e-6):

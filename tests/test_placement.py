@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from networks import ADDS_INSIDE, ROUNDS_FIRST, Residual, images, options, randomized
+from networks import ADDS_INSIDE, ROUNDS_FIRST, Function, Residual, images, options, randomized
 from torch import nn
 
 from zeropoint.capture import capture
@@ -13,15 +13,6 @@ from zeropoint.methods.static import static
 from zeropoint.operators import FAKE_QUANTIZE
 from zeropoint.placement import Edge, place_dynamic, place_static
 from zeropoint.program import load
-
-
-class Function(nn.Module):
-    def __init__(self, function, *parts):
-        super().__init__()
-        self.function, self.parts = function, nn.ModuleList(parts)
-
-    def forward(self, x):
-        return self.function(self.parts, x)
 
 
 def module_of(model, x=None, no_fuse=()):
