@@ -124,6 +124,21 @@ BAD = {
     "unknown recipe": (f"{QUANTIZE} --method statik", "unknown method 'statik'; did you mean static"),
     "unknown engine": (f"compare {GOOD} --engines onnx", "unknown engine 'onnx'", "onnxruntime"),
     "unknown engine to run": (f"bench {GOOD} --engine x", "unknown engine 'x'"),
+    "unknown other engine": ("bench good.pt2 good.pt2 --other-engine x", "unknown engine 'x'"),
+    "unknown engine to evaluate on": (f"evaluate {GOOD} --engine x", "unknown engine 'x'"),
+    "no such artefact": ("bench there.onnx", "no such file: there.onnx"),
+    "no such other model": ("bench good.pt2 there.pt2", "no such file: there.pt2"),
+    "not an onnx file": ("bench text.onnx", "onnxruntime cannot load text.onnx", "compile the model again"),
+    "not an openvino file": ("bench text.openvino.xml", "openvino cannot load text.openvino.xml"),
+    "no openvino weights": ("bench alone.openvino.xml", "no such file: alone.openvino.bin"),
+    "not a package": ("bench text.torch.aoti.pt2", "torch cannot load text.torch.aoti.pt2"),
+    "another engine's artefact": ("bench good.onnx --engine openvino", "is an artefact of onnxruntime"),
+    "other inputs": ("bench good.pt2 wide.onnx", "wide.onnx takes (1, 1, 9, 9)", "good.pt2 (1, 1, 6, 6)"),
+    "target without data": (f"{QUANTIZE} --target auto", "give --data", "method 'static'"),
+    "target without training data": (
+        f"{QUANTIZE} --target auto --method qat --data model.py:without_train",
+        "needs train data",
+    ),
     "unknown target": (f"{QUANTIZE} --data model.py:make_loaders --target x", "unknown engine 'x'"),
     "unknown model": ("bench torchvision/resnet19", "unknown model torchvision/resnet19; did you mean"),
     "unknown demo": ("bench digits/renset", "unknown model digits/renset", "did you mean resnet"),
@@ -180,7 +195,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from torch import nn
 
-    from zeropoint import capture, quantize
+    from zeropoint import capture, compile, quantize
 
     folder = tmp_path_factory.mktemp("saved")
     images = torch.randn(2, 1, 6, 6)
@@ -188,7 +203,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program.save(folder / "good.pt2")
     quantize(program, calibration=[images]).save(folder / "static.pt2")
     good = (folder / "good.pt2").read_bytes()
-    (folder / "text.pt2").write_text("not a zip file")
+    compile(program, "onnxruntime", path=folder / "good")
+    compile(capture(nn.Conv2d(1, 4, 3), torch.randn(2, 1, 9, 9)), "onnxruntime", path=folder / "wide")
+    for name in ("text.pt2", "text.onnx", "text.openvino.xml", "text.openvino.bin", "text.torch.aoti.pt2"):
+        (folder / name).write_text("not a zip file")
+    (folder / "alone.openvino.xml").touch()
     (folder / "truncated.pt2").write_bytes(good[: len(good) // 2])
     with zipfile.ZipFile(folder / "zip.pt2", "w") as archive:
         archive.writestr("x/readme", "hello")
@@ -251,7 +270,7 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
 def test_quantize_evaluate_and_bench(command, folder: Path):
     status, out, _ = command(f"{QUANTIZE} --data model.py:make_loaders --weight-bits 4")
     assert status == 0
-    assert out.startswith("static W4A8 in ")
+    assert out.startswith("static W4A8 for openvino in ")
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     status, out, _ = command("evaluate new.pt2 --data model.py:make_loaders --engine openvino")
     assert status == 0
@@ -259,10 +278,71 @@ def test_quantize_evaluate_and_bench(command, folder: Path):
     assert "on 13 images (openvino)" in out
     status, out, _ = command("evaluate new.pt2 --data random:1x6x6 --limit-batches 1 --engine openvino")
     assert "32 images, no labels" in out
-    status, out, _ = command("bench new.pt2 --engine openvino --seconds 0.1 --batch-size 2")
+
+
+@pytest.mark.slow
+def test_bench_measures_two_models_in_time_and_memory(command, folder: Path, saved: Path):
+    for name in ("good.pt2", "good.onnx"):
+        (folder / name).write_bytes((saved / name).read_bytes())
+    line = "bench good.pt2 good.onnx --engine onnxruntime --seconds 0.1 --batch-size 2 --json out/bench.json"
+    status, out, err = command(line)
     assert status == 0
-    assert "ms median" in out
-    assert "batch 2, threads 1 (openvino)" in out
+    assert "batch 2, 1 thread" in out
+    assert "good.onnx on onnxruntime is " in out
+    assert "in a fresh process" in err
+    record = json.loads((folder / "out/bench.json").read_text())
+    assert record["command"] == f"zeropoint {line}"
+    assert [one["model"] for one in record["models"]] == ["good.pt2", "good.onnx"]
+    for one in record["models"]:
+        latency = one["latency_ms"]
+        assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
+        assert one["items_per_second"] == pytest.approx(2 / (latency["p50"] / 1000))
+        assert one["cold_start"]["load_seconds"] > 0
+        assert one["cold_start"]["first_call_seconds"] > 0
+        assert 0 < one["cold_start"]["model_memory_bytes"] < one["cold_start"]["peak_memory_bytes"]
+    speedup = record["speedup"]
+    assert 0 < speedup["low"] <= speedup["median"] <= speedup["high"]
+    assert ("no difference was found" in out) != speedup["differs"]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fresh processes, and no engine that starts a C++ compiler."""
+    from zeropoint.measure import benchmark
+    from zeropoint.measure.coldstart import ColdStart
+
+    monkeypatch.setattr(benchmark, "cold_start", lambda *_: ColdStart(1.0, 0.5, 0.1, 1, 0.1, 1, 3, 2))
+    monkeypatch.setattr("zeropoint.choose.installed", lambda: ["onnxruntime", "openvino"])
+    interleave = benchmark.interleave
+    monkeypatch.setattr("zeropoint.choose.interleave", lambda runs, seconds: interleave(runs, seconds=0))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_auto_takes_the_fastest_engine(command, folder: Path, saved: Path):
+    (folder / "good.pt2").write_bytes((saved / "good.pt2").read_bytes())
+    status, out, _ = command("bench good.pt2 --engine auto --seconds 0.1 --json bench.json")
+    assert status == 0
+    (one,) = json.loads((folder / "bench.json").read_text())["models"]
+    assert one["engine"] == one["choice"]["engine"]
+    assert one["choice"]["latency_ms"].keys() == {"onnxruntime", "openvino"}
+    assert out.startswith(f"fastest engine: {one['engine']} (")
+    status, out, _ = command("evaluate model.py:make_model --data model.py:make_loaders --engine auto")
+    assert status == 0
+    assert out.startswith("fastest engine: ")
+    assert "on 13 images (" in out
+
+
+@pytest.mark.usefixtures("quick")
+def test_auto_quantizes_for_the_fastest_target(command, folder: Path):
+    from zeropoint import load
+
+    status, out, err = command(f"{QUANTIZE} --data model.py:make_loaders --target auto")
+    assert status == 0
+    target = load(folder / "new.pt2").target
+    assert out.startswith(f"fastest engine: {target} (")
+    assert f"static W8A8 for {target} in " in out
+    assert "static on openvino: compiling" in err
 
 
 def test_help_names_every_command_and_warns_of_code_that_is_run(command):

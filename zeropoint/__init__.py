@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zeropoint.capture import capture
+    from zeropoint.choose import Choice, fastest_engine, fastest_target
     from zeropoint.compare import compare
     from zeropoint.data import Loaders
     from zeropoint.engines import Runner, compile
     from zeropoint.errors import InputError
-    from zeropoint.measure.benchmark import benchmark
+    from zeropoint.measure.benchmark import Benchmark, BenchmarkPair, benchmark, benchmark_pair
     from zeropoint.measure.evaluate import Evaluation, evaluate
     from zeropoint.measure.latency import Latency
     from zeropoint.methods import quantize
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # Where each public name lives. Imported when first used: `zeropoint --help` need not wait for torch.
 _HOMES = {
+    "Benchmark": "zeropoint.measure.benchmark",
+    "BenchmarkPair": "zeropoint.measure.benchmark",
+    "Choice": "zeropoint.choose",
     "Evaluation": "zeropoint.measure.evaluate",
     "InputError": "zeropoint.errors",
     "Latency": "zeropoint.measure.latency",
@@ -30,10 +34,13 @@ _HOMES = {
     "Results": "zeropoint.results",
     "Runner": "zeropoint.engines",
     "benchmark": "zeropoint.measure.benchmark",
+    "benchmark_pair": "zeropoint.measure.benchmark",
     "capture": "zeropoint.capture",
     "compare": "zeropoint.compare",
     "compile": "zeropoint.engines",
     "evaluate": "zeropoint.measure.evaluate",
+    "fastest_engine": "zeropoint.choose",
+    "fastest_target": "zeropoint.choose",
     "load": "zeropoint.program",
     "quantize": "zeropoint.methods",
 }
@@ -45,7 +52,13 @@ __all__ = [  # noqa: RUF022  # the order of use
     "compile",
     "evaluate",
     "benchmark",
+    "benchmark_pair",
+    "fastest_engine",
+    "fastest_target",
     "compare",
+    "Benchmark",
+    "BenchmarkPair",
+    "Choice",
     "Evaluation",
     "InputError",
     "Latency",

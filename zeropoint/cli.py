@@ -9,6 +9,7 @@ import shlex
 import sys
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,7 @@ from rich.console import Console
 from zeropoint.errors import InputError, first_line
 
 if TYPE_CHECKING:
-    from zeropoint.data import Loaders
-    from zeropoint.engines import Runner
     from zeropoint.options import Options
-    from zeropoint.program import Program
 
 app = typer.Typer(
     help="Quantize a PyTorch model every way that counts, and measure what each way costs and gains.",
@@ -43,6 +41,14 @@ Model = Annotated[
 SavedOrModel = Annotated[
     str, typer.Argument(metavar="MODEL", help="A saved m.pt2, or a model as for compare.")
 ]
+SavedOrArtefact = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A saved m.pt2, a model as for compare, or an engine's artefact: .onnx, .openvino.xml,"
+        " .torch.pt2, or .torch.aoti.pt2 (which is native code, and is run).",
+    ),
+]
 Data = Annotated[
     str,
     typer.Option(
@@ -58,9 +64,17 @@ BatchSize = Annotated[
     int, typer.Option(min=1, help="Images per batch of calibration, evaluation and training.")
 ]
 LimitBatches = Annotated[int | None, typer.Option(min=1, help="Read at most so many batches of each part.")]
-Engine = Annotated[str, typer.Option(help="torch, onnxruntime or openvino.")]
+Engine = Annotated[
+    str, typer.Option(help="torch, onnxruntime, openvino, or auto: the fastest one on this machine.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that latency is measured with.")]
-Target = Annotated[str, typer.Option(help="The engine whose placement rules are used.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="The engine whose placement rules are used; auto: the one that runs it fastest on this machine,"
+        " at batch 1 on one thread."
+    ),
+]
 WeightBits = Annotated[int, typer.Option(help="Bits of weights, 2 to 8.")]
 ActivationBits = Annotated[int, typer.Option(help="Bits of activations, 2 to 8.")]
 WeightSymmetric = Annotated[
@@ -135,9 +149,10 @@ def compare(
     """
     from zeropoint.compare import compare as run_comparison
     from zeropoint.report.table import terminal
+    from zeropoint.resolve import program_and_data
 
     options = _options(context.params)
-    program, loaders = _program_and_data(model, weights, data, batch_size, limit_batches)
+    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     folder = out or Path("runs") / model.removesuffix(".pt2").replace("/", "-").replace(":", "-")
     results = run_comparison(
         program,
@@ -181,23 +196,32 @@ def quantize(
     learning_rate: LearningRate = 1e-4,
 ) -> None:
     """Quantize a model by one method and save it to a .pt2 file that plain PyTorch opens, too."""
+    from zeropoint.choose import fastest_target
     from zeropoint.measure.size import on_disk
     from zeropoint.methods import find
     from zeropoint.methods import quantize as run_method
+    from zeropoint.report.bench import chosen
+    from zeropoint.resolve import AUTO, program_and_data
 
     if find(method).calibrates and data is None:
         raise InputError(f"method '{method}' calibrates on data; give --data")
     if out.suffix != ".pt2":
         raise InputError(f"cannot write {out}: a Program is saved as .pt2; give such a name")
     options = _options(context.params)
-    program, loaders = _program_and_data(model, weights, data, batch_size, limit_batches)
-    parts = {"calibration": None, "train": None, "validation": None}
+    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    parts: dict[str, Any] = {"calibration": None, "train": None, "validation": None}
     if data is not None:
         parts = {part: getattr(loaders, part) for part in parts}
-    quantized = run_method(program, method, **parts, target=target, options=options)
+    if target == AUTO:
+        quantized, choice = fastest_target(program, method, **parts, options=options, say=_say)
+        target = choice.engine
+        _out.print(chosen(choice), soft_wrap=True)
+    else:
+        quantized = run_method(program, method, **parts, target=target, options=options)
     quantized.save(out)
     bits = f"W{quantized.weight_bits}A{quantized.activation_bits}"
-    _out.print(f"{method} {bits} in {quantized.quantize_seconds:.1f} s: {out}, {on_disk(out) / 1e6:.2f} MB")
+    seconds, size = quantized.quantize_seconds, on_disk(out) / 1e6
+    _out.print(f"{method} {bits} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB", soft_wrap=True)
 
 
 @app.command()
@@ -212,44 +236,72 @@ def evaluate(
     """Accuracy and loss of one model on one engine."""
     from zeropoint.measure.evaluate import Fitting
     from zeropoint.measure.evaluate import evaluate as run_evaluation
+    from zeropoint.report.bench import chosen
+    from zeropoint.resolve import compiled, program_and_data
 
-    program, loaders = _program_and_data(model, weights, data, batch_size, limit_batches)
-    runner = _compiled(program, engine, None, batch_size)
+    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    runner, choice = compiled(program, engine, threads=None, batch_size=batch_size, say=_say)
+    if choice is not None:
+        _out.print(chosen(choice), soft_wrap=True)
     accuracy = run_evaluation(runner, Fitting(loaders.evaluation, program)).accuracy
     if accuracy.top1 is None:
         _out.print(
             f"{accuracy.images} images, no labels: nothing to measure accuracy by; compare gives fidelity"
         )
     else:
-        _out.print(
-            f"top-1 {accuracy.top1:.2%}, loss {accuracy.loss:.4f} on {accuracy.images} images ({engine})"
-        )
+        score = f"top-1 {accuracy.top1:.2%}, loss {accuracy.loss:.4f}"
+        _out.print(f"{score} on {accuracy.images} images ({runner.engine})")
 
 
 @app.command()
 def bench(
-    model: SavedOrModel,
-    engine: Engine = "torch",
+    model: SavedOrArtefact,
+    other: Annotated[
+        str | None, typer.Argument(metavar="OTHER", help="Another model, timed interleaved with MODEL.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="torch (the default), onnxruntime, openvino or auto. An artefact has its own."),
+    ] = None,
+    other_engine: Annotated[str | None, typer.Option(help="OTHER's engine; default: that of MODEL.")] = None,
     threads: Threads = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size of each call.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend measuring.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time to spend measuring latency.")] = 3.0,
     weights: Weights = "default",
     data: Annotated[
-        str | None, typer.Option(help="Where the shape of inputs is from, for a FILE.py model.")
+        str | None,
+        typer.Option(help="Where the shape of inputs is from: for a FILE.py model or a compiled package."),
     ] = None,
+    json: Annotated[Path | None, typer.Option(help="A JSON file to write everything measured to.")] = None,
 ) -> None:
-    """Latency of one model on one engine."""
-    from zeropoint.measure.benchmark import benchmark
-    from zeropoint.program import at_batch
+    """Latency, throughput, cold start, warm-up and memory of one model, or of two and which is faster.
 
-    program = at_batch(_program_and_data(model, weights, data, 1, 1)[0], batch_size)
-    runner = _compiled(program, engine, threads, batch_size)
-    inputs = program.example_inputs
-    latency = benchmark(runner, inputs, seconds=seconds)
-    spread = f"p10 {latency.p10:.3f}, p90 {latency.p90:.3f}"
-    _out.print(
-        f"{latency.p50:.3f} ms median ({spread}), batch {len(inputs[0])}, threads {threads} ({engine})"
+    Cold start and memory are those of a fresh process that loads the engine's artefact and runs it. Warm-up
+    is the time of its first calls, up to one that takes at most 10% longer than the median of later ones.
+    """
+    from zeropoint import resolve
+    from zeropoint.measure.benchmark import benchmark, benchmark_pair
+    from zeropoint.report import bench as report
+
+    candidate = partial(
+        resolve.candidate, threads=threads, batch_size=batch_size, weights=weights, data=data, say=_say
     )
+    candidates = [candidate(model, engine, "torch")]
+    if other is not None:
+        candidates.append(candidate(other, other_engine, engine or candidates[0].runner.engine))
+    inputs = resolve.shared_inputs(candidates)
+    runner, *others = [one.runner for one in candidates]
+    pair = benchmark_pair(runner, others[0], inputs, seconds=seconds, say=_say) if others else None
+    results = [pair.model, pair.other] if pair else [benchmark(runner, inputs, seconds=seconds, say=_say)]
+    models, choices = [one.model for one in candidates], [one.choice for one in candidates]
+    for choice in choices:
+        if choice is not None:
+            _out.print(report.chosen(choice), soft_wrap=True)
+    _out.print(report.terminal(models, results))
+    if pair is not None:
+        _out.print(report.compared(models, pair), soft_wrap=True)
+    if json is not None:
+        report.write_json(json, models, results, choices, pair, seconds=seconds, command=_command())
 
 
 @app.command()
@@ -284,35 +336,6 @@ def train(
     )
     score = "" if result.accuracy is None else f", validation top-1 {result.accuracy:.2%}"
     _out.print(f"kept epoch {result.epoch} of {epochs}{score}: {out}")
-
-
-def _program_and_data(
-    model: str, weights: str, data: str | None, batch_size: int, limit_batches: int | None
-) -> tuple["Program", "Loaders"]:
-    """The captured or loaded Program, and the data; without any data named, random images."""
-    from zeropoint import data as data_sets
-    from zeropoint import models, program
-    from zeropoint.batches import example_inputs
-    from zeropoint.capture import capture
-    from zeropoint.userfile import is_userfile
-
-    if data is None and is_userfile(model):
-        raise InputError(
-            f"the shape of {model}'s inputs is that of its data; give --data, if only random:3x32x32"
-        )
-    data = data or ("digits" if model.startswith("digits/") else "random")
-    loaders = data_sets.resolve(data, batch_size=batch_size, limit_batches=limit_batches)
-    if models.is_program(model):
-        return program.load(model), loaders
-    network = models.resolve(model, weights)
-    return capture(network, example_inputs(loaders.evaluation), origin=model), loaders
-
-
-def _compiled(program: "Program", engine: str, threads: int | None, batch_size: int) -> "Runner":
-    from zeropoint import engines
-
-    _say(f"{program.method} on {engine}: compiling")
-    return engines.compile(program, engine, threads=threads, batch_size=batch_size)
 
 
 def _options(parameters: dict[str, Any]) -> "Options":

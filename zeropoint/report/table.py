@@ -162,7 +162,7 @@ def _p50(row: Row) -> float | None:
 
 def _spread(row: Row) -> str:
     latency = row.latency_ms
-    return "" if latency is None else f" ({figures(latency.p10)}–{figures(latency.p90)})"
+    return "" if latency is None else f" ({figures(latency.p90)})"
 
 
 _COLUMNS = (
@@ -176,7 +176,7 @@ _COLUMNS = (
         quantized_only=True,
     ),
     _Column("SQNR\ndB", lambda row: row.sqnr_db, figures, max, quantized_only=True),
-    _Column("Latency ms\np50 (p10–p90)", _p50, figures, min, suffix=_spread),
+    _Column("Latency ms\np50 (p90)", _p50, figures, min, suffix=_spread),
     _Column("×\neager", lambda row: row.speedup_eager, ratio, max),
     _Column("×\nengine", lambda row: row.speedup_engine, ratio, max),
     _Column("Size\nMB", lambda row: row.size_bytes, _megabytes, min),
