@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check lint bench docs install clean
+.PHONY: help demo test check lint bench memory docs install clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,8 +32,13 @@ lint: .venv/installed ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed ## speed and size of five torchvision models on every engine
-	$(BIN)/python benchmarks/speed.py
+bench: .venv/installed ## speed, fidelity, size and time to quantize against other tools: over an hour
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/quantize_time.py
+
+memory: .venv/installed ## peak memory of calibration on few and on many images
+	$(BIN)/python benchmarks/memory.py --images 64 --images 4096
 
 docs: .venv/installed ## build docs/ to build/docs
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -208,7 +208,7 @@ def batches(n=4):
 def run(calibration, program=None, estimator="minmax", **keywords):
     module = (program or residual()).module
     source = module.graph.find_nodes(op="placeholder")[0].name
-    return observe(module, [source], calibration, estimator, UNSIGNED, **keywords)
+    return observe(module, {source: UNSIGNED}, calibration, estimator, **keywords)
 
 
 def test_observed_in_one_pass_and_limited():

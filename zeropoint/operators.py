@@ -38,6 +38,7 @@ WEIGHTED: dict[Any, Weighted] = {
     aten.addmm.default: Weighted("linear", 1, 2, 0, 1),
 }
 
+SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
 RECURRENT = frozenset({aten.lstm.input, aten.gru.input})
 
 FAMILIES: dict[Any, str] = {
@@ -46,6 +47,8 @@ FAMILIES: dict[Any, str] = {
     aten.adaptive_avg_pool2d.default: "avg_pool",
     aten.avg_pool2d.default: "avg_pool",
     aten.mean.dim: "mean",
+    aten.matmul.default: "product",  # of two activations: that with a weight is "linear"
+    aten.bmm.default: "product",
     aten.batch_norm.default: "batch_norm",
     aten.relu.default: "relu",
     aten.hardtanh.default: "relu",

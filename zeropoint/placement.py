@@ -6,7 +6,7 @@ from typing import cast
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import FAKE_QUANTIZE, RECURRENT, TRANSPARENT, aten, family, weighted
+from zeropoint.operators import FAKE_QUANTIZE, RECURRENT, SOFTMAX, TRANSPARENT, aten, family, weighted
 from zeropoint.options import Options, matches
 from zeropoint.scheme import Scheme
 from zeropoint.target import Target
@@ -36,11 +36,17 @@ class Placement:
     weights: frozenset[WeightPlace]
     activation_scheme: Scheme
     weight_scheme: Scheme
+    products: frozenset[str] = frozenset()  # sources that only matrix products read: of the scheme below
+    product_scheme: Scheme = Scheme()
 
     @property
     def sources(self) -> list[str]:
         """The nodes whose ranges have to be known."""
         return sorted({edge.source for edge in self.edges})
+
+    def scheme_of(self, source: str) -> Scheme:
+        """The scheme of the quantizer behind a source."""
+        return self.product_scheme if source in self.products else self.activation_scheme
 
 
 def place_static(module: GraphModule, target: Target, options: Options) -> Placement:
@@ -51,6 +57,7 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
     too.
     """
     edges: set[Edge] = set()
+    products: set[Edge] = set()
     weights: set[WeightPlace] = set()
     for node in module.graph.nodes:
         if node.op != "call_function" or matches(fx.module_name(node), options.skip):
@@ -66,17 +73,30 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
                 edges |= {edge for part in (node, *norms) for edge in _edges_behind(part)}
             elif kind in target.outputs:
                 edges |= _edges_behind(_last_fused(node, target))
-        elif kind in target.inputs:
+        elif kind in target.inputs and kind == "product":
+            for operand in _operands(node):
+                (edges if before_moves(operand).target in SOFTMAX else products).update(_edges_into(node, [operand]))
+        elif kind in target.inputs and (kind != "add" or _stays_in_integers(node, target)):
             operands = _operands(node)
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
             # An addition is done inside one of its operands only, the other one comes to it rounded.
             edges |= _edges_into(node, [n for n in operands if n not in fused[:1]])
-    return _placement(edges, weights, target, options)
+    return _placement(edges, weights, target, options, products)
 
 
-def _placement(edges: set[Edge], weights: set[WeightPlace], target: Target, options: Options) -> Placement:
+def _placement(
+    edges: set[Edge],
+    weights: set[WeightPlace],
+    target: Target,
+    options: Options,
+    products: set[Edge] = frozenset(),
+) -> Placement:
     activations, weight = options.activations(target.activations), options.weights(target.weights)
-    return Placement(frozenset(edges), frozenset(weights), activations, weight)
+    only_products = {edge.source for edge in products} - {edge.source for edge in edges}
+    product = options.activations(target.products)
+    return Placement(
+        frozenset(edges | products), frozenset(weights), activations, weight, frozenset(only_products), product
+    )
 
 
 def _is_unfused(node: Node, options: Options) -> bool:
@@ -87,11 +107,29 @@ def _is_unfused(node: Node, options: Options) -> bool:
 def _operands(node: Node) -> list[Node]:
     """The tensors an operator without a weight works on, or none where one is a constant or an integer."""
     operands = node.args[0] if isinstance(node.args[0], list | tuple) else node.args[:2]
-    if node.target not in (aten.add.Tensor, aten.cat.default):
+    if family(node) in ("avg_pool", "mean"):
         operands = node.args[:1]
     tensors = [operand for operand in operands if isinstance(operand, Node)]
     computed = all(fx.is_float(operand) and operand.op != "get_attr" for operand in tensors)
     return tensors if computed and len(tensors) == len(operands) else []
+
+
+def _stays_in_integers(addition: Node, target: Target) -> bool:
+    """Whether a residual stream is read by integer operators, as in a convolutional network.
+
+    In a transformer only layer norms and further additions read it: it stays float there.
+    """
+    seen, waiting = set(), [addition]
+    while waiting:
+        node = waiting.pop()
+        for user in node.users:
+            if weighted(user) and family(user) in target.weighted:
+                return True
+            moves = user.target in TRANSPARENT or family(user) in ("add", "relu", *target.inputs)
+            if moves and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
 
 
 def _is_fused_operand(operand: Node, kind: str, target: Target, options: Options) -> bool:

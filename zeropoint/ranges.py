@@ -4,7 +4,7 @@ What is kept per tensor is its extremes, their moving averages and a histogram o
 not grow with the data.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -198,13 +198,12 @@ class _Observer(Interpreter):
 
 def observe(
     module: GraphModule,
-    sources: list[str],
+    sources: Mapping[str, Scheme],
     calibration: Iterable[Any],
     estimator: str,
-    scheme: Scheme,
     batches: int | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The (scale, zero point) of each source node's values over the calibration batches, one pass.
+    """The (scale, zero point), in its scheme, of each source node's values over the calibration batches.
 
     Raises InputError where there is no batch, or one that holds NaN or Inf or does not fit the model.
     """
@@ -228,6 +227,7 @@ def observe(
         raise InputError("the calibration set is empty; give at least one batch")
     parameters = {}
     for source, seen in statistics.items():
+        scheme = sources[source]
         low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](seen, scheme))
         parameters[source] = choose_parameters(low, high, scheme)
     return parameters

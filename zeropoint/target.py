@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from zeropoint.scheme import Scheme
 
 _INT8_BY_CHANNEL = Scheme(granularity="per-channel")
+_INT8 = Scheme()
 _UINT8 = Scheme(signed=False, symmetric=False)
 
 
@@ -30,3 +31,4 @@ class Target:
     adds_before_rounding: bool = True
     weights: Scheme = _INT8_BY_CHANNEL
     activations: Scheme = _UINT8
+    products: Scheme = _INT8

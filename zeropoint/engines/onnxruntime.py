@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 from zeropoint import graph as fx
 from zeropoint.engines.qdq import pairs, to_pairs
+from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
@@ -141,18 +142,29 @@ def _with_products(module: GraphModule) -> GraphModule:
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     """The artefact as a callable from tensors to a tuple of tensors."""
+    import onnx
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [argument.name for argument in session.get_inputs()]
+    inputs = onnx.load(path, load_external_data=False).graph.input
+    names = [value.name for value in inputs]
+    free = [[size.dim_param for size in value.type.tensor_type.shape.dim] for value in inputs]
 
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        feed: dict[str, Any] = {
-            name: tensor.detach().numpy() for name, tensor in zip(names, inputs, strict=True)
-        }
-        return tuple(torch.from_numpy(result) for result in session.run(None, feed))
+    def compile(shapes: Shapes | None) -> Callable[..., tuple[Tensor, ...]]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        for dimensions, shape in zip(free, shapes or (), strict=shapes is not None):
+            for name, size in zip(dimensions, shape, strict=True):
+                if name:
+                    options.add_free_dimension_override_by_name(name, size)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    return run
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            feed: dict[str, Any] = {
+                name: tensor.detach().numpy() for name, tensor in zip(names, inputs, strict=True)
+            }
+            return tuple(torch.from_numpy(result) for result in session.run(None, feed))
+
+        return run
+
+    return by_shape(compile)

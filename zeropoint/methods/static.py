@@ -7,6 +7,7 @@ from typing import Any
 from torch.fx import Node
 
 from zeropoint import graph as fx
+from zeropoint.methods.attention import decompose_attention
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.methods.insertion import insert_quantizers
 from zeropoint.options import Options
@@ -21,17 +22,19 @@ def static(program: Program, target: Target, calibration: Iterable[Any], options
     """The Program with fake-quantized weights and activations where ``target`` runs in int8."""
     options.check_patterns(fx.module_names(program.module))
     folded = fold_batch_norms(program, options.no_fuse)
+    if "product" in target.inputs:
+        folded = decompose_attention(folded)
     module = fx.copy(folded.module)
     placement = place_static(module, target, options)
-    scheme = placement.activation_scheme
     limit = options.calibration_batches
     nodes = {node.name: node for node in module.graph.nodes}
     # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
-    observed = sorted({before_moves(nodes[source]).name for source in placement.sources})
-    parameters = observe(module, observed, calibration, options.ranges, scheme, limit)
+    observed = {before_moves(nodes[name]).name: placement.scheme_of(name) for name in placement.sources}
+    parameters = observe(module, observed, calibration, options.ranges, limit)
 
     def behind(source: Node) -> Node:
-        return insert_activation(module, source, *parameters[before_moves(source).name], scheme)
+        origin = before_moves(source).name
+        return insert_activation(module, source, *parameters[origin], observed[origin])
 
     insert_quantizers(module, placement, options, behind)
     return dataclasses.replace(
@@ -40,5 +43,5 @@ def static(program: Program, target: Target, calibration: Iterable[Any], options
         method="static",
         target=target.name,
         weight_bits=placement.weight_scheme.bits,
-        activation_bits=scheme.bits,
+        activation_bits=placement.activation_scheme.bits,
     )

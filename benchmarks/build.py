@@ -1,0 +1,70 @@
+"""One artefact built in a fresh process, with what it cost: seconds, peak memory, bytes on disk."""
+
+import importlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fresh
+import networks
+from rows import artefacts, rows
+
+from zeropoint.measure.size import on_disk, parameter_bytes
+from zeropoint.program import Program
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an artefact is run with."""
+
+    threads: int
+    batch: int
+
+
+def build(model: str, artefact: str, images: int, settings: list[Setting], folder: str) -> dict[str, Any]:
+    """What building cost, and under "paths" the artefact's file for each setting.
+
+    The clock starts with the tool's packages imported and the calibration images in memory: "seconds" go from
+    the float model in memory to the artefact of the first setting on disk. Raises fresh.FailedError where the
+    tool fails.
+    """
+    return fresh.run(_build, model, artefact, images, settings, folder)
+
+
+def _build(model: str, artefact: str, images: int, settings: list[Setting], folder: str) -> dict[str, Any]:
+    recipe = artefacts(model)[artefact]
+    network, example = networks.load(model), networks.batch(model, 0, 2)
+    calibration = list(networks.Calibration(model, images))
+    for package in recipe.packages:
+        importlib.import_module(package)
+    before = fresh.peak_bytes()
+    started = time.perf_counter()
+    quantized = recipe.quantize(network, example, calibration)
+    in_memory = time.perf_counter() - started
+    seconds, paths = 0.0, []
+    for setting in settings:
+        inputs = networks.batch(model, networks.EVALUATION, setting.batch)
+        stem = f"{folder}/{artefact}-{setting.threads}x{setting.batch}"
+        paths.append(recipe.save(quantized, inputs, setting.threads, stem))
+        seconds = seconds or time.perf_counter() - started
+    cost = {
+        "seconds": seconds,
+        "peak_bytes": fresh.peak_bytes(),
+        "peak_bytes_before": before,
+        "artefact_bytes": on_disk(paths[0]),
+        "paths": [str(path) for path in paths],
+    }
+    if isinstance(quantized, Program):
+        cost["capture_seconds"] = in_memory - quantized.quantize_seconds
+        cost["parameter_bytes"] = parameter_bytes(quantized)
+    _try_out(model, artefact, settings, paths)
+    return cost
+
+
+def _try_out(model: str, artefact: str, settings: list[Setting], paths: list[Path]) -> None:
+    """Runs every row of the artefact: one that crashes had better do so here than among the timed ones."""
+    for row in rows(model):
+        if row.artefact == artefact:
+            for setting, path in zip(settings, paths, strict=True):
+                row.load(path, setting.threads)(networks.batch(model, networks.EVALUATION, setting.batch))

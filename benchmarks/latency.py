@@ -1,0 +1,166 @@
+"""Speed, fidelity and size of every tool's artefact of every network, timed interleaved in one process.
+
+    python benchmarks/latency.py                               all networks; an hour on two cores
+    python benchmarks/latency.py resnet50 --images 32 --seconds 5 --out /tmp/results
+
+Builds each artefact in a process of its own, then times all of a network's interleaved in one process: at
+batch 1 on one thread, and at batch 25 on all cores. Every ratio is the median of paired ratios. Writes
+latency.json, latency.md and latency.svg; an interrupted run goes on where it was.
+"""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import fresh
+import networks
+import numpy as np
+import report
+import roofline
+import torch
+import typer
+from build import Setting, build
+from ratios import compare, fastest
+from rows import ZEROPOINT, Row, artefacts, rows
+
+from zeropoint.measure import machine
+from zeropoint.measure.fidelity import FidelityMeter
+from zeropoint.measure.latency import Seconds, interleave, paired_ratio, summarize
+
+EVALUATED = 8  # inputs that fidelity is measured on, at least
+
+
+def measure(model: str, images: int, settings: list[Setting], seconds: float) -> dict[str, Any]:
+    """Builds and times everything of one network; the result is JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        costs: dict[str, dict[str, Any]] = {}
+        for artefact in artefacts(model):
+            try:
+                costs[artefact] = build(model, artefact, images, settings, folder)
+            except fresh.FailedError as error:
+                costs[artefact] = {"error": str(error)}
+            print(f"{model}: {artefact}: {costs[artefact].get('error') or 'built'}", flush=True)
+        timed = []
+        for index, setting in enumerate(settings):
+            files = {
+                row.name: costs[row.artefact]["paths"][index]
+                for row in rows(model)
+                if "error" not in costs[row.artefact]
+            }
+            timed.append(fresh.run(_time, model, files, setting, seconds))
+            print(f"{model}: {setting} timed", flush=True)
+    lines = [_describe(row, costs[row.artefact]) for row in rows(model)]
+    return {
+        "rows": lines,
+        "macs": timed[0]["macs"],
+        "settings": [
+            {**asdict(setting), **_judge(model, run["macs"], run["samples"]), "sqnr_db": run["sqnr_db"]}
+            for setting, run in zip(settings, timed, strict=True)
+        ],
+    }
+
+
+def _describe(row: Row, cost: dict[str, Any]) -> dict[str, Any]:
+    facts = {key: value for key, value in cost.items() if key != "paths"}
+    return {"name": row.name, "tool": row.tool, "method": row.method, "engine": row.engine, **facts}
+
+
+def _time(model: str, files: dict[str, str], setting: Setting, seconds: float) -> dict[str, Any]:
+    """In a process of its own: every row's samples (seconds per call) and SQNR (None: identical); MACs."""
+    if setting.threads == 1 and hasattr(os, "sched_setaffinity"):
+        # Before any engine makes its threads: all then share one core, whatever helpers an engine starts.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(setting.threads)
+    network = networks.load(model)
+    first = range(networks.EVALUATION, networks.EVALUATION + EVALUATED, setting.batch)
+    batches = [networks.batch(model, seed, setting.batch) for seed in first]
+    with torch.inference_mode():
+        references = [network(batch) for batch in batches]
+    inputs, sqnr, runs = batches[0], {}, {}
+    for row in rows(model):
+        if row.name not in files:
+            continue
+        call, meter = row.load(Path(files[row.name]), setting.threads), FidelityMeter()
+        for batch, reference in zip(batches, references, strict=True):
+            meter.add([reference], [call(batch)])
+        decibels = meter.result().sqnr_db
+        sqnr[row.name] = None if decibels == math.inf else decibels  # JSON has no infinity
+        runs[row.name] = lambda call=call: call(inputs)
+    runs |= roofline.products(setting.threads)
+    # Large batches take minutes a round, and many images are timed in each.
+    rounds, warmup = (20, 3) if setting.batch == 1 else (4, 1)
+    samples = interleave(runs, seconds=seconds, min_rounds=rounds, warmup=warmup)
+    macs = roofline.macs(network, inputs)
+    return {"samples": samples, "sqnr_db": sqnr, "macs": macs}
+
+
+def _judge(model: str, macs: int, samples: dict[str, Seconds]) -> dict[str, Any]:
+    """Latencies, ratios and shares of the roofline, from one setting's samples."""
+    lines = rows(model)
+    names = [row.name for row in lines if row.name in samples]
+    eager = next(row.name for row in lines if row.engine == "torch eager")
+    peak = fastest(samples, set(samples) - set(names))
+    assert peak is not None
+    scaled = samples[peak] * (macs / roofline.MACS)  # what the network would take at the peak
+    pairs = {title: compare(samples, *groups) for title, groups in _groups(lines).items()}
+    return {
+        "rounds": len(samples[peak]),
+        "latency_ms": {name: asdict(summarize(samples[name])) for name in names},
+        "speedup_over_eager": {name: asdict(paired_ratio(samples[eager], samples[name])) for name in names}
+        if eager in samples
+        else {},
+        "ratios": {title: asdict(pair) if pair else None for title, pair in pairs.items()},
+        "int8_peak": {"by": peak, "macs_per_second": roofline.MACS / float(np.median(samples[peak]))},
+        "share_of_int8_peak": {name: asdict(paired_ratio(scaled, samples[name])) for name in names},
+    }
+
+
+def _groups(lines: list[Row]) -> dict[str, tuple[list[str], list[str]]]:
+    """What is compared with what: the fastest of the first rows over the fastest of the second."""
+    ours = [row for row in lines if row.tool == ZEROPOINT]
+    groups = {"best": ([row.name for row in ours], [row.name for row in lines if row.tool != ZEROPOINT])}
+    for engine, tool in report.RIVALS.items():
+        quantized = [row.name for row in ours if row.engine == engine and not row.is_float]
+        groups[engine] = (quantized, [row.name for row in lines if row.tool == tool])
+    return groups
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="networks; default: all")] = None,
+    images: Annotated[int, typer.Option(help="calibration images")] = 300,
+    threads: Annotated[int | None, typer.Option(help="time with these threads alone")] = None,
+    batch: Annotated[int | None, typer.Option(help="time at this batch size alone")] = None,
+    seconds: Annotated[float, typer.Option(help="least time for the timings of one network")] = 20.0,
+    out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
+) -> None:
+    """Build, time, compare."""
+    networks.check(names or ())
+    both = [Setting(1, 1), Setting(machine.cores(), 25)]
+    settings = [Setting(threads or 1, batch or 1)] if threads or batch else both
+    about = {
+        "machine": machine.describe() | {"peers": report.versions()},
+        "images": images,
+        "seconds": seconds,
+        "settings": [asdict(setting) for setting in settings],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished = out / "latency.unfinished.json"
+    record = json.loads(unfinished.read_text()) if unfinished.exists() else {}
+    if {key: record.get(key) for key in about} != about:
+        record = {**about, "models": {}}
+    for name in names or networks.NAMES:
+        if name not in record["models"]:
+            record["models"][name] = measure(name, images, settings, seconds)
+            unfinished.write_text(json.dumps(record))
+    report.write(out, "latency", record, report.latency(record))
+    report.chart(record, out / "latency.svg")
+    unfinished.unlink()
+    print((out / "latency.md").read_text())
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,229 @@
+"""The other tools, each as its own documentation uses it: quantize in memory, save an artefact, load it.
+
+``quantize(network, example, calibration)`` gives a model in memory for any batch size, ``example`` being a
+batch of two; ``save(model, inputs, threads, stem)`` writes it for the batch of ``inputs`` and gives the path,
+which is ``stem`` with an ending; ``load(path, threads)`` gives a callable from a tensor to a tensor. Batches
+are fixed in the artefacts, since that is how every engine is fastest.
+"""
+
+import contextlib
+import copy
+import io
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+Call = Callable[[Tensor], Tensor]
+
+
+# OpenVINO, and NNCF before it
+
+
+def openvino_float(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
+    import openvino
+
+    return openvino.convert_model(network, example_input=example)
+
+
+def nncf_static(network: nn.Module, example: Tensor, calibration: list[Tensor], transformer: bool) -> Any:
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    model = openvino_float(network, example, calibration)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(calibration, lambda inputs: inputs.numpy()),
+        subset_size=len(calibration),
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+    )
+
+
+def save_openvino(model: Any, inputs: Tensor, threads: int, stem: str) -> Path:
+    import openvino
+
+    fixed = model.clone()
+    fixed.reshape(list(inputs.shape))
+    openvino.save_model(fixed, f"{stem}.xml", compress_to_fp16=False)
+    return Path(f"{stem}.xml")
+
+
+def load_openvino(path: Path, threads: int, precision: str | None = None) -> Call:
+    """``precision`` None leaves the choice to OpenVINO: bf16 where the processor has it."""
+    import openvino
+
+    configuration = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if precision:
+        configuration["INFERENCE_PRECISION_HINT"] = precision
+    request = openvino.Core().compile_model(path, "CPU", configuration).create_infer_request()
+    return lambda inputs: torch.from_numpy(request.infer([inputs.numpy()], share_inputs=True)[0])
+
+
+# ONNX Runtime, and its own quantizer
+
+
+def onnx_float(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):
+        program = torch.onnx.export(
+            network, (example,), dynamo=True, verbose=False, dynamic_shapes=({0: Dim("batch")},)
+        )
+    return program.model_proto
+
+
+def quantize_static(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    model = onnx_float(network, example, calibration)
+    name = model.graph.input[0].name
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {name: batch.numpy()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, quantized = f"{folder}/prepared.onnx", f"{folder}/quantized.onnx"
+        quant_pre_process(model, prepared)
+        quantization.quantize_static(
+            prepared,
+            quantized,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return onnx.load(quantized)
+
+
+def save_onnx(model: Any, inputs: Tensor, threads: int, stem: str) -> Path:
+    import onnx
+    from onnxruntime.tools.onnx_model_utils import fix_output_shapes, make_input_shape_fixed
+
+    fixed = copy.deepcopy(model)
+    make_input_shape_fixed(fixed.graph, fixed.graph.input[0].name, inputs.shape)
+    fix_output_shapes(fixed)
+    onnx.save(fixed, f"{stem}.onnx")
+    return Path(f"{stem}.onnx")
+
+
+def load_onnxruntime(path: Path, threads: int) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
+
+
+# PyTorch: eager, and FX quantization to TorchScript
+
+
+def eager_float(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> nn.Module:
+    return network
+
+
+def save_eager(model: nn.Module, inputs: Tensor, threads: int, stem: str) -> Path:
+    torch.save(model, f"{stem}.pt")
+    return Path(f"{stem}.pt")
+
+
+def load_eager(path: Path, threads: int) -> Call:
+    return _without_gradients(torch.load(path, weights_only=False))
+
+
+def fx_static(network: nn.Module, example: Tensor, calibration: list[Tensor], backend: str) -> nn.Module:
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    torch.backends.quantized.engine = backend
+    prepared = prepare_fx(copy.deepcopy(network), get_default_qconfig_mapping(backend), (example,))
+    with torch.no_grad():
+        for batch in calibration:
+            prepared(batch)
+    return convert_fx(prepared)
+
+
+def save_jit(model: nn.Module, inputs: Tensor, threads: int, stem: str) -> Path:
+    with torch.no_grad():
+        torch.jit.save(torch.jit.freeze(torch.jit.trace(model, inputs)), f"{stem}.pt")
+    return Path(f"{stem}.pt")
+
+
+def load_jit(path: Path, threads: int, backend: str) -> Call:
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = backend  # weights are packed for it as they are loaded
+    try:
+        return _without_gradients(torch.jit.load(path))
+    finally:
+        torch.backends.quantized.engine = before
+
+
+# The PyTorch compiler, and torchao's PT2E quantization before it
+
+
+class _InBfloat16(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).to(torch.bfloat16)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs.to(torch.bfloat16) if inputs.is_floating_point() else inputs).float()
+
+
+def bfloat16(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> nn.Module:
+    return _InBfloat16(network)
+
+
+def pt2e_static(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> nn.Module:
+    from torchao.quantization import pt2e
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    with torch.no_grad():
+        exported = torch.export.export(network, (example,), dynamic_shapes=({0: Dim.AUTO},))
+        prepared = prepare_pt2e(exported.module(), quantizer)
+        for batch in calibration:
+            prepared(batch)
+        converted = convert_pt2e(prepared)
+    return pt2e.move_exported_model_to_eval(converted)
+
+
+def save_compiled(model: nn.Module, inputs: Tensor, threads: int, stem: str) -> Path:
+    """Compiled ahead of time for this batch and number of threads: the compiler at its fastest."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        exported = torch.export.export(model, (inputs,))
+        configuration = {"freezing": True}
+        torch._inductor.aoti_compile_and_package(
+            exported, package_path=f"{stem}.pt2", inductor_configs=configuration
+        )
+    torch.set_num_threads(before)
+    return Path(f"{stem}.pt2")
+
+
+def load_compiled(path: Path, threads: int) -> Call:
+    logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
+    return _without_gradients(torch._inductor.aoti_load_package(str(path)))
+
+
+def _without_gradients(model: Callable[[Tensor], Tensor]) -> Call:
+    def run(inputs: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(inputs)
+
+    return run

@@ -1,0 +1,123 @@
+"""The rows of the benchmark: what tool builds which artefact, and which engine runs it how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import peers
+from networks import TRANSFORMERS
+from torch import Tensor, nn
+
+import zeropoint as zp
+from zeropoint import engines
+from zeropoint.program import Program
+
+ZEROPOINT = "zeropoint"
+COMPILER = ("torch._inductor",)
+ONNX = ("onnx", "onnxscript", "onnxruntime.quantization")
+OPENVINO = ("openvino",)
+FX = ("torch.ao.quantization.quantize_fx",)
+PT2E = (*COMPILER, "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
+PACKAGES = {"torch": COMPILER, "onnxruntime": ONNX, "openvino": OPENVINO}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """How a file is built: in memory, and then on disk (see ``peers``), with ``packages`` imported before."""
+
+    quantize: Callable[[nn.Module, Tensor, list[Tensor]], Any]
+    save: Callable[[Any, Tensor, int, str], Path]
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. ``tool`` is the quantizer, "" for an engine on its own."""
+
+    tool: str
+    method: str
+    engine: str
+    artefact: str
+    load: Callable[[Path, int], peers.Call]
+
+    @property
+    def name(self) -> str:
+        """How the row is called in results."""
+        return " ".join(part for part in (self.tool, self.method, "→", self.engine) if part)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the row computes without integers."""
+        return self.method in ("fp32", "bf16")
+
+
+def _program(method: str, engine: str, network: nn.Module, example: Tensor, data: list[Tensor]) -> Program:
+    program = zp.capture(network, example[:1])
+    if method == "fp32":
+        return program
+    return zp.quantize(program, method, calibration=data if method == "static" else None, target=engine)
+
+
+def _save(engine: str, program: Program, inputs: Tensor, threads: int, stem: str) -> Path:
+    return zp.compile(program, engine, threads=threads, batch_size=len(inputs), path=stem).artefact
+
+
+def _load(engine: str, path: Path, threads: int) -> peers.Call:
+    runner = engines.load_artefact(engine, path, threads)
+    return lambda inputs: runner(inputs)[0]
+
+
+def artefacts(model: str) -> dict[str, Artefact]:
+    """The artefacts of a model, by name."""
+    ours = {
+        f"zeropoint-{method}-{engine}": Artefact(
+            partial(_program, method, engine), partial(_save, engine), PACKAGES[engine]
+        )
+        for method, engine in _methods(model)
+    }
+    nncf = partial(peers.nncf_static, transformer=model in TRANSFORMERS)
+    return ours | {
+        "nncf": Artefact(nncf, peers.save_openvino, (*OPENVINO, "nncf")),
+        "quantize_static": Artefact(peers.quantize_static, peers.save_onnx, ONNX),
+        "fx-x86": Artefact(partial(peers.fx_static, backend="x86"), peers.save_jit, FX),
+        "fx-onednn": Artefact(partial(peers.fx_static, backend="onednn"), peers.save_jit, FX),
+        "pt2e": Artefact(peers.pt2e_static, peers.save_compiled, PT2E),
+        "eager": Artefact(peers.eager_float, peers.save_eager),
+        "compiler-fp32": Artefact(peers.eager_float, peers.save_compiled, COMPILER),
+        "compiler-bf16": Artefact(peers.bfloat16, peers.save_compiled, COMPILER),
+        "onnxruntime": Artefact(peers.onnx_float, peers.save_onnx, ONNX),
+        "openvino": Artefact(peers.openvino_float, peers.save_openvino, OPENVINO),
+    }
+
+
+def rows(model: str) -> list[Row]:
+    """The rows of a model: zeropoint's, other quantizers', engines by themselves."""
+    ours = [
+        Row(ZEROPOINT, method, engine, f"zeropoint-{method}-{engine}", partial(_load, engine))
+        for method, engine in _methods(model)
+    ]
+    openvino_f32 = partial(peers.load_openvino, precision="f32")
+    openvino_bf16 = partial(peers.load_openvino, precision="bf16")
+    return [
+        *ours,
+        Row("NNCF", "static", "openvino", "nncf", peers.load_openvino),
+        Row("NNCF", "static, f32 hint", "openvino", "nncf", openvino_f32),
+        Row("quantize_static", "", "onnxruntime", "quantize_static", peers.load_onnxruntime),
+        Row("FX", "x86", "torch.jit", "fx-x86", partial(peers.load_jit, backend="x86")),
+        Row("FX", "onednn", "torch.jit", "fx-onednn", partial(peers.load_jit, backend="onednn")),
+        Row("PT2E", "", "torch compiler", "pt2e", peers.load_compiled),
+        Row("", "fp32", "torch eager", "eager", peers.load_eager),
+        Row("", "fp32", "torch compiler", "compiler-fp32", peers.load_compiled),
+        Row("", "bf16", "torch compiler", "compiler-bf16", peers.load_compiled),
+        Row("", "fp32", "onnxruntime", "onnxruntime", peers.load_onnxruntime),
+        Row("", "fp32", "openvino", "openvino", openvino_f32),
+        Row("", "bf16", "openvino", "openvino", openvino_bf16),
+    ]
+
+
+def _methods(model: str) -> list[tuple[str, str]]:
+    quantized = ["static", "dynamic"] if model in TRANSFORMERS else ["static"]
+    pairs = [(method, engine) for method in [*quantized, "fp32"] for engine in engines.NAMES]
+    return [*pairs, ("bf16", "torch"), ("bf16", "openvino")]
