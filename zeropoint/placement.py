@@ -81,6 +81,8 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
             # An addition is done inside one of its operands only, the other one comes to it rounded.
             edges |= _edges_into(node, [n for n in operands if n not in fused[:1]])
+            if kind in target.outputs:
+                edges |= _edges_behind(node)
     return _placement(edges, weights, target, options, products)
 
 

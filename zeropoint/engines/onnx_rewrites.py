@@ -1,0 +1,147 @@
+"""Rewrites of an ONNX graph into the operators that ONNX Runtime is fastest at; each computes the same."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+
+def rewrite(model: ir.Model) -> None:
+    """Applies every rewrite of this file, in place."""
+    _split_directly(model.graph)
+    _gather_pixels(model.graph)
+    if _fuse_silu(model.graph):
+        model.opset_imports["com.microsoft"] = 1
+
+
+def _split_directly(graph: ir.Graph) -> None:
+    """Split in place of a sequence of parts and a look-up of each: 26 operators fewer in ShuffleNetV2."""
+    for node in [node for node in graph if node.op_type == "SplitToSequence"]:
+        lookups = [use.node for use in node.outputs[0].uses()]
+        places = [_constant(lookup.inputs[1]) for lookup in lookups if lookup.op_type == "SequenceAt"]
+        sizes, source = _constant(node.inputs[1]), node.inputs[0]
+        axis = node.attributes["axis"].as_int()
+        length = source.shape[axis] if source is not None and source.shape is not None else None
+        known = sizes is not None and isinstance(length, int)
+        if not known or any(place is None for place in places) or len(places) < len(lookups):
+            continue
+        if sizes.ndim == 0:  # parts of one size, and the rest
+            sizes = np.diff([*range(0, length, int(sizes)), length])
+        split = _initializer(graph, f"{node.outputs[0].name}_sizes", np.asarray(sizes, np.int64))
+        parts = ir.node("Split", [source, split], {"axis": axis}, num_outputs=len(sizes))
+        for i, part in enumerate(parts.outputs):
+            part.name = f"{node.outputs[0].name}_part{i}"
+        graph.insert_before(node, parts)
+        for lookup, place in zip(lookups, places, strict=True):
+            old, new = lookup.outputs[0], parts.outputs[int(place)]
+            new.shape, new.type = old.shape, old.type
+            old.replace_all_uses_with(new)
+        graph.remove([*lookups, node], safe=True)
+
+
+def _fuse_silu(graph: ir.Graph) -> int:
+    """``x * sigmoid(x)`` as one operator, QuickGelu; the number of them."""
+    count = 0
+    for sigmoid in [node for node in graph if node.op_type == "Sigmoid"]:
+        users = list(sigmoid.outputs[0].uses())
+        product = users[0].node if len(users) == 1 else None
+        if product is not None and product.op_type == "Mul" and sigmoid.inputs[0] in product.inputs:
+            fused = ir.node("QuickGelu", [sigmoid.inputs[0]], {"alpha": 1.0}, domain="com.microsoft")
+            _replace(graph, product, fused)
+            graph.remove(sigmoid, safe=True)
+            count += 1
+    return count
+
+
+def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
+    """Puts a node of one output in another's place, under its name."""
+    (before,), (after,) = old.outputs, new.outputs
+    after.name, after.shape, after.type = before.name, before.shape, before.type
+    graph.insert_before(old, new)
+    before.replace_all_uses_with(after, replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+
+
+def _gather_pixels(graph: ir.Graph) -> None:
+    """A first convolution of stride 2 over few channels as one of stride 1 over squares of 2 x 2 pixels.
+
+    ONNX Runtime copies each patch channel by channel: three at a time take 18% of ResNet-18's time, and 27%
+    of ShuffleNetV2's; twelve take half as long, although more of the weights are zero.
+    """
+    for conv in [node for node in graph if node.op_type == "Conv"]:
+        source, weights = (value.producer() for value in conv.inputs[:2])
+        if source is None or weights is None or weights.op_type != "DequantizeLinear":
+            continue
+        quantize = source.inputs[0].producer() if source.op_type == "DequantizeLinear" else None
+        if quantize is None or quantize.op_type != "QuantizeLinear" or len(quantize.outputs[0].uses()) > 1:
+            continue
+        integers, image = _constant(weights.inputs[0]), quantize.inputs[0]
+        padding = _padding(conv, integers, image)
+        if padding is None or len(source.outputs[0].uses()) > 1 or len(weights.outputs[0].uses()) > 1:
+            continue
+        blocks, pads = _by_squares(integers, padding)
+        squares = ir.node("SpaceToDepth", [image], {"blocksize": 2})
+        squares.outputs[0].name = f"{image.name}_squares"
+        graph.insert_before(quantize, squares)
+        quantize.replace_input_with(0, squares.outputs[0])
+        rearranged = _initializer(graph, f"{weights.inputs[0].name}_squares", blocks)
+        weights.replace_input_with(0, rearranged)
+        attributes: dict[str, Any] = {"strides": [1, 1], "pads": pads, "kernel_shape": blocks.shape[2:]}
+        for name, values in attributes.items():
+            conv.attributes[name] = ir.AttrInt64s(name, list(values))
+        for value in (*quantize.outputs, *source.outputs, *weights.outputs):
+            value.shape = None
+
+
+def _padding(conv: ir.Node, integers: np.ndarray | None, image: ir.Value) -> int | None:
+    """The padding on every side of a convolution that can be rewritten, else None."""
+    attributes = {
+        name: list(conv.attributes[name].as_ints())
+        for name in ("strides", "pads", "dilations")
+        if name in conv.attributes
+    }
+    pads = attributes.get("pads", [0] * 4)
+    fits = (
+        integers is not None
+        and integers.ndim == 4
+        and integers.shape[1] <= 4
+        and ("group" not in conv.attributes or conv.attributes["group"].as_int() == 1)
+        and attributes.get("strides") == [2, 2]
+        and attributes.get("dilations", [1, 1]) == [1, 1]
+        and ("auto_pad" not in conv.attributes or conv.attributes["auto_pad"].as_string() == "NOTSET")
+        and len(set(pads)) == 1
+        and image.shape is not None
+        and all(isinstance(size, int) and size % 2 == 0 for size in image.shape[2:])
+    )
+    return pads[0] if fits else None
+
+
+def _by_squares(weight: np.ndarray, padding: int) -> tuple[np.ndarray, list[int]]:
+    """The weight (O, I, H, W) over squares of pixels, (O, 4 I, H', W'), and its ONNX pads.
+
+    Output position o starts at pixel 2 o - padding: at an odd padding that is the second pixel of a square,
+    so that the kernel gets zeros in front of it, and others where its size is odd then.
+    """
+    lead = padding % 2
+    before = (padding + lead) // 2
+    sizes = [-(-(size + lead) // 2) for size in weight.shape[2:]]
+    # As many squares on either side as the old kernel reached beyond the image.
+    after = [size - 1 - before for size in sizes]
+    outputs, channels, height, width = weight.shape
+    padded = np.zeros((outputs, channels, 2 * sizes[0], 2 * sizes[1]), weight.dtype)
+    padded[:, :, lead : lead + height, lead : lead + width] = weight
+    squares = padded.reshape(outputs, channels, sizes[0], 2, sizes[1], 2).transpose(0, 3, 5, 1, 2, 4)
+    return squares.reshape(outputs, 4 * channels, *sizes).copy(), [before, before, *after]
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array of an initializer or a Constant, or None."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if tensor is None else tensor.numpy()
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
