@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
+from zeropoint import graph as fx
 from zeropoint.archive import repack
-from zeropoint.engines.qdq import to_pairs
+from zeropoint.engines.qdq import pairs, to_pairs
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
+from zeropoint.operators import aten
 from zeropoint.program import Program, export, flat_tensors
 from zeropoint.program import load as load_program
 from zeropoint.target import Target
@@ -55,7 +58,7 @@ def lower(program: Program, path: Path) -> None:
     if program.method == "fp32":
         return program.save(path)
     fixed = dataclasses.replace(program, dynamic_batch=False)
-    exported = export(fixed, module=to_pairs(fixed))
+    exported = export(fixed, module=_with_integer_pooling(to_pairs(fixed)))
     # Weights go in as integer constants only if the compiler may treat them as constants: freezing. Thread
     # counts are left open, since the same package runs single-threaded and on all cores.
     batch = str(program.example_inputs[0].shape[0]) if program.dynamic_batch else ""
@@ -77,6 +80,27 @@ def lower(program: Program, path: Path) -> None:
     except torch._inductor.exc.InvalidCxxCompiler as error:
         raise InputError("the torch engine needs a C++ compiler to quantize; install g++") from error
     return None
+
+
+def _with_integer_pooling(module: GraphModule) -> GraphModule:
+    """Has pooling by maximum come before its input is dequantized, and not be quantized again behind.
+
+    A pooling between a dequantize and a quantize is a call of a kernel that takes six times as long.
+    """
+    for pool in [node for node in module.graph.nodes if node.target is aten.max_pool2d.default]:
+        source = pool.args[0]
+        if source.target is not pairs.dequantize_per_tensor.default:
+            continue
+        integers, *parameters = source.args
+        pool.replace_input_with(source, integers)
+        with module.graph.inserting_after(pool):
+            floats = module.graph.call_function(source.target, (pool, *parameters))
+        pool.replace_all_uses_with(floats, delete_user_cb=lambda user, floats=floats: user is not floats)
+        for again in [user for user in floats.users if user.target is pairs.quantize_per_tensor.default]:
+            if list(again.args[1:]) == parameters:
+                again.replace_all_uses_with(pool)
+    fx.remove_unused(module)
+    return module
 
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
