@@ -23,7 +23,8 @@ def _split_directly(graph: ir.Graph) -> None:
         axis = node.attributes["axis"].as_int()
         length = source.shape[axis] if source is not None and source.shape is not None else None
         known = sizes is not None and isinstance(length, int)
-        if not known or any(place is None for place in places) or len(places) < len(lookups):
+        given_back = any(lookup.outputs[0].is_graph_output() for lookup in lookups)
+        if not known or given_back or any(place is None for place in places) or len(places) < len(lookups):
             continue
         if sizes.ndim == 0:  # parts of one size, and the rest
             sizes = np.diff([*range(0, length, int(sizes)), length])
@@ -44,7 +45,8 @@ def _fuse_silu(graph: ir.Graph) -> int:
     count = 0
     for sigmoid in [node for node in graph if node.op_type == "Sigmoid"]:
         users = list(sigmoid.outputs[0].uses())
-        product = users[0].node if len(users) == 1 else None
+        alone = len(users) == 1 and not sigmoid.outputs[0].is_graph_output()
+        product = users[0].node if alone else None
         if product is not None and product.op_type == "Mul" and sigmoid.inputs[0] in product.inputs:
             fused = ir.node("QuickGelu", [sigmoid.inputs[0]], {"alpha": 1.0}, domain="com.microsoft")
             _replace(graph, product, fused)
@@ -77,6 +79,9 @@ def _gather_pixels(graph: ir.Graph) -> None:
             continue
         integers, image = _constant(weights.inputs[0]), quantize.inputs[0]
         padding = _padding(conv, integers, image)
+        offset = _constant(weights.inputs[2]) if len(weights.inputs) > 2 else None
+        if offset is not None and offset.any():  # then the weights put in would be no zeros
+            continue
         if padding is None or len(source.outputs[0].uses()) > 1 or len(weights.outputs[0].uses()) > 1:
             continue
         blocks, pads = _by_squares(integers, padding)
@@ -125,8 +130,10 @@ def _by_squares(weight: np.ndarray, padding: int) -> tuple[np.ndarray, list[int]
     lead = padding % 2
     before = (padding + lead) // 2
     sizes = [-(-(size + lead) // 2) for size in weight.shape[2:]]
-    # As many squares on either side as the old kernel reached beyond the image.
-    after = [size - 1 - before for size in sizes]
+    # As many behind as give the old number of positions: over n squares, n + 1 + (2 padding - size) // 2.
+    after = [
+        new - before + (2 * padding - size) // 2 for new, size in zip(sizes, weight.shape[2:], strict=True)
+    ]
     outputs, channels, height, width = weight.shape
     padded = np.zeros((outputs, channels, 2 * sizes[0], 2 * sizes[1]), weight.dtype)
     padded[:, :, lead : lead + height, lead : lead + width] = weight

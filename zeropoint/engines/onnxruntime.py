@@ -98,9 +98,9 @@ def _onnx_mean(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) ->
     from onnxscript import opset20 as op
 
     rank = len(input.shape)
-    if rank == 4 and keepdim and sorted(axis % rank for axis in axes or ()) == [2, 3]:
-        return op.GlobalAveragePool(input)
     wide = input if dtype == -1 else op.Cast(input, to=dtype)
+    if rank == 4 and dtype in (-1, 1) and keepdim and sorted(axis % rank for axis in axes or ()) == [2, 3]:
+        return op.GlobalAveragePool(wide)
     return op.ReduceMean(wide, op.Constant(value_ints=list(axes or range(rank))), keepdims=int(keepdim))
 
 

@@ -53,3 +53,4 @@ def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> No
             scores = then(aten.add.Tensor, scores, mask)
         weights = then(aten.softmax.int, scores, -1)
         node.replace_all_uses_with(then(aten.matmul.default, weights, value))
+    module.graph.erase_node(node)  # for its dropout it counts as impure, and would stay unused

@@ -29,7 +29,8 @@ def static(program: Program, target: Target, calibration: Iterable[Any], options
     limit = options.calibration_batches
     nodes = {node.name: node for node in module.graph.nodes}
     # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
-    observed = {before_moves(nodes[name]).name: placement.scheme_of(name) for name in placement.sources}
+    origins = {before_moves(nodes[name]).name for name in placement.sources}
+    observed = {origin: placement.scheme_of(origin) for origin in sorted(origins)}
     parameters = observe(module, observed, calibration, options.ranges, limit)
 
     def behind(source: Node) -> Node:
