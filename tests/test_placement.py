@@ -5,6 +5,7 @@ import torch
 from networks import ADDS_INSIDE, ROUNDS_FIRST, Function, Residual, images, options, randomized
 from torch import nn
 
+from zeropoint import engines
 from zeropoint.capture import capture
 from zeropoint.errors import InputError
 from zeropoint.methods.dynamic import dynamic
@@ -13,6 +14,7 @@ from zeropoint.methods.static import static
 from zeropoint.operators import FAKE_QUANTIZE
 from zeropoint.placement import Edge, place_dynamic, place_static
 from zeropoint.program import load
+from zeropoint.quantizers import quantizers
 
 
 def module_of(model, x=None, no_fuse=()):
@@ -50,11 +52,102 @@ def test_residual_addition_pooling_and_flatten():
 
 
 def test_an_addition_is_not_done_inside_a_layer_that_stays_float():
-    function = lambda parts, x: x + parts[0](x)  # noqa: E731
-    module = module_of(Function(function, nn.ConvTranspose2d(3, 3, 1)))
-    assert ("conv_transpose2d", "add") not in edges(module)
+    function = lambda parts, x: parts[1](x + parts[0](x))  # noqa: E731
+    module = module_of(Function(function, nn.ConvTranspose2d(3, 3, 1), nn.Conv2d(3, 2, 1)))
+    assert edges(module) == {("x", "conv_transpose2d"), ("x", "add"), ("add", "conv2d")}
     without = dataclasses.replace(ADDS_INSIDE, weighted=frozenset({"conv"}))
-    assert edges(module, without) == {("x", "add"), ("conv_transpose2d", "add")}
+    assert edges(module, without) == {("x", "add"), ("conv_transpose2d", "add"), ("add", "conv2d")}
+
+
+class Blocks(nn.Module):
+    """Two residual blocks, and behind each sum what ``between`` makes of it, down to a convolution."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.second, self.last = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.between = between
+
+    def forward(self, x):
+        x = x + self.first(x)
+        return self.last(self.between(x + self.second(x) * 2))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.Identity(),
+        nn.ReLU(),
+        nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)),
+        nn.AvgPool2d(2),
+        Function(lambda _, x: x + x.transpose(2, 3)),
+    ],
+)
+def test_sums_that_a_convolution_reads_are_of_integers(between):
+    module = module_of(Blocks(between))
+    assert {("x", "add"), ("add", "add_1"), ("mul", "add_1")} < edges(module)
+
+
+@pytest.mark.parametrize("between", [nn.GroupNorm(1, 3), nn.GELU(), nn.Softmax(1)])
+def test_a_sum_that_only_float_operators_read_is_of_floats(between):
+    found = edges(module_of(Blocks(between)))
+    assert {("x", "add")} < found  # a convolution reads this one
+    assert not {user for _, user in found} & {"add_1"}
+
+
+def test_the_stream_of_a_transformer_is_of_floats():
+    """Where its norms come first, only further sums and layer norms read it."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+    model = nn.Sequential(layer, nn.LayerNorm(8), nn.Linear(8, 3))
+    module = module_of(model, torch.randn(2, 5, 8))
+    for target in ("openvino", "onnxruntime", "torch"):
+        found = edges(module, engines.target(target))
+        assert not [edge for edge in found if edge[1].startswith("add")]
+        assert {source for source, _ in found} >= {"layer_norm_1", "layer_norm_2"}  # what linear layers read
+
+
+@pytest.mark.parametrize("pool", ["mean", "avg_pool"])
+def test_onnxruntime_pools_from_integers_to_integers(pool):
+    pooling = {
+        "mean": lambda x: x.mean((2, 3), keepdim=True),
+        "avg_pool": lambda x: nn.functional.adaptive_avg_pool2d(x, 1),
+    }[pool]
+    # A hard-swish on either side: without this rule there would be no quantizer around the pooling.
+    function = lambda parts, x: nn.functional.hardswish(pooling(nn.functional.hardswish(parts[0](x))))  # noqa: E731
+    module = module_of(Function(function, nn.Conv2d(3, 4, 1)))
+    node = {"mean": "mean", "avg_pool": "adaptive_avg_pool2d"}[pool]
+    around = {("hardswish", node), (node, "hardswish_1")}
+    assert around < edges(module, engines.target("onnxruntime"))
+    assert not around & edges(module, engines.target("openvino"))
+
+
+def test_products_have_a_scheme_of_their_own():
+    """Softmax's outputs and what layers read as well are unsigned; what only products read is signed."""
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.v = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, a):
+            weights = torch.softmax(self.q(a) @ a.transpose(1, 2), -1)
+            return weights @ self.v(a)
+
+    module = module_of(Shared(), torch.randn(2, 3, 4))
+    target = engines.target("openvino")
+    placement = place_static(module, target, options())
+    schemes = {source: placement.scheme_of(source) for source in placement.sources}
+    signed = {source for source, scheme in schemes.items() if scheme.signed}
+    assert {"linear", "linear_1"} <= signed
+    assert not signed & {"a", "softmax"}
+    assert all(schemes[source].symmetric for source in signed)
+    four = place_static(module, target, options(activation_bits=4))
+    assert {four.scheme_of(source).bits for source in four.sources} == {4}
+    # The moved input is on the grid of the input itself, which a linear layer reads unsigned.
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    quantized = static(capture(randomized(Shared()), x), target, [x], options())
+    grids = {q.source.name: (q.scheme, q.scale) for q in quantizers(quantized.module) if not q.is_weight}
+    assert grids["transpose"] == grids["a"]
+    assert not grids["a"][0].signed
 
 
 def test_sources_are_named_once():

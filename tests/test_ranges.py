@@ -242,6 +242,23 @@ def test_calibration_data_that_does_not_fit(calibration, match):
     assert "\n" not in str(caught.value)
 
 
+def test_every_source_has_a_scheme_of_its_own():
+    module = residual().module
+    names = [node.name for node in module.graph.nodes if node.name in ("x", "relu_")]
+    four, signed = Scheme(4, signed=False, symmetric=False), Scheme()
+    found = observe(module, dict(zip(names, (four, signed), strict=True)), batches(), "minmax")
+    everything = torch.cat(batches())
+    low, high = everything.min().item(), everything.max().item()
+    assert found["x"][0].item() == pytest.approx((high - low) / 15)
+    assert found["x"][1].item() == round(-low / ((high - low) / 15))
+    with torch.no_grad():
+        values = torch.fx.Interpreter(module, garbage_collect_values=False)
+        values.run(everything)
+    (relu,) = (value for node, value in values.env.items() if node.name == "relu_")
+    assert found["relu_"][0].item() == pytest.approx(relu.max().item() / 127, rel=1e-5)
+    assert found["relu_"][1].item() == 0
+
+
 def test_values_that_overflow_inside_the_model_are_told_with_the_module():
     class Log(nn.Module):
         def forward(self, x):

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,18 +37,26 @@ _MEMBER = re.compile(
 
 
 def repack(
-    source: Path | IO[bytes], destination: Path, *, deflate: tuple[str, ...], drop: tuple[str, ...] = ()
+    source: Path | IO[bytes],
+    destination: Path,
+    *,
+    deflate: tuple[str, ...],
+    drop: tuple[str, ...] = (),
+    add: Mapping[str, str] | None = None,
 ) -> None:
     """Copies a ``.pt2`` archive, members with the endings ``deflate`` compressed; torch reads either kind.
 
     The graph is JSON of about 1 kB an operator, which would outweigh the weights of a small network; it
-    shrinks to a twelfth, a compiled library to a quarter. Members with the endings ``drop`` are left out.
+    shrinks to a twelfth, a compiled library to a quarter. Members with the endings ``drop`` are left out, and
+    the texts ``add`` put in under their names.
     """
     with zipfile.ZipFile(source) as plain, zipfile.ZipFile(destination, "w") as packed:
         for member in plain.infolist():
             if not member.filename.endswith(drop):
                 kind = zipfile.ZIP_DEFLATED if member.filename.endswith(deflate) else zipfile.ZIP_STORED
                 packed.writestr(member.filename, plain.read(member), kind)
+        for name, text in (add or {}).items():
+            packed.writestr(name, text)
 
 
 def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:

@@ -22,6 +22,7 @@ from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
 from zeropoint.measure import machine, parity
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
+from zeropoint.measure.integers import integers
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
 from zeropoint.measure.size import on_disk, parameter_bytes
 from zeropoint.methods import find, quantize
@@ -284,6 +285,7 @@ def _row(
             culprit = parity.where_they_part(program, name, example_inputs(run.data.evaluation))
             judged = dataclasses.replace(judged, operator=culprit)
     size = on_disk(runner.artefact)
+    done = integers(program, runner) if find(program.method).quantizes else None
     return Row(
         method=program.method,
         engine=name,
@@ -302,6 +304,8 @@ def _row(
         quantize_seconds=program.quantize_seconds,
         artefact=str(runner.artefact.relative_to(run.folder)),
         parity=judged,
+        int8_share=done.share if done else None,
+        fallbacks=done.fallbacks if done else (),
     )
 
 

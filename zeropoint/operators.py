@@ -25,11 +25,11 @@ class Weighted:
 
 
 WEIGHTED: dict[Any, Weighted] = {
-    aten.conv1d.default: Weighted("conv", 0, 1, 2, 0),
+    aten.conv1d.default: Weighted("conv1d", 0, 1, 2, 0),
     aten.conv2d.default: Weighted("conv", 0, 1, 2, 0),
     aten.conv3d.default: Weighted("conv", 0, 1, 2, 0),
     aten.conv2d.padding: Weighted("conv", 0, 1, 2, 0),
-    aten.conv1d.padding: Weighted("conv", 0, 1, 2, 0),
+    aten.conv1d.padding: Weighted("conv1d", 0, 1, 2, 0),
     aten.conv_transpose1d.default: Weighted("conv_transpose", 0, 1, 2, 1),
     aten.conv_transpose2d.input: Weighted("conv_transpose", 0, 1, 2, 1),
     aten.linear.default: Weighted("linear", 0, 1, 2, 0),

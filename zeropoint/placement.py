@@ -6,7 +6,7 @@ from typing import cast
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import FAKE_QUANTIZE, RECURRENT, SOFTMAX, TRANSPARENT, aten, family, weighted
+from zeropoint.operators import FAKE_QUANTIZE, RECURRENT, SOFTMAX, TRANSPARENT, family, weighted
 from zeropoint.options import Options, matches
 from zeropoint.scheme import Scheme
 from zeropoint.target import Target
@@ -30,14 +30,17 @@ class WeightPlace:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where quantizers go; comparable, so that engines with equal placements share one Program."""
+    """Where quantizers go; comparable, so that engines with equal placements share one Program.
+
+    ``products``: the sources that only matrix products of activations read; theirs is ``product_scheme``.
+    """
 
     edges: frozenset[Edge]
     weights: frozenset[WeightPlace]
     activation_scheme: Scheme
     weight_scheme: Scheme
-    products: frozenset[str] = frozenset()  # sources that only matrix products read: of the scheme below
-    product_scheme: Scheme = Scheme()
+    product_scheme: Scheme
+    products: frozenset[str] = frozenset()
 
     @property
     def sources(self) -> list[str]:
@@ -75,7 +78,9 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
                 edges |= _edges_behind(_last_fused(node, target))
         elif kind in target.inputs and kind == "product":
             for operand in _operands(node):
-                (edges if before_moves(operand).target in SOFTMAX else products).update(_edges_into(node, [operand]))
+                (edges if before_moves(operand).target in SOFTMAX else products).update(
+                    _edges_into(node, [operand])
+                )
         elif kind in target.inputs and (kind != "add" or _stays_in_integers(node, target)):
             operands = _operands(node)
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
@@ -91,13 +96,18 @@ def _placement(
     weights: set[WeightPlace],
     target: Target,
     options: Options,
-    products: set[Edge] = frozenset(),
+    products: set[Edge] | frozenset[Edge] = frozenset(),
 ) -> Placement:
     activations, weight = options.activations(target.activations), options.weights(target.weights)
     only_products = {edge.source for edge in products} - {edge.source for edge in edges}
     product = options.activations(target.products)
     return Placement(
-        frozenset(edges | products), frozenset(weights), activations, weight, frozenset(only_products), product
+        frozenset(edges | products),
+        frozenset(weights),
+        activations,
+        weight,
+        product,
+        frozenset(only_products),
     )
 
 

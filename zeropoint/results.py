@@ -13,7 +13,7 @@ from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.measure.latency import Latency
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of ``results.json``; it goes up whenever a reader of the older one would misread the newer."""
 
 
@@ -40,7 +40,9 @@ class Row:
 
     ``top1``, ``agreement``: fractions of 1. ``sqnr_db``: None also where the outputs equal float32's.
     ``speedup_eager``, ``speedup_engine``: over float32 in eager PyTorch and on the same engine. ``shrink``:
-    float32's size over this one's. ``artefact``: path in the run folder. ``error``: one line where the row
+    float32's size over this one's. ``int8_share``: of the multiply-accumulates, those that the engine does in
+    int8, a fraction of 1; ``fallbacks``: the operators that are quantized and that it does in float all the
+    same. ``artefact``: path in the run folder. ``error``: one line where the row
     failed; an SQNR or loss that shows NaN or infinity in the outputs sets it.
     """
 
@@ -62,6 +64,8 @@ class Row:
     artefact: str | None = None
     parity: Parity | None = None
     error: str | None = None
+    int8_share: float | None = None
+    fallbacks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         broken_sqnr = self.sqnr_db is not None and (math.isnan(self.sqnr_db) or self.sqnr_db == -math.inf)
@@ -172,6 +176,8 @@ def _read(kind: type[_T], record: Any, where: str) -> _T:
     for name, nested in (("latency_ms", Latency), ("parity", Parity)):
         if values.get(name) is not None:
             values[name] = _read(nested, values[name], f"{where}, {name}")
+    if "fallbacks" in values:
+        values["fallbacks"] = tuple(values["fallbacks"] or ())
     if "rows" in values:
         if not isinstance(values["rows"], list):
             raise InputError(f"{where}: rows is not a list: delete results.json and compare again")
@@ -184,6 +190,7 @@ def _read(kind: type[_T], record: Any, where: str) -> _T:
 def _flat(row: Row) -> dict[str, Any]:
     """A row as one level of columns, for CSV; None is an empty cell."""
     record = asdict(row)
+    record["fallbacks"] = "; ".join(row.fallbacks)
     for name, kind in (("latency_ms", Latency), ("parity", Parity)):
         nested = record.pop(name) or {}
         record |= {f"{name}_{field.name}": nested.get(field.name) for field in fields(kind)}

@@ -21,6 +21,8 @@ class Target:
     quantizer.
     ``adds_before_rounding``: a convolution's result reaches a residual addition in full precision, so a
     quantizer on that side of the addition would only cost accuracy.
+    ``products``: the scheme of what is multiplied with another activation, as in attention; VNNI instructions
+    multiply unsigned by signed integers, and two signed ones by way of a correction.
     """
 
     name: str

@@ -53,7 +53,7 @@ def convolution(
         nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, *size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", len(weight), "h", "w"])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -106,7 +106,7 @@ def check(kernel: tuple[int, int], padding: int, size: tuple[int, int], channels
     assert np.array_equal(run(after, image), expected)
 
 
-@pytest.mark.parametrize(("kernel", "padding"), itertools.product(range(1, 8), range(4)))
+@pytest.mark.parametrize(("kernel", "padding"), [*itertools.product(range(1, 8), range(4))])
 def test_a_convolution_over_squares_is_the_same(kernel: int, padding: int):
     for size in ((8, 8), (10, 14)):
         check((kernel, kernel), padding, size, 3)

@@ -7,6 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from mixed import Transformer, assert_parity, batches
+from networks import randomized
 from torch import Tensor, nn
 
 from zeropoint.capture import capture
@@ -34,6 +36,51 @@ def test_every_convolution_and_linear_layer_is_an_integer_one(
     assert counts["MatMulIntegerToFloat"] == 1
     assert counts["QLinearAdd"] == 1
     assert not counts.keys() & {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "Clip"}
+
+
+class Stem(nn.Module):
+    """A first convolution of stride 2, and a mean over what a hard-swish makes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.hardswish(self.stem(x))
+        return self.head(nn.functional.hardswish(x.mean((2, 3), keepdim=True))).flatten(1)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_first_convolution_and_mean_are_integer_ones(data: list[Tensor], bits: int, tmp_path: Path):
+    program = capture(randomized(Stem()), data[0][:1])
+    options = Options(activation_bits=bits)
+    static = quantize(program, calibration=data, target="onnxruntime", options=options)
+    counts = optimized(static, tmp_path)
+    assert counts["SpaceToDepth"] == 1
+    if bits == 8:
+        assert (counts["QLinearConv"], counts["QLinearGlobalAveragePool"]) == (2, 1)
+    inputs = [(batch,) for batch in (*data, data[0][:3])]
+    assert_parity(program, static, compile(static, "onnxruntime", threads=1), inputs)
+
+
+def test_no_skip_layer_normalization(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    found = []
+    original = onnxruntime.InferenceSession
+
+    def keeping(path: Path, options: onnxruntime.SessionOptions, **keywords: object):
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        session = original(path, options, **keywords)
+        found.append({node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node})
+        return session
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", keeping)
+    (batch, *_) = batches(5, 8)
+    program = capture(randomized(Transformer()), batch)
+    runner = compile(program, "onnxruntime", threads=1)
+    torch.testing.assert_close(runner(batch)[0], program(batch)[0], rtol=0, atol=1e-4)
+    (operators,) = found
+    assert "LayerNormalization" in operators
+    assert "SkipLayerNormalization" not in operators
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (4, 5, 8)])

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from collections import Counter
 
 import openvino
 import pytest
 import torch
+from mixed import Transformer, assert_parity, batches, noise_db
+from networks import randomized
 from torch import Tensor, nn
 
 from zeropoint.capture import capture
@@ -74,3 +77,55 @@ def test_disk_that_is_full_is_said_and_nothing_stays(
     with pytest.raises(InputError, match=r"cannot write .*perhaps for want of space"):
         compile(float32, "openvino", path=tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
+
+
+class Products(nn.Module):
+    """Products of four, three and two dimensions, one of them broadcast, and one with a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.vector = nn.Parameter(torch.linspace(-1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.first(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        heads = torch.softmax(heads @ heads.transpose(-2, -1), -1) @ heads  # (N, 2, 5, 4)
+        heads = heads.mean((0, 1), keepdim=True)[0] @ heads.transpose(-2, -1)  # (1, 5, 4) with (N, 2, 4, 5)
+        x = heads.mean(1) @ x  # (N, 5, 5) with (N, 5, 8)
+        return self.last(x) + (x @ self.vector).unsqueeze(-1)
+
+
+@pytest.mark.parametrize("method", ["fp32", "static"])
+def test_products_stay_whole_at_any_batch(method: str):
+    data = batches(5, 8)
+    program = capture(randomized(Products()), data[0])
+    quantized = quantize(program, method, calibration=data, target="openvino")
+    runner = compile(quantized, "openvino", threads=1)
+    for size in (1, 3, 8, 2, 5, 7):
+        batch = data[1][:size]
+        reference, simulated, found = program(batch), quantized(batch), runner(batch)
+        assert noise_db(reference, found) >= min(noise_db(reference, simulated), 100) - 1
+    ranks = Counter(
+        (node.get_type_name(), len(node.get_output_partial_shape(0)))
+        for node in openvino.Core().read_model(runner.artefact).get_ops()
+    )
+    # Two of the products are attention, which stays apart only where there are quantizers in it.
+    fused = 1 if method == "fp32" else 0
+    assert (ranks["MatMul", 4], ranks["ScaledDotProductAttention", 4]) == (3 - 2 * fused, fused)
+
+
+def test_attention_runs_in_integers():
+    data = batches(5, 8)
+    program = capture(randomized(Transformer()), data[0][:1])
+    quantized = quantize(program, "static", calibration=data, target="openvino")
+    runner = compile(quantized, "openvino", threads=1)
+    model = openvino.Core().read_model(runner.artefact)
+    products = [
+        node
+        for node in model.get_ops()
+        if node.get_type_name() == "MatMul" and len(node.get_output_partial_shape(0)) == 4
+    ]
+    assert len(products) == 2
+    makers = [[value.get_node().get_type_name() for value in node.input_values()] for node in products]
+    assert makers == [["FakeQuantize", "FakeQuantize"]] * 2
+    assert_parity(program, quantized, runner, [(batch,) for batch in data])

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from mixed import batches, noise_db
+from networks import randomized
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from zeropoint.capture import capture
 from zeropoint.engines import compile
+from zeropoint.engines.qdq import pairs, to_pairs
+from zeropoint.engines.torch import _with_integer_pooling
 from zeropoint.errors import InputError
 from zeropoint.methods import quantize
-from zeropoint.program import Program
+from zeropoint.operators import aten
+from zeropoint.program import Program, flat_tensors
 
 
 def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -41,6 +47,50 @@ def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_static_calls_integer_convolutions_and_products(float32, data: list[Tensor], monkeypatch):
     program = quantize(float32, "static", calibration=data, target="torch")
     assert Counter(kernels(program, monkeypatch)) == {"qconv": 7, "qlinear": 1}
+
+
+class Pooled(nn.Module):
+    """Poolings by maximum: one between layers, two in a row with padding, and one that is read as floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = max_pool2d(self.first(x), 2)
+        y = max_pool2d(max_pool2d(self.second(x), 3, 1, 1), 3, 2, 1)
+        return self.last(y), max_pool2d(torch.sin(y), 2)
+
+
+def test_pooling_is_of_integers_and_quantized_once():
+    data = batches()
+    program = capture(randomized(Pooled()), data[0])
+    quantized = quantize(program, calibration=data, target="torch")
+    before = to_pairs(quantized)
+    after = _with_integer_pooling(to_pairs(quantized))
+    for batch in (data[0], data[1] * 3, -data[2].abs()):
+        for expected, found in zip(flat_tensors(before(batch)), flat_tensors(after(batch)), strict=True):
+            assert torch.equal(found, expected)
+    quantize_node, dequantize_node = pairs.quantize_per_tensor.default, pairs.dequantize_per_tensor.default
+    pools = [node for node in after.graph.nodes if node.target is aten.max_pool2d.default]
+    assert len(pools) == 4
+    for pool in pools[:3]:
+        assert pool.args[0].target in (quantize_node, aten.max_pool2d.default)
+        assert {user.target for user in pool.users} <= {dequantize_node, aten.max_pool2d.default}
+        again = [user for behind in pool.users for user in behind.users if user.target is quantize_node]
+        assert not again
+    assert pools[3].args[0].target is aten.sin.default
+
+
+@pytest.mark.slow
+def test_compiled_pooling_of_integers_is_at_parity():
+    data = batches()
+    program = capture(randomized(Pooled()), data[0])
+    quantized = quantize(program, calibration=data, target="torch")
+    runner = compile(quantized, "torch", threads=1, batch_size=3)
+    for batch in (data[0], -data[1].abs()):  # padding must not count, however low all values are
+        expected, simulated, found = program(batch), quantized(batch), runner(batch)
+        assert noise_db(expected, found) >= noise_db(expected, simulated) - 0.5
 
 
 @pytest.mark.slow

@@ -92,8 +92,11 @@ def compile(
     if not file.name.endswith(ending):
         file = file.with_name(file.name + ending)
     try:
-        module.lower(at_batch(program, batch_size), file)
-        return load_artefact(engine, file, threads)
+        sized = at_batch(program, batch_size)
+        module.lower(sized, file)
+        runner = load_artefact(engine, file, threads)
+        runner(*sized.example_inputs)  # engines compile for the shapes that they meet, or fail to
+        return runner
     except InputError:
         raise
     except Exception as error:

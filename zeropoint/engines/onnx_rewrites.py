@@ -18,10 +18,12 @@ def _split_directly(graph: ir.Graph) -> None:
     """Split in place of a sequence of parts and a look-up of each: 26 operators fewer in ShuffleNetV2."""
     for node in [node for node in graph if node.op_type == "SplitToSequence"]:
         lookups = [use.node for use in node.outputs[0].uses()]
-        places = [_constant(lookup.inputs[1]) for lookup in lookups if lookup.op_type == "SequenceAt"]
-        sizes, source = _constant(node.inputs[1]), node.inputs[0]
-        axis = node.attributes["axis"].as_int()
-        length = source.shape[axis] if source is not None and source.shape is not None else None
+        places: list[Any] = [
+            _constant(lookup.inputs[1]) for lookup in lookups if lookup.op_type == "SequenceAt"
+        ]
+        sizes: Any = _constant(node.inputs[1])
+        source, axis = node.inputs[0], node.attributes["axis"].as_int()
+        length: Any = source.shape[axis] if source is not None and source.shape is not None else None
         known = sizes is not None and isinstance(length, int)
         given_back = any(lookup.outputs[0].is_graph_output() for lookup in lookups)
         if not known or given_back or any(place is None for place in places) or len(places) < len(lookups):
@@ -71,13 +73,14 @@ def _gather_pixels(graph: ir.Graph) -> None:
     of ShuffleNetV2's; twelve take half as long, although more of the weights are zero.
     """
     for conv in [node for node in graph if node.op_type == "Conv"]:
-        source, weights = (value.producer() for value in conv.inputs[:2])
+        source, weights = (_producer(conv, position) for position in (0, 1))
         if source is None or weights is None or weights.op_type != "DequantizeLinear":
             continue
-        quantize = source.inputs[0].producer() if source.op_type == "DequantizeLinear" else None
+        quantize = _producer(source, 0) if source.op_type == "DequantizeLinear" else None
         if quantize is None or quantize.op_type != "QuantizeLinear" or len(quantize.outputs[0].uses()) > 1:
             continue
-        integers, image = _constant(weights.inputs[0]), quantize.inputs[0]
+        integers: Any = _constant(weights.inputs[0])
+        image: Any = quantize.inputs[0]
         padding = _padding(conv, integers, image)
         offset = _constant(weights.inputs[2]) if len(weights.inputs) > 2 else None
         if offset is not None and offset.any():  # then the weights put in would be no zeros
@@ -89,7 +92,7 @@ def _gather_pixels(graph: ir.Graph) -> None:
         squares.outputs[0].name = f"{image.name}_squares"
         graph.insert_before(quantize, squares)
         quantize.replace_input_with(0, squares.outputs[0])
-        rearranged = _initializer(graph, f"{weights.inputs[0].name}_squares", blocks)
+        rearranged = _initializer(graph, f"{weights.outputs[0].name}_squares", blocks)
         weights.replace_input_with(0, rearranged)
         attributes: dict[str, Any] = {"strides": [1, 1], "pads": pads, "kernel_shape": blocks.shape[2:]}
         for name, values in attributes.items():
@@ -141,6 +144,11 @@ def _by_squares(weight: np.ndarray, padding: int) -> tuple[np.ndarray, list[int]
     return squares.reshape(outputs, 4 * channels, *sizes).copy(), [before, before, *after]
 
 
+def _producer(node: ir.Node, position: int) -> ir.Node | None:
+    value = node.inputs[position]
+    return None if value is None else value.producer()
+
+
 def _constant(value: ir.Value | None) -> np.ndarray | None:
     """The array of an initializer or a Constant, or None."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
@@ -149,6 +157,8 @@ def _constant(value: ir.Value | None) -> np.ndarray | None:
 
 def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value

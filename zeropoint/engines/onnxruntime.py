@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import io
+import re
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,26 +12,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
+from zeropoint.engines.names import numbered
 from zeropoint.engines.onnx_rewrites import rewrite
 from zeropoint.engines.qdq import pairs, to_pairs
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
-from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
+from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
 from zeropoint.program import Program, export
 from zeropoint.quantizers import quantizers
 from zeropoint.target import Target
 
 TARGET = Target(
     name="onnxruntime",
-    weighted=frozenset({"conv", "linear"}),
+    weighted=frozenset({"conv", "conv1d", "linear"}),
     # Quantizers around concatenations and average pools cost 5% on ShuffleNetV2.
     inputs=frozenset({"add", "mean", "avg_pool"}),
     # A convolution runs in int8 only between quantizers, and takes a ReLU or clip in by its output's range.
-    outputs=frozenset({"conv", "mean", "avg_pool"}),
+    outputs=frozenset({"conv", "conv1d", "mean", "avg_pool"}),
     fused=frozenset({"relu"}),
     adds_before_rounding=False,
 )
@@ -95,8 +98,9 @@ def _onnx_dynamic_linear(input: Any, weight: Any, scale: Any, bias: Any = None) 
 
 def _onnx_mean(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) -> Any:
     """GlobalAveragePool where the mean is over both spatial axes: only that has an integer kernel."""
-    from onnxscript import opset20 as op
+    import onnxscript
 
+    op: Any = onnxscript.opset20
     rank = len(input.shape)
     wide = input if dtype == -1 else op.Cast(input, to=dtype)
     if rank == 4 and dtype in (-1, 1) and keepdim and sorted(axis % rank for axis in axes or ()) == [2, 3]:
@@ -188,3 +192,51 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
         return run
 
     return by_shape(compile)
+
+
+_INTEGER = {
+    "QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger",
+}  # fmt: skip
+
+
+def integer_operators(program: Program, path: Path) -> set[str]:
+    """The names of the Program's nodes that the artefact computes in integers, by its optimized graph."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/optimized.onnx"
+        onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+        )
+        kernels = onnx.load(options.optimized_model_filepath).graph.node
+    names = numbered(program, _exported_word)
+    found = {
+        re.sub(r"^node_|_token_\d+$|_quant$", "", kernel.name)
+        for kernel in kernels
+        if kernel.op_type in _INTEGER
+    }
+    # Those of dynamic layers are numbered by all operators of the graph, in its order.
+    dynamic = sorted(int(name.rpartition("_")[2]) for name in found if name.startswith("MatMulInteger_"))
+    layers = [node.name for node in program.module.graph.nodes if _is_dynamic(node)]
+    in_order = set(layers) if len(dynamic) == len(layers) else set()
+    return {names[name] for name in found & names.keys()} | in_order
+
+
+def _exported_word(node: Node) -> str | None:
+    """What the exporter calls an operator; a linear layer of integer weights has become a product."""
+    if node.target not in WEIGHTED or _is_dynamic(node):
+        return None
+    word = str(node.target).split(".")[1]
+    weight = node.args[WEIGHTED[node.target].weight]
+    integer = isinstance(weight, Node) and weight.target in FAKE_QUANTIZE
+    return "matmul" if node.target is aten.linear.default and integer else word
+
+
+def _is_dynamic(node: Node) -> bool:
+    if node.target not in WEIGHTED:
+        return False
+    source = node.args[WEIGHTED[node.target].input]
+    return isinstance(source, Node) and source.target is FAKE_QUANTIZE_DYNAMIC

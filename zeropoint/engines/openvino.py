@@ -1,6 +1,7 @@
 """The OpenVINO engine. Its PyTorch front end reads fake-quantize nodes and integer weights as they are."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,19 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from zeropoint import graph as fx
+from zeropoint.engines.names import numbered
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import first_line
 from zeropoint.files import atomic_write
-from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, aten
+from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
 from zeropoint.packing import pack
 from zeropoint.program import Program, export
 from zeropoint.target import Target
 
 TARGET = Target(
     name="openvino",
-    weighted=frozenset({"conv", "conv_transpose", "linear"}),
+    weighted=frozenset({"conv", "conv1d", "conv_transpose", "linear"}),
     # Quantizers around means cost 2 to 3% on MobileNetV3 and EfficientNetV2-S; those around concatenations
     # gain 1% on ShuffleNetV2; attention in int8 gains 10 to 15% on ViT-B/16 and a BERT-base encoder.
     inputs=frozenset({"add", "cat", "product"}),
@@ -32,6 +35,7 @@ TARGET = Target(
 PACKAGES = ("openvino",)
 # Activations of compressed linear layers are quantized at run time in groups of this many values.
 DYNAMIC_GROUP = 32
+_PRODUCT = "zeropoint_product"  # what products of activations are named in the artefact
 
 
 def _openvino() -> ModuleType:
@@ -109,14 +113,35 @@ def _product_rule() -> Any:
     from openvino.frontend.pytorch import ConversionExtension
     from openvino.opset13 import matmul
 
-    return ConversionExtension(
-        "zeropoint.product.default",
-        lambda node: matmul(node.get_input(0), node.get_input(1), False, False).outputs(),
-    )
+    numbers = itertools.count()
+
+    def convert(node: Any) -> Any:
+        made = matmul(node.get_input(0), node.get_input(1), False, False)
+        number = next(numbers)
+        made.set_friendly_name(f"{_PRODUCT}_{number}" if number else _PRODUCT)
+        return made.outputs()
+
+    return ConversionExtension("zeropoint.product.default", convert)
 
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     """The artefact as a callable from tensors to a tuple of tensors."""
+    compile_for = _compiler(path, threads)
+
+    def compile(shapes: Shapes | None) -> Callable[..., tuple[Tensor, ...]]:
+        request = compile_for(shapes).create_infer_request()
+
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            results = request.infer([tensor.detach().numpy() for tensor in inputs], share_inputs=True)
+            return tuple(torch.from_numpy(result) for result in results.values())
+
+        return run
+
+    return by_shape(compile)
+
+
+def _compiler(path: Path, threads: int) -> Callable[[Shapes | None], Any]:
+    """What compiles the artefact for given shapes, or for all."""
     openvino = _openvino()
     core = openvino.Core()
     model = core.read_model(path)
@@ -131,20 +156,44 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     if method == "dynamic":
         configuration["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = DYNAMIC_GROUP
 
-    def compile(shapes: Shapes | None) -> Callable[..., tuple[Tensor, ...]]:
+    def compile_for(shapes: Shapes | None) -> Any:
         try:
             # With sizes left free ShuffleNetV2 is 27% slower, MobileNetV3 12%, ResNet-18 2%.
             model.reshape(dict(enumerate(free if shapes is None else map(list, shapes))))
-            compiled = core.compile_model(model, "CPU", configuration)
+            return core.compile_model(model, "CPU", configuration)
         except RuntimeError:  # some recurrent layers compile with free sizes only
             model.reshape(dict(enumerate(free)))
-            compiled = core.compile_model(model, "CPU", configuration)
-        request = compiled.create_infer_request()
+            return core.compile_model(model, "CPU", configuration)
 
-        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-            results = request.infer([tensor.detach().numpy() for tensor in inputs], share_inputs=True)
-            return tuple(torch.from_numpy(result) for result in results.values())
+    return compile_for
 
-        return run
 
-    return by_shape(compile)
+def integer_operators(program: Program, path: Path) -> set[str]:
+    """The names of the Program's nodes that the artefact computes in integers, by its runtime model."""
+    names = numbered(program, _exported_word)
+    shapes = tuple(tuple(tensor.shape) for tensor in program.example_inputs)
+    found = set()
+    for kernel in _compiler(path, 1)(shapes).get_runtime_model().get_ops():
+        facts = kernel.get_rt_info()
+        if facts["runtimePrecision"].astype(str) in ("u8", "i8"):
+            layers = [name.partition("/")[0] for name in facts["originalLayersNames"].astype(str).split(",")]
+            found.update(layers)
+            # An attention is one kernel; its first product, which takes in a transpose, has a new name.
+            if any(layer.startswith("MatMul_") for layer in layers):
+                found |= {_before(layer) for layer in layers if layer.startswith(_PRODUCT)}
+    return {names[name] for name in found & names.keys()}
+
+
+def _before(name: str) -> str:
+    """The name of the product before the product of that name."""
+    number = int(name.removeprefix(_PRODUCT).removeprefix("_") or 0) - 1
+    return f"{_PRODUCT}_{number}" if number else _PRODUCT
+
+
+def _exported_word(node: Node) -> str | None:
+    """What the decomposed export, from which layers get their names, calls an operator."""
+    if (description := WEIGHTED.get(node.target)) is None:
+        return None
+    if description.family in ("conv", "conv1d", "conv_transpose"):
+        return "convolution"
+    return _PRODUCT if node.target is aten.matmul.default else str(node.target).split(".")[1]

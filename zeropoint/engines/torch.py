@@ -4,9 +4,12 @@ The compiled package holds oneDNN's int8 kernels and runs with no compiler on th
 """
 
 import dataclasses
+import json
 import logging
+import re
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,20 +23,21 @@ from zeropoint.archive import repack
 from zeropoint.engines.qdq import pairs, to_pairs
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
-from zeropoint.operators import aten
+from zeropoint.operators import aten, family, weighted
 from zeropoint.program import Program, export, flat_tensors
 from zeropoint.program import load as load_program
 from zeropoint.target import Target
 
 TARGET = Target(
     name="torch",
-    weighted=frozenset({"conv", "linear"}),
+    weighted=frozenset({"conv", "linear"}),  # a quantized convolution of one dimension is beyond the compiler
     # The compiler has no int8 addition, but a shortcut that is read in int8 is a quarter of the memory
     # traffic: 8% on ResNet-50.
     inputs=frozenset({"add"}),
 )
 PACKAGES = ("torch",)
 PACKAGE_SUFFIX = ".aoti.pt2"
+KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order
 BATCH = "zeropoint_batch"  # key of a package's metadata: the batch size it is compiled for
 
 
@@ -76,7 +80,8 @@ def lower(program: Program, path: Path) -> None:
             torch._inductor.aoti_compile_and_package(
                 exported, package_path=str(package), inductor_configs=configuration
             )
-            repack(package, temporary, deflate=(".so", ".json"), drop=(".cpp",))
+            kernels = {f"{path.stem}/{KERNELS}": json.dumps(_kernels(package))}
+            repack(package, temporary, deflate=(".so", ".json"), drop=(".cpp",), add=kernels)
     except torch._inductor.exc.InvalidCxxCompiler as error:
         raise InputError("the torch engine needs a C++ compiler to quantize; install g++") from error
     return None
@@ -138,3 +143,27 @@ def _in_batches(call: Callable[..., Any], size: int) -> Callable[..., tuple[Tens
         return tuple(torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True))
 
     return run
+
+
+def _kernels(package: Path) -> list[str]:
+    """The kernels of layers that the generated code calls, in its order."""
+    calls = re.compile(r"aoti_torch_cpu_+(\w*(?:conv|linear|addmm|mm_out)\w*)\(")
+    with zipfile.ZipFile(package) as archive:
+        sources = [name for name in archive.namelist() if name.endswith(".wrapper.cpp")]
+        return [call for name in sources for call in calls.findall(archive.read(name).decode())]
+
+
+def integer_operators(program: Program, path: Path) -> set[str]:
+    """The names of the Program's nodes that the artefact computes in integers, by the kernels it calls."""
+    if not path.name.endswith(PACKAGE_SUFFIX):
+        return set()
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(KERNELS))
+        kernels = json.loads(archive.read(name))
+    found = set()
+    for families, words in ((("conv", "conv1d", "conv_transpose"), "conv"), (("linear",), "linear|addmm")):
+        layers = [n for n in program.module.graph.nodes if weighted(n) and family(n) in families]
+        called = [kernel for kernel in kernels if re.search(words, kernel)]
+        if len(called) == len(layers):
+            found |= {n.name for n, kernel in zip(layers, called, strict=True) if kernel.startswith("q")}
+    return found

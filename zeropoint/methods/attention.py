@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Any, cast
 
+import torch
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
@@ -38,7 +39,9 @@ def _arguments(node: Node) -> dict[str, Any]:
 
 def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> None:
     query, key, value, mask = (arguments[name] for name in ("query", "key", "value", "attn_mask"))
-    scale = arguments["scale"] or 1 / math.sqrt(query.meta["val"].shape[-1])
+    scale = arguments["scale"]
+    if scale is None:
+        scale = 1 / math.sqrt(query.meta["val"].shape[-1])
 
     def then(target: Any, *operands: Any) -> Node:
         made = module.graph.call_function(target, operands)
@@ -50,7 +53,9 @@ def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> No
         scores = then(aten.matmul.default, query, then(aten.transpose.int, key, -2, -1))
         scores = then(aten.mul.Tensor, scores, float(scale))
         if mask is not None:
-            scores = then(aten.add.Tensor, scores, mask)
+            # A row of -inf alone would become NaN here; fused attention makes it zero.
+            lowest = torch.finfo(mask.meta["val"].dtype).min
+            scores = then(aten.add.Tensor, scores, then(aten.clamp_min.default, mask, lowest))
         weights = then(aten.softmax.int, scores, -1)
         node.replace_all_uses_with(then(aten.matmul.default, weights, value))
     module.graph.erase_node(node)  # for its dropout it counts as impure, and would stay unused

@@ -105,10 +105,12 @@ def _notes(results: Results) -> list[str]:
     notes = [
         f"{MARK} best of its column (agreement, SQNR and time to quantize: of the quantized rows)",
         "× eager, × engine: speed-up over float32 in eager PyTorch, on the same engine; 1 MB is 10^6 bytes",
+        "int8: the share of multiply-accumulates that the engine does in int8, by its own account",
     ]
     notes += [f"{FAILED} {row.name} failed: {row.error}" for row in results.rows if row.error is not None]
     notes += [f"not run: {name}, since {reason}" for name, reason in results.skipped.items()]
     notes += _parity(results.rows)
+    notes += [_fallback(row) for row in results.rows if row.fallbacks]
     notes.append(_machine(results))
     notes += [f"{engine} is not installed: {command}" for engine, command in results.missing.items()]
     return notes
@@ -130,6 +132,15 @@ def _shortfall(row: Row, parity: Parity) -> str:
     if parity.agreement is not None:
         line += f", same class for {percent(parity.agreement)}%"
     return line if parity.operator is None else f"{line}; they part at {parity.operator}"
+
+
+def _fallback(row: Row) -> str:
+    first, others = row.fallbacks[0], len(row.fallbacks) - 1
+    more = f" and {others} more, which results.json names" if others else ""
+    return (
+        f"{row.name} runs {first}{more} in float although quantized: keep that float by --skip, or take"
+        " another engine"
+    )
 
 
 def _machine(results: Results) -> str:
@@ -156,6 +167,11 @@ def _megabytes(size: float) -> str:
     return figures(size / 1e6)
 
 
+def _whole_percent(share: float) -> str:
+    """Rounded down: 100 is all."""
+    return str(int(100 * share))
+
+
 def _p50(row: Row) -> float | None:
     return None if row.latency_ms is None else row.latency_ms.p50
 
@@ -177,6 +193,7 @@ _COLUMNS = (
     ),
     _Column("SQNR\ndB", lambda row: row.sqnr_db, figures, max, quantized_only=True),
     _Column("Latency ms\np50 (p90)", _p50, figures, min, suffix=_spread),
+    _Column("int8\n%", lambda row: row.int8_share, _whole_percent, max, quantized_only=True),
     _Column("×\neager", lambda row: row.speedup_eager, ratio, max),
     _Column("×\nengine", lambda row: row.speedup_engine, ratio, max),
     _Column("Size\nMB", lambda row: row.size_bytes, _megabytes, min),

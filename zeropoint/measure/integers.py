@@ -1,0 +1,78 @@
+"""Integers: the share of a model's arithmetic that an engine does in integers, and what is left."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.fx import Interpreter, Node
+from torch.utils.flop_counter import FlopCounterMode
+
+from zeropoint import graph as fx
+from zeropoint.engines import Runner
+from zeropoint.engines import find as engine
+from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, family
+from zeropoint.program import Program, at_batch
+
+
+@dataclass(frozen=True)
+class Integers:
+    """``share``: of the multiply-accumulates that run in int8, a fraction of 1.
+
+    ``fallbacks``: the operators that are quantized, but that the engine runs in float all the same, each as
+    ``module (operator)`` with the line of the model's code where that is known.
+    """
+
+    share: float
+    fallbacks: tuple[str, ...]
+
+
+def integers(program: Program, runner: Runner) -> Integers:
+    """What ``runner``, on which ``program`` was compiled, computes in integers; runs the Program once."""
+    quantized = [node for node in program.module.graph.nodes if _is_quantized(node)]
+    if not quantized:
+        return Integers(0.0, ())
+    counted = multiply_accumulates(program)
+    inside = engine(runner.engine).integer_operators(at_batch(program, 1), runner.artefact)
+    done = sum(count for name, count in counted.items() if name in inside)
+    left = tuple(_described(node) for node in quantized if node.name not in inside)
+    return Integers(done / max(sum(counted.values()), 1), left)
+
+
+def multiply_accumulates(program: Program) -> dict[str, int]:
+    """By the name of its node, the multiply-accumulates of every operator that does any, at batch 1."""
+    counter = _Counter(program.module)
+    with torch.no_grad():
+        counter.run(*at_batch(program, 1).example_inputs)
+    return counter.counted
+
+
+class _Counter(Interpreter):
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        super().__init__(module)
+        self.counted: dict[str, int] = {}
+
+    def run_node(self, n: Node) -> Any:
+        with FlopCounterMode(display=False) as flops:
+            value = super().run_node(n)
+        if count := flops.get_total_flops() // 2:  # a multiplication and an addition each
+            self.counted[n.name] = count
+        return value
+
+
+def _is_quantized(node: Node) -> bool:
+    """Whether a product of tensors has quantizers on both of them."""
+    if node.op != "call_function" or not (node.target in WEIGHTED or family(node) == "product"):
+        return False
+    description = WEIGHTED[node.target]
+    factors = (node.args[description.input], node.args[description.weight])
+    return all(isinstance(factor, Node) and factor.target in FAKE_QUANTIZE for factor in factors)
+
+
+def _described(node: Node) -> str:
+    library = str(Path(torch.__file__).parent)
+    lines = re.findall(r'File "([^"]+)", line (\d+)', str(node.meta.get("stack_trace") or ""))
+    lines = [(file, line) for file, line in lines if not file.startswith(library)]
+    place = " at {}:{}".format(*lines[-1]) if lines else ""
+    return f"{fx.module_name(node)} ({node.target}){place}"
