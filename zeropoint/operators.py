@@ -74,6 +74,9 @@ TRANSPARENT = {
     aten.channel_shuffle.default,
 }
 
+# Those whose parts, taken one by one, are moves like these.
+SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
+
 FAKE_QUANTIZE_TENSOR = aten.fake_quantize_per_tensor_affine.default
 FAKE_QUANTIZE_CHANNEL = aten.fake_quantize_per_channel_affine.default
 # The scale and zero point are tensors, computed in the graph from the activation itself: dynamic

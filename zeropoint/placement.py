@@ -1,12 +1,13 @@
 """Placement: which edges and weights carry a quantizer, decided by a Target's rules alone."""
 
+import operator
 from dataclasses import dataclass
 from typing import cast
 
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import FAKE_QUANTIZE, RECURRENT, SOFTMAX, TRANSPARENT, family, weighted
+from zeropoint.operators import FAKE_QUANTIZE, RECURRENT, SOFTMAX, SPLITS, TRANSPARENT, family, weighted
 from zeropoint.options import Options, matches
 from zeropoint.scheme import Scheme
 from zeropoint.target import Target
@@ -67,7 +68,7 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             continue
         kind, description = family(node), weighted(node)
         if description and kind in target.weighted:
-            edges |= _edges_into(node, [cast(Node, node.args[description.input])])
+            edges |= _edges_into(node, [cast(Node, node.args[description.input])], target)
             weight = node.args[description.weight]
             assert isinstance(weight, Node)
             weights.add(WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim()))
@@ -79,13 +80,13 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
         elif kind in target.inputs and kind == "product":
             for operand in _operands(node):
                 (edges if before_moves(operand).target in SOFTMAX else products).update(
-                    _edges_into(node, [operand])
+                    _edges_into(node, [operand], target)
                 )
         elif kind in target.inputs and (kind != "add" or _stays_in_integers(node, target)):
             operands = _operands(node)
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
             # An addition is done inside one of its operands only, the other one comes to it rounded.
-            edges |= _edges_into(node, [n for n in operands if n not in fused[:1]])
+            edges |= _edges_into(node, [n for n in operands if n not in fused[:1]], target)
             if kind in target.outputs:
                 edges |= _edges_behind(node)
     return _placement(edges, weights, target, options, products)
@@ -137,7 +138,8 @@ def _stays_in_integers(addition: Node, target: Target) -> bool:
         for user in node.users:
             if weighted(user) and family(user) in target.weighted:
                 return True
-            moves = user.target in TRANSPARENT or family(user) in ("add", "relu", *target.inputs)
+            moves = user.target in TRANSPARENT | SPLITS | {operator.getitem}
+            moves = moves or family(user) in ("add", "relu", *target.inputs)
             if moves and user not in seen:
                 seen.add(user)
                 waiting.append(user)
@@ -152,14 +154,46 @@ def _is_fused_operand(operand: Node, kind: str, target: Target, options: Options
     return bool(fuses and quantized and len(operand.users) == 1)
 
 
+def _moved_from(node: Node) -> tuple[Node, Node] | None:
+    """The node whose values ``node`` only moves, and what reads them for it; None where it does more."""
+    if node.target in TRANSPARENT:
+        return cast(Node, node.args[0]), node
+    if node.target is operator.getitem and cast(Node, node.args[0]).target in SPLITS:
+        split = cast(Node, node.args[0])
+        return cast(Node, split.args[0]), split
+    return None
+
+
 def before_moves(node: Node) -> Node:
     """The node whose values ``node`` holds, moved about or quantized: itself where it does neither."""
-    while node.target in TRANSPARENT or node.target in FAKE_QUANTIZE:
-        node = cast(Node, node.args[0])
-    return node
+    while True:
+        if node.target in FAKE_QUANTIZE:
+            node = cast(Node, node.args[0])
+        elif moved := _moved_from(node):
+            node, _ = moved
+        else:
+            return node
 
 
-def _edges_into(node: Node, operands: list[Node]) -> set[Edge]:
+def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
+    """For each source whose grid a concatenation joins to that of others, before moves, the group's name.
+
+    A concatenation on one grid only copies; engines first bring other operands to the grid of the output.
+    """
+    group: dict[str, str] = {}
+    quantized = {before_moves(node).name for node in module.graph.nodes if node.name in placement.sources}
+    for node in [node for node in module.graph.nodes if family(node) == "cat"]:
+        members = {before_moves(operand).name for operand in _operands(node)} | {node.name}
+        if not members <= quantized:
+            continue
+        joined = {group.get(member, member) for member in members}
+        name = min(joined)
+        group |= {member: name for member in members}
+        group |= {member: name for member, other in group.items() if other in joined}
+    return group
+
+
+def _edges_into(node: Node, operands: list[Node], target: Target) -> set[Edge]:
     """The edge into ``node`` for each operand, and the one at the head of the moves that it has come through.
 
     The value at the end of the moves is on the grid already, but the PyTorch compiler's kernels are int8 only
@@ -168,10 +202,13 @@ def _edges_into(node: Node, operands: list[Node]) -> set[Edge]:
     edges = set()
     for operand in [operand for operand in operands if fx.is_float(operand)]:
         edges.add(Edge(operand.name, node.name))
-        while operand.target in TRANSPARENT:
-            user, operand = operand, cast(Node, operand.args[0])
-            if operand.target not in TRANSPARENT:
-                edges.add(Edge(operand.name, user.name))
+        head, reader, split = operand, node, False
+        while moved := _moved_from(head):
+            head, reader = moved
+            split = split or reader.target in SPLITS
+        # Only a part of what is split goes here, and the rest may stay float.
+        if head is not operand and (not split or family(head) in target.inputs):
+            edges.add(Edge(head.name, reader.name))
     return edges
 
 

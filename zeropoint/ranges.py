@@ -202,12 +202,18 @@ def observe(
     calibration: Iterable[Any],
     estimator: str,
     batches: int | None = None,
+    *,
+    shared: Mapping[str, str] | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The (scale, zero point), in its scheme, of each source node's values over the calibration batches.
 
+    Sources to which ``shared`` gives the same name are observed as if they were one.
+
     Raises InputError where there is no batch, or one that holds NaN or Inf or does not fit the model.
     """
-    statistics = {source: Statistics() for source in sources}
+    groups = {source: (shared or {}).get(source, source) for source in sources}
+    owned = {group: Statistics() for group in groups.values()}
+    statistics = {source: owned[group] for source, group in groups.items()}
     observer = _Observer(module, statistics, estimator in _NEED_HISTOGRAM)
     count = 0
     with torch.no_grad():

@@ -21,6 +21,7 @@ from zeropoint.engines.qdq import pairs, to_pairs
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
+from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
 from zeropoint.program import Program, export
 from zeropoint.quantizers import quantizers
@@ -53,6 +54,7 @@ def artefact_name(program: Program) -> str:
 
 def lower(program: Program, path: Path) -> None:
     """Writes the ``.onnx`` file."""
+    program = fold_batch_norms(program)  # left apart they make float MobileNetV3 2.4 times slower
     exported = export(program, module=_with_products(to_pairs(_with_dynamic_linear(program))))
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from zeropoint.methods.attention import decompose_attention
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.methods.insertion import insert_quantizers
 from zeropoint.options import Options
-from zeropoint.placement import before_moves, place_static
+from zeropoint.placement import before_moves, place_static, shared_grids
 from zeropoint.program import Program
 from zeropoint.quantizers import insert_activation
 from zeropoint.ranges import observe
@@ -31,7 +31,8 @@ def static(program: Program, target: Target, calibration: Iterable[Any], options
     # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
     origins = {before_moves(nodes[name]).name for name in placement.sources}
     observed = {origin: placement.scheme_of(origin) for origin in sorted(origins)}
-    parameters = observe(module, observed, calibration, options.ranges, limit)
+    grids = shared_grids(module, placement)
+    parameters = observe(module, observed, calibration, options.ranges, limit, shared=grids)
 
     def behind(source: Node) -> Node:
         origin = before_moves(source).name
