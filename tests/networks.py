@@ -10,12 +10,12 @@ from zeropoint.target import Target
 
 INPUTS = frozenset({"add", "cat", "avg_pool", "mean"})
 # An engine that adds a shortcut inside the convolution, and one that rounds the convolution's result first.
-ADDS_INSIDE = Target("inside", frozenset({"conv", "conv_transpose", "linear"}), INPUTS)
+ADDS_INSIDE = Target("inside", frozenset({"conv", "conv1d", "conv_transpose", "linear"}), INPUTS)
 ROUNDS_FIRST = Target(
     "first",
-    frozenset({"conv", "linear"}),
+    frozenset({"conv", "conv1d", "linear"}),
     INPUTS,
-    outputs=frozenset({"conv"}),
+    outputs=frozenset({"conv", "conv1d"}),
     fused=frozenset({"relu"}),
     adds_before_rounding=False,
 )

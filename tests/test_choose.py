@@ -101,7 +101,7 @@ def quantized(monkeypatch):
 def test_targets_with_the_same_placement_share_a_program(machine, quantized, monkeypatch):
     compiled = machine({"torch": 0.003, "onnxruntime": 0.004, "openvino": 0.002})
     rules = engines.target("openvino")
-    different = engines.target("onnxruntime")
+    different = engines.target("torch")
     monkeypatch.setattr(choose, "target", lambda name: different if name == "onnxruntime" else rules)
     program, choice = fastest_target(residual(), "static", calibration=[images()])
     assert quantized == [("static", "torch"), ("static", "onnxruntime")]

@@ -311,3 +311,33 @@ def test_a_parameter_that_enters_through_moves(tmp_path):
     torch.testing.assert_close(quantized(x)[0], program(x)[0], rtol=0.05, atol=0.05)
     quantized.save(tmp_path / "a.pt2")
     assert torch.equal(load(tmp_path / "a.pt2")(x)[0], quantized(x)[0])
+
+
+class Shuffled(nn.Module):
+    """Two branches joined, shuffled and split again, as in ShuffleNetV2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        y = torch.cat([self.left(x), self.right(x)], 1)
+        kept, worked = y.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2).chunk(2, 1)
+        return torch.cat([kept, self.last(worked)], 1)
+
+
+def test_concatenations_that_follow_on_each_other_share_one_grid():
+    program = capture(Shuffled().eval(), torch.randn(2, 3, 8, 8))
+    calibration = [torch.randn(4, 3, 8, 8)]
+    quantized = static(program, engines.target("openvino"), calibration, options())
+    activations = {q.source.name: q for q in quantizers(quantized.module) if not q.is_weight}
+    grids = {(float(q.scale), int(q.zero_point)) for name, q in activations.items() if name != "x"}
+    assert len(activations) > 4
+    assert len(grids) == 1
+
+
+def test_a_part_of_what_stays_float_is_quantized_by_itself():
+    module = fold_batch_norms(capture(Shuffled().eval(), torch.randn(2, 3, 8, 8))).module
+    placement = place_static(module, engines.target("onnxruntime"), options())
+    assert "cat" not in placement.sources
+    assert any(source.startswith("getitem") for source in placement.sources)

@@ -78,7 +78,7 @@ def test_saving_again_replaces(tmp_path):
 def test_json_is_valid_and_has_the_documented_keys(tmp_path):
     RESULTS.save(tmp_path)
     record = strict_json((tmp_path / "results.json").read_text())
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["threads"] == 1
     row = record["rows"][0]
     assert row["latency_ms"] == {"p50": 2.9, "p90": 3.4, "p99": 3.8}
@@ -124,7 +124,7 @@ def damage(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record.update(schema=2), "newer zeropoint .*upgrade"),
+        (lambda record: record.update(schema=3), "newer zeropoint .*upgrade"),
         (lambda record: record.pop("schema"), "no schema number"),
         (lambda record: record.pop("threads"), "lacks threads"),
         (lambda record: record["rows"][1].pop("engine"), "row 2 lacks engine"),

@@ -183,9 +183,10 @@ def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
     group: dict[str, str] = {}
     quantized = {before_moves(node).name for node in module.graph.nodes if node.name in placement.sources}
     for node in [node for node in module.graph.nodes if family(node) == "cat"]:
-        members = {before_moves(operand).name for operand in _operands(node)} | {node.name}
-        if not members <= quantized:
+        members = {before_moves(operand).name for operand in _operands(node)}
+        if not members or not members <= quantized:
             continue
+        members |= {node.name} & quantized
         joined = {group.get(member, member) for member in members}
         name = min(joined)
         group |= {member: name for member in members}

@@ -41,6 +41,7 @@ def test_every_value_has_its_cell(results):
         "Agree %": "*99.5",
         "SQNR dB": "27.3",
         "Latency ms p50 (p90)": "0.210 (0.252)",
+        "int8 %": "–",
         "× eager": "*13.8",
         "× engine": "–",
         "Size MB": "1.00",

@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+
+import zeropoint as zp
+from zeropoint.measure.integers import Integers, integers, multiply_accumulates
+
+CALIBRATION = [torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
+
+
+class Mixed(nn.Module):
+    """Of every kind of product: convolutions, one transposed, attention, linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, 2, 1)
+        self.depthwise = nn.Conv2d(16, 16, 3, 1, 1, groups=16)
+        self.up = nn.ConvTranspose2d(16, 16, 2, 2)
+        self.head = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.up(torch.relu(self.depthwise(torch.relu(self.first(x))))).flatten(2)
+        y = torch.softmax(y @ y.transpose(1, 2), -1) @ y
+        return self.head(y[:, :4, :16].flatten(1))
+
+
+# Output positions × multiplications of each, by hand.
+MACS = {
+    "conv2d": 16 * 16 * 16 * 27,
+    "conv2d_1": 16 * 16 * 16 * 9,
+    "conv_transpose2d": 16 * 16 * 16 * 16 * 4,
+    "matmul": 16 * 16 * 1024,
+    "matmul_1": 16 * 16 * 1024,
+    "linear": 64 * 128,
+    "linear_1": 128 * 10,
+}
+
+
+@pytest.fixture(scope="module")
+def program() -> zp.Program:
+    torch.manual_seed(0)
+    return zp.capture(Mixed().eval(), torch.randn(1, 3, 32, 32))
+
+
+def test_multiply_accumulates_are_counted_at_batch_1(program):
+    assert multiply_accumulates(program) == MACS
+
+
+def of(program: zp.Program, method: str, engine: str) -> Integers:
+    quantized = zp.quantize(program, method, calibration=CALIBRATION, target=engine)
+    return integers(quantized, zp.compile(quantized, engine, threads=1))
+
+
+def share(*names: str) -> float:
+    return sum(MACS[name] for name in names) / sum(MACS.values())
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
+def test_dynamic_layers_are_in_integers_and_nothing_else(program, engine):
+    result = of(program, "dynamic", engine)
+    assert result.share == pytest.approx(share("linear", "linear_1"))
+    assert result.fallbacks == ()
+
+
+def test_static_on_onnxruntime_leaves_transposed_convolutions_and_attention_float(program):
+    result = of(program, "static", "onnxruntime")
+    assert result.share >= share("conv2d", "conv2d_1", "linear", "linear_1") - 1e-9
+    assert result.share <= 1 - share("conv_transpose2d") + 1e-9
+    assert result.fallbacks == ()
+
+
+def test_static_on_openvino_runs_transposed_convolutions_too(program):
+    assert of(program, "static", "openvino").share >= share("conv2d", "conv2d_1", "conv_transpose2d") - 1e-9
+
+
+@pytest.mark.slow
+def test_static_on_torch(program):
+    result = of(program, "static", "torch")
+    assert result.share == pytest.approx(share("conv2d", "conv2d_1", "linear", "linear_1"))
+
+
+def test_float_programs_have_none(program):
+    assert integers(program, zp.compile(program, "onnxruntime", threads=1)) == Integers(0.0, ())
+
+
+def test_a_fallback_is_named_by_module_operator_and_line(program, monkeypatch):
+    from zeropoint.engines import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "integer_operators", lambda program, path: {"conv2d"})
+    result = of(program, "static", "onnxruntime")
+    assert result.share == pytest.approx(share("conv2d"))
+    assert any(
+        line.startswith("depthwise (aten.conv2d.default) at ") and "test_integers.py:" in line
+        for line in result.fallbacks
+    )
+    assert not any(line.startswith("first ") for line in result.fallbacks)
