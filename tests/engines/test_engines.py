@@ -171,3 +171,18 @@ def test_bf16_where_the_processor_has_it(float32: Program, data: list[Tensor]):
 def test_bf16_where_the_engine_has_it_not(float32: Program):
     with pytest.raises(InputError, match="onnxruntime cannot run bf16: "):
         compile(quantize(float32, "bf16"), "onnxruntime")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_input_of_another_size_names_the_axis_that_was_fixed(engine):
+    program = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)), torch.randn(2, 3, 8, 8))
+    runner = compile(program, engine, threads=1)
+    assert runner(torch.randn(5, 3, 8, 8))[0].shape == (5, 4, 1, 1)
+    with pytest.raises(InputError, match=r"shape \(2, 3, 8, 9\); .*\(any, 3, 8, 8\); axis 3 was fixed"):
+        runner(torch.randn(2, 3, 8, 9))
+    with pytest.raises(
+        InputError, match=r"input 1 has shape \(3, 8, 8\); the model takes \(any, 3, 8, 8\): "
+    ):
+        runner(torch.randn(3, 8, 8))
+    with pytest.raises(InputError, match="takes 1 inputs; 2 were given"):
+        runner(torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8))

@@ -1,5 +1,6 @@
 """Engines by name: lower a Program to an artefact, load it, run it."""
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -22,16 +23,43 @@ NAMES = ("torch", "onnxruntime", "openvino")
 
 @dataclass(frozen=True)
 class Runner:
-    """A compiled model on an engine. ``threads`` is the number it computes with, ``artefact`` its file."""
+    """A compiled model on an engine. ``threads`` is the number it computes with, ``artefact`` its file.
+
+    ``shapes``: of the inputs, None for a size that is free; empty where only the artefact knows.
+    """
 
     engine: str
     threads: int
     artefact: Path
     run: Callable[..., tuple[Tensor, ...]]
+    shapes: tuple[tuple[int | None, ...], ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The output tensors, float32 on the CPU, of the positional input tensors."""
+        """The output tensors, float32 on the CPU, of the positional input tensors.
+
+        Raises InputError for an input of another shape than the model was captured with: engines would read
+        past its end, or give outputs that mean nothing.
+        """
+        if self.shapes:
+            _check(inputs, self.shapes)
         return self.run(*inputs)
+
+
+def _check(inputs: tuple[Tensor, ...], shapes: tuple[tuple[int | None, ...], ...]) -> None:
+    if len(inputs) != len(shapes):
+        raise InputError(f"the model takes {len(shapes)} inputs; {len(inputs)} were given")
+    for number, (tensor, shape) in enumerate(zip(inputs, shapes, strict=True), 1):
+        sizes = tuple(tensor.shape)
+        fixed = [
+            axis for axis, size in enumerate(shape) if size is not None and size != (*sizes, *shape)[axis]
+        ]
+        if len(sizes) == len(shape) and not fixed:
+            continue
+        takes = ", ".join("any" if size is None else str(size) for size in shape)
+        axis = f"; axis {fixed[0]} was fixed at capture" if len(sizes) == len(shape) else ""
+        raise InputError(
+            f"input {number} has shape {sizes}; the model takes ({takes}){axis}: capture it on such inputs"
+        )
 
 
 def find(name: str) -> ModuleType:
@@ -94,13 +122,21 @@ def compile(
     try:
         sized = at_batch(program, batch_size)
         module.lower(sized, file)
-        runner = load_artefact(engine, file, threads)
+        runner = dataclasses.replace(load_artefact(engine, file, threads), shapes=_shapes(program))
         runner(*sized.example_inputs)  # engines compile for the shapes that they meet, or fail to
         return runner
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{engine} cannot run this {program.method} Program: {first_line(error)}") from error
+
+
+def _shapes(program: Program) -> tuple[tuple[int | None, ...], ...]:
+    free = slice(0, 1 if program.dynamic_batch else 0)
+    shapes: list[list[int | None]] = [list(tensor.shape) for tensor in program.example_inputs]
+    for shape in shapes:
+        shape[free] = [None] * len(shape[free])
+    return tuple(map(tuple, shapes))
 
 
 def load_artefact(engine: str, path: Path, threads: int | None = None) -> Runner:
