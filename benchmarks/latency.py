@@ -157,7 +157,7 @@ def main(
             record["models"][name] = measure(name, images, settings, seconds)
             unfinished.write_text(json.dumps(record))
     report.write(out, "latency", record, report.latency(record))
-    report.chart(record, out / "latency.svg")
+    report.chart(record, (report.DOCS if out == report.RESULTS else out) / "latency.svg")
     unfinished.unlink()
     print((out / "latency.md").read_text())
 

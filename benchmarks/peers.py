@@ -28,7 +28,10 @@ Call = Callable[[Tensor], Tensor]
 def openvino_float(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
     import openvino
 
-    return openvino.convert_model(network, example_input=example)
+    try:
+        return openvino.convert_model(network, example_input=example)
+    except RuntimeError:  # some networks cannot be traced, as ViT of torchvision: its user would export it
+        return openvino.convert_model(torch.export.export(network, (example,)))
 
 
 def nncf_static(network: nn.Module, example: Tensor, calibration: list[Tensor], transformer: bool) -> Any:
