@@ -100,11 +100,19 @@ def test_files_are_what_the_rows_say(finished: tuple[Path, Results]):
 
 def test_json_is_as_documented(finished: tuple[Path, Results]):
     record = json.loads((finished[0] / "results.json").read_text())
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["machine"]["versions"]["torch"]
     assert record["threads"] == 1
     keys = {"method", "engine", "weight_bits", "activation_bits", "top1", "loss", "agreement", "sqnr_db"}
-    keys |= {"latency_ms", "size_bytes", "parameter_bytes", "quantize_seconds", "artefact"}
+    keys |= {
+        "int8_share",
+        "fallbacks",
+        "latency_ms",
+        "size_bytes",
+        "parameter_bytes",
+        "quantize_seconds",
+        "artefact",
+    }
     for row in record["rows"]:
         assert keys <= row.keys()
         assert row["latency_ms"].keys() == {"p50", "p90", "p99"}
