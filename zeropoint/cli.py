@@ -46,7 +46,7 @@ SavedOrArtefact = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A saved m.pt2, a model as for compare, or an engine's artefact: .onnx, .openvino.xml,"
-        " .torch.pt2, or .torch.aoti.pt2 (which is native code, and is run).",
+        " .torch.pt2, or a compiled package, .aoti.pt2 (which is native code, and is run).",
     ),
 ]
 Data = Annotated[
