@@ -126,3 +126,11 @@ def test_the_file_holds_eight_bits_a_weight():
     program = capture(nn.Linear(256, 256), torch.randn(2, 256))
     quantized = quantize(program, calibration=[torch.randn(2, 256)], target="onnxruntime")
     assert compile(quantized, "onnxruntime").artefact.stat().st_size < 256 * 256 + 10_000
+
+
+def test_a_batch_norm_kept_apart_from_a_dynamic_layer_stays_apart():
+    network = randomized(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    dynamic = quantize(capture(network, x), "dynamic", options=Options(no_fuse=("1",)))
+    runner = compile(dynamic, "onnxruntime", threads=1)
+    torch.testing.assert_close(runner(x)[0], dynamic(x)[0], rtol=0, atol=1e-5)

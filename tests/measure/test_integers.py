@@ -94,3 +94,21 @@ def test_a_fallback_is_named_by_module_operator_and_line(program, monkeypatch):
         for line in result.fallbacks
     )
     assert not any(line.startswith("first ") for line in result.fallbacks)
+
+
+class Batched(nn.Module):
+    """Attention by products of batches of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(torch.softmax(torch.bmm(self.query(x), self.key(x).transpose(1, 2)), -1), x)
+
+
+def test_batched_products_count_as_any_other():
+    program = zp.capture(Batched().eval(), torch.randn(2, 16, 32))
+    calibration = [torch.randn(4, 16, 32, generator=torch.Generator().manual_seed(0))]
+    quantized = zp.quantize(program, "static", calibration=calibration, target="openvino")
+    assert integers(quantized, zp.compile(quantized, "openvino", threads=1)) == Integers(1.0, ())

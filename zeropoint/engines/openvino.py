@@ -192,8 +192,9 @@ def _before(name: str) -> str:
 
 def _exported_word(node: Node) -> str | None:
     """What the decomposed export, from which layers get their names, calls an operator."""
-    if (description := WEIGHTED.get(node.target)) is None:
-        return None
+    description = WEIGHTED.get(node.target)
+    if description is None:
+        return "bmm" if node.target is aten.bmm.default else None
     if description.family in ("conv", "conv1d", "conv_transpose"):
         return "convolution"
     return _PRODUCT if node.target is aten.matmul.default else str(node.target).split(".")[1]

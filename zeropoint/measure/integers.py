@@ -63,10 +63,11 @@ class _Counter(Interpreter):
 
 def _is_quantized(node: Node) -> bool:
     """Whether a product of tensors has quantizers on both of them."""
-    if node.op != "call_function" or not (node.target in WEIGHTED or family(node) == "product"):
+    description = WEIGHTED.get(node.target)
+    if description is None and family(node) != "product":
         return False
-    description = WEIGHTED[node.target]
-    factors = (node.args[description.input], node.args[description.weight])
+    positions = (description.input, description.weight) if description else (0, 1)
+    factors = [node.args[position] for position in positions]
     return all(isinstance(factor, Node) and factor.target in FAKE_QUANTIZE for factor in factors)
 
 
