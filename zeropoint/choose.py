@@ -79,7 +79,7 @@ def fastest_target(
     timed = "static" if trains else method
     programs: dict[str, Program] = {}
     failed = {name: reason for name in names if (reason := find(name).unsupported(timed))}
-    for group in _by_placement(program, timed, [name for name in names if name not in failed], options):
+    for group in by_placement(program, timed, [name for name in names if name not in failed], options):
         say(f"{timed}: quantizing for {', '.join(group)}")
         quantized = quantize(program, timed, **data, target=group[0], options=options)
         programs |= {name: _named(quantized, name) for name in group}
@@ -97,7 +97,7 @@ def _known(engines: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _by_placement(program: Program, method: str, names: Sequence[str], options: Options) -> list[list[str]]:
+def by_placement(program: Program, method: str, names: Sequence[str], options: Options) -> list[list[str]]:
     """The engines in groups that can share one Program: those whose rules place the same quantizers."""
     if not find_method(method).calibrates:
         return [list(names)] if names else []

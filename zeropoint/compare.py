@@ -15,6 +15,7 @@ import torch
 
 from zeropoint import graph as fx
 from zeropoint.batches import example_inputs, split
+from zeropoint.choose import by_placement
 from zeropoint.data import Loaders
 from zeropoint.engines import Runner, installed, load_artefact, missing
 from zeropoint.engines import find as engine
@@ -26,9 +27,7 @@ from zeropoint.measure.integers import integers
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
 from zeropoint.measure.size import on_disk, parameter_bytes
 from zeropoint.methods import find, quantize
-from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.options import Options
-from zeropoint.placement import place_static
 from zeropoint.program import Program, at_batch, load
 from zeropoint.ranges import check_inputs
 from zeropoint.results import Results, Row
@@ -84,7 +83,8 @@ def compare(
     results.save(folder)
     before = torch.get_num_threads()
     try:
-        for method, group in _plan(run, methods, engines):
+        plan = [(m, group) for m in methods for group in by_placement(program, m, engines, options)]
+        for method, group in plan:
             reasons = {name: engine(name).unsupported(method) for name in group}
             skipped = {f"{method} on {name}": reason for name, reason in reasons.items() if reason}
             results = dataclasses.replace(results, skipped=results.skipped | skipped)
@@ -166,20 +166,6 @@ def _fingerprint(program: Program, data: Loaders) -> str:
     for loader in (data.calibration, data.evaluation, data.train):
         digest.update(f"{0 if loader is None else operator.length_hint(loader)} batches".encode())
     return digest.hexdigest()
-
-
-def _plan(run: _Run, methods: Sequence[str], engines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each method with the engines that share its Program: those whose rules place the same quantizers."""
-    for method in methods:
-        if not find(method).calibrates:
-            yield method, list(engines)
-            continue
-        module = fold_batch_norms(run.program, run.options.no_fuse).module
-        groups: dict[object, list[str]] = {}
-        for name in engines:
-            groups.setdefault(place_static(module, engine(name).TARGET, run.options), []).append(name)
-        for group in groups.values():
-            yield method, group
 
 
 def _rows(run: _Run, method: str, names: list[str], target: str) -> Iterator[tuple[Row, int]]:
