@@ -341,3 +341,22 @@ def test_a_part_of_what_stays_float_is_quantized_by_itself():
     placement = place_static(module, engines.target("onnxruntime"), options())
     assert "cat" not in placement.sources
     assert any(source.startswith("getitem") for source in placement.sources)
+
+
+class Halves(nn.Module):
+    """What a convolution made, split between another one and a second reader."""
+
+    def __init__(self, other: nn.Module) -> None:
+        super().__init__()
+        self.first, self.one, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(2, 2, 1), other
+
+    def forward(self, x):
+        a, b = self.first(x).relu().split([2, 2], 1)
+        return self.one(a), self.other(b)
+
+
+@pytest.mark.parametrize(("other", "whole"), [(nn.Conv2d(2, 5, 1), True), (nn.Softmax(1), False)])
+def test_what_is_split_is_quantized_whole_where_all_parts_are_read_in_integers(other, whole):
+    module = capture(Halves(other).eval(), torch.randn(2, 3, 8, 8)).module
+    placement = place_static(module, engines.target("openvino"), options())
+    assert ("relu" in placement.sources) == whole

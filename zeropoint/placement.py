@@ -208,9 +208,22 @@ def _edges_into(node: Node, operands: list[Node], target: Target) -> set[Edge]:
             head, reader = moved
             split = split or reader.target in SPLITS
         # Only a part of what is split goes here, and the rest may stay float.
-        if head is not operand and (not split or family(head) in target.inputs):
+        if head is not operand and (
+            not split or family(head) in target.inputs or _all_integers(reader, target)
+        ):
             edges.add(Edge(head.name, reader.name))
     return edges
+
+
+def _all_integers(moves: Node, target: Target) -> bool:
+    """Whether all that read what ``moves`` moves compute with integers."""
+    for user in moves.users:
+        if user.target in TRANSPARENT | SPLITS | {operator.getitem}:
+            if not _all_integers(user, target):
+                return False
+        elif family(user) not in (target.weighted if weighted(user) else target.inputs):
+            return False
+    return True
 
 
 def _last_fused(node: Node, target: Target) -> Node:

@@ -10,6 +10,7 @@ from zeropoint import graph as fx
 from zeropoint.methods.attention import decompose_attention
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.methods.insertion import insert_quantizers
+from zeropoint.methods.shuffles import fold_shuffles
 from zeropoint.options import Options
 from zeropoint.placement import before_moves, place_static, shared_grids
 from zeropoint.program import Program
@@ -21,7 +22,7 @@ from zeropoint.target import Target
 def static(program: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
     """The Program with fake-quantized weights and activations where ``target`` runs in int8."""
     options.check_patterns(fx.module_names(program.module))
-    folded = fold_batch_norms(program, options.no_fuse)
+    folded = fold_shuffles(fold_batch_norms(program, options.no_fuse))
     if "product" in target.inputs:
         folded = decompose_attention(folded)
     module = fx.copy(folded.module)
