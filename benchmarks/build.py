@@ -10,6 +10,8 @@ import fresh
 import networks
 from rows import artefacts, rows
 
+from zeropoint.artefact import load
+from zeropoint.measure.integers import integers
 from zeropoint.measure.size import on_disk, parameter_bytes
 from zeropoint.program import Program
 
@@ -58,6 +60,7 @@ def _build(model: str, artefact: str, images: int, settings: list[Setting], fold
     if isinstance(quantized, Program):
         cost["capture_seconds"] = in_memory - quantized.quantize_seconds
         cost["parameter_bytes"] = parameter_bytes(quantized)
+        cost["int8_share"] = integers(quantized, load(paths[0], threads=1)).share
     _try_out(model, artefact, settings, paths)
     return cost
 

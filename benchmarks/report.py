@@ -64,6 +64,8 @@ def latency(record: Record) -> str:
     parts += [
         "## SQNR against float32, dB\n",
         _by_row(models, lambda model, row: _decibels(row, first[model]["sqnr_db"])),
+        "## Share of multiply-accumulates in int8\n",
+        _by_row(models, lambda model, row: f"{row['int8_share']:.0%}" if row.get("int8_share") else ""),
         "## Size of the artefact, MB\n",
         "In brackets the weights at their bits.\n",
         _by_row(models, lambda model, row: _size(row)),

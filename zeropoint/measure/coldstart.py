@@ -33,9 +33,8 @@ STEADY = 1.1
 class ColdStart:
     """A first run in a fresh process; the artefact's file may still be in the system's cache.
 
-    ``import_seconds``: importing torch, the engine and zeropoint. ``load_seconds``: reading the artefact and
-    preparing it to run, with what the engine compiles or imports only then. ``first_call_seconds``: the first
-    inference.
+    ``import_seconds``: importing torch, the engine and zeropoint. ``load_seconds``: reading the artefact.
+    ``first_call_seconds``: the first inference, with what the engine compiles for the inputs' shape.
     ``warmup_calls``, ``warmup_seconds``: the calls before the first one at steady state, and what they take.
     ``memory_before_bytes``: resident before the artefact is loaded. ``peak_memory_bytes``: the most ever
     resident. ``model_memory_bytes``: the most that was resident from then on, above what was before.
