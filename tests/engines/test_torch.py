@@ -13,10 +13,11 @@ from networks import randomized
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
+from zeropoint import graph as fx
 from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.engines.qdq import pairs, to_pairs
-from zeropoint.engines.torch import _with_integer_pooling
+from zeropoint.engines.torch import _with_integer_moves, unsupported
 from zeropoint.errors import InputError
 from zeropoint.methods import quantize
 from zeropoint.operators import aten
@@ -67,7 +68,7 @@ def test_pooling_is_of_integers_and_quantized_once():
     program = capture(randomized(Pooled()), data[0])
     quantized = quantize(program, calibration=data, target="torch")
     before = to_pairs(quantized)
-    after = _with_integer_pooling(to_pairs(quantized))
+    after = _with_integer_moves(to_pairs(quantized))
     for batch in (data[0], data[1] * 3, -data[2].abs()):
         for expected, found in zip(flat_tensors(before(batch)), flat_tensors(after(batch)), strict=True):
             assert torch.equal(found, expected)
@@ -91,6 +92,80 @@ def test_compiled_pooling_of_integers_is_at_parity():
     for batch in (data[0], -data[1].abs()):  # padding must not count, however low all values are
         expected, simulated, found = program(batch), quantized(batch), runner(batch)
         assert noise_db(expected, found) >= noise_db(expected, simulated) - 0.5
+
+
+class Turned(nn.Module):
+    """Two branches whose channels are joined, turned and split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(3, 4, 3) for _ in range(2))
+        self.left, self.right = (nn.Conv2d(4, 4, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([self.first(x).relu(), self.second(x)], 1)
+        left, right = joined.transpose(2, 3).chunk(2, 1)
+        return self.left(left), self.right(right)
+
+
+def test_channels_are_joined_turned_and_split_as_integers():
+    data = batches()
+    program = capture(randomized(Turned()), data[0])
+    before = to_pairs(quantize(program, calibration=data, target="torch"))
+    moves = {aten.cat.default, aten.transpose.int, aten.chunk.default}
+    after = _with_integer_moves(fx.copy(before))
+    for batch in (data[0], data[1] * 3):
+        for expected, found in zip(flat_tensors(before(batch)), flat_tensors(after(batch)), strict=True):
+            assert torch.equal(found, expected)
+    types = {}
+
+    class Types(torch.fx.Interpreter):
+        def run_node(self, node: torch.fx.Node) -> object:
+            value = super().run_node(node)
+            types[node.target] = flat_tensors(value)[0].dtype
+            return value
+
+    Types(after).run(data[0])
+    assert {types[target] for target in moves} == {torch.uint8}
+
+
+class Alike(nn.Module):
+    """Two layers of one shape, of which only the second reads negative values, and one between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (
+            nn.Conv2d(96, 576, 1),
+            nn.Conv2d(576, 96, 1),
+            nn.Conv2d(96, 576, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x.relu()).relu()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["static", "bf16"])
+def test_weights_are_laid_out_once(method: str, capfd: pytest.CaptureFixture[str]):
+    if reason := unsupported(method):
+        pytest.skip(reason)
+    data = [torch.randn(1, 96, 14, 14, generator=torch.Generator().manual_seed(0))]
+    program = capture(randomized(Alike()), data[0])
+    quantized = quantize(program, method, calibration=data if method == "static" else None, target="torch")
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):  # the second must not find layouts that are meant for the first
+            torch.set_num_threads(2)
+            runner = compile(quantized, "torch", threads=threads)
+            capfd.readouterr()
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                found = runner(*data)
+            calls = [line for line in capfd.readouterr().out.splitlines() if ",exec," in line]
+            assert sum(",convolution," in call for call in calls) == 3
+            assert not [call for call in calls if ",reorder," in call]
+            assert noise_db(program(*data), found) > 25
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow

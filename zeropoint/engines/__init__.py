@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from torch import Tensor
+from torch import Tensor, get_num_threads, set_num_threads
 
 from zeropoint.errors import InputError, closest, first_line
 from zeropoint.measure.machine import cores
@@ -121,7 +121,7 @@ def compile(
         file = file.with_name(file.name + ending)
     try:
         sized = at_batch(program, batch_size)
-        module.lower(sized, file)
+        lower(sized, engine, file, threads)
         runner = dataclasses.replace(load_artefact(engine, file, threads), shapes=_shapes(program))
         runner(*sized.example_inputs)  # engines compile for the shapes that they meet, or fail to
         return runner
@@ -129,6 +129,19 @@ def compile(
         raise
     except Exception as error:
         raise InputError(f"{engine} cannot run this {program.method} Program: {first_line(error)}") from error
+
+
+def lower(program: Program, engine: str, path: Path, threads: int | None = None) -> None:
+    """Writes the artefact of a Program at ``path``, to run with ``threads`` threads: by default one per core.
+
+    The PyTorch compiler lays weights out for the number of threads that PyTorch has as it compiles.
+    """
+    before = get_num_threads()
+    set_num_threads(threads or cores())
+    try:
+        find(engine).lower(program, path)
+    finally:
+        set_num_threads(before)
 
 
 def _shapes(program: Program) -> tuple[tuple[int | None, ...], ...]:
