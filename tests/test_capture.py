@@ -61,6 +61,15 @@ def test_conv_bn_relu_in_place_and_dropout():
     ]
 
 
+def test_dropouts_in_place_cost_no_second_trace(monkeypatch: pytest.MonkeyPatch):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5, True), nn.Dropout2d(0.5, True), nn.ReLU(True))
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)
+    x = torch.randn(2, 3, 8, 8)
+    program = capture(model, x)
+    assert operators(program) == [aten.conv2d.default, aten.relu.default]
+    assert torch.equal(program(x)[0], model.eval()(x))
+
+
 def test_dropout_that_is_always_on_stays():
     class AlwaysOn(nn.Module):
         def forward(self, x):

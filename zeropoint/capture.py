@@ -237,7 +237,11 @@ def _pure_twin(node: Node) -> Any:
     return twin if same else None
 
 
-_DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
+_DROPOUTS = {
+    getattr(aten, f"{kind}dropout{inplace}").default
+    for kind in ("", "feature_", "alpha_", "feature_alpha_")
+    for inplace in ("", "_")
+}
 # What Python's & | ^ are traced to, and the usual name.
 _BITWISE = {
     getattr(getattr(aten, f"__{name}__"), overload): getattr(getattr(aten, f"bitwise_{name}"), overload)

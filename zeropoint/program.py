@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 from zeropoint import archive
 from zeropoint import graph as fx
 from zeropoint.errors import InputError, first_line
+from zeropoint.exported import assemble, has_branches
 from zeropoint.files import atomic_write
 
 METADATA = "zeropoint.json"
@@ -94,10 +95,12 @@ def at_batch(program: Program, size: int) -> Program:
 
 
 def export(program: Program, module: GraphModule | None = None) -> ExportedProgram:
-    """The Program, or ``module`` in its place, as an ExportedProgram; batch size free where the Program's is.
+    """The Program as an ExportedProgram, or ``module`` in its place, which is traced anew.
 
-    Checks that tracing adds to type conversions are left out.
+    The batch size is free where the Program's is. Checks that tracing adds to type conversions are left out.
     """
+    if module is None and not has_branches(program.module):
+        return assemble(program.module)
     inputs, shapes = program.example_inputs, None
     if program.dynamic_batch:
         inputs = tuple(torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t for t in inputs)

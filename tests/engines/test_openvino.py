@@ -7,10 +7,11 @@ from collections import Counter
 import openvino
 import pytest
 import torch
-from mixed import Transformer, assert_parity, batches, noise_db
+from mixed import ManyOutputs, Recurrent, Transformer, TwoInputs, assert_parity, batches, noise_db
 from networks import randomized
 from torch import Tensor, nn
 
+from zeropoint import engines
 from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.errors import InputError
@@ -47,6 +48,25 @@ def test_the_files_hold_eight_bits_a_weight(method: str):
     program = capture(nn.Linear(256, 256), torch.randn(2, 256))
     quantized = quantize(program, method, calibration=[torch.randn(2, 256)])
     assert on_disk(compile(quantized, "openvino").artefact) < 256 * 256 + 30_000
+
+
+def test_only_the_batch_is_left_free_and_names_stay():
+    many = capture(randomized(ManyOutputs()), batches()[0][:1])
+    model = openvino.Core().read_model(compile(many, "openvino").artefact)
+    assert [value.get_any_name() for value in model.inputs] == ["x"]
+    assert [str(value.get_partial_shape()) for value in model.inputs] == ["[?,3,16,16]"]
+    assert [str(value.get_partial_shape()) for value in model.outputs] == ["[?,5]", "[?,3]", "[?,8]"]
+    two = capture(randomized(TwoInputs()), (batches(6)[0][:1], batches(4)[0][:1]))
+    model = openvino.Core().read_model(compile(two, "openvino").artefact)
+    assert [value.get_any_name() for value in model.inputs] == ["x", "y"]
+
+
+def test_layers_beside_a_recurrent_one_are_found_in_integers():
+    data = batches(5, 6)
+    program = capture(randomized(Recurrent(nn.LSTM)), data[0])
+    static = quantize(program, calibration=data, target="openvino")
+    artefact = compile(static, "openvino").artefact
+    assert engines.find("openvino").integer_operators(static, artefact) == {"linear"}
 
 
 def test_results_outlive_the_next_call(float32: Program, data: list[Tensor]):

@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.engines.names import numbered
+from zeropoint.engines.decompositions import decomposable
 from zeropoint.engines.onnx_rewrites import rewrite
 from zeropoint.engines.qdq import pairs, to_pairs
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import InputError
+from zeropoint.exported import has_branches
 from zeropoint.files import atomic_write
 from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
+from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
 from zeropoint.program import Program, export
 from zeropoint.quantizers import quantizers
 from zeropoint.target import Target
@@ -56,7 +57,8 @@ def lower(program: Program, path: Path) -> None:
     """Writes the ``.onnx`` file."""
     if program.method == "fp32":  # other methods have folded those that the user did not keep apart
         program = fold_batch_norms(program)  # left apart they make MobileNetV3 2.4 times slower
-    exported = export(program, module=_with_products(to_pairs(_with_dynamic_linear(program))))
+    module = _with_products(to_pairs(_with_dynamic_linear(program)))
+    exported = export(program, module) if has_branches(module) else decomposable(module)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         table: dict[Any, Any] = {
@@ -113,6 +115,8 @@ def _onnx_mean(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) ->
 
 def _with_dynamic_linear(program: Program) -> Program:
     """The Program with run-time quantizers and the layers behind them as one operator each."""
+    if not any(node.target is FAKE_QUANTIZE_DYNAMIC for node in program.module.graph.nodes):
+        return program
     module = fx.copy(program.module)
     weights = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
     dynamic = [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]
@@ -156,11 +160,12 @@ def _with_products(module: GraphModule) -> GraphModule:
         with graph.inserting_before(layer):
             constant = graph.get_attr(fx.set_tensor(module, f"{integers.target}_transposed", transposed))
             weight = graph.call_function(weight.target, (constant, *parameters))
-            product = graph.call_function(aten.matmul.default, (source, weight))
-            if any(bias):
-                negative = graph.call_function(aten.neg.default, tuple(bias))
-                product = graph.call_function(aten.sub.Tensor, (product, negative))
-        layer.replace_all_uses_with(product)
+            negative = graph.call_function(aten.neg.default, tuple(bias)) if any(bias) else None
+        layer.target, layer.args = aten.matmul.default, (source, weight)
+        if negative is not None:
+            with graph.inserting_after(layer):
+                offset = graph.call_function(aten.sub.Tensor, (layer, negative))
+            layer.replace_all_uses_with(offset, delete_user_cb=lambda user, offset=offset: user is not offset)
     fx.remove_unused(module)
     return module
 
@@ -215,31 +220,19 @@ def integer_operators(program: Program, path: Path) -> set[str]:
             path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
         )
         kernels = onnx.load(options.optimized_model_filepath).graph.node
-    names = numbered(program, _exported_word)
     found = {
         re.sub(r"^node_|_token_\d+$|_quant$", "", kernel.name)
         for kernel in kernels
         if kernel.op_type in _INTEGER
     }
+    nodes = [node for node in program.module.graph.nodes if node.target in WEIGHTED]
     # Those of dynamic layers are numbered by all operators of the graph, in its order.
     dynamic = sorted(int(name.rpartition("_")[2]) for name in found if name.startswith("MatMulInteger_"))
-    layers = [node.name for node in program.module.graph.nodes if _is_dynamic(node)]
+    layers = [node.name for node in nodes if _is_dynamic(node)]
     in_order = set(layers) if len(dynamic) == len(layers) else set()
-    return {names[name] for name in found & names.keys()} | in_order
-
-
-def _exported_word(node: Node) -> str | None:
-    """What the exporter calls an operator; a linear layer of integer weights has become a product."""
-    if node.target not in WEIGHTED or _is_dynamic(node):
-        return None
-    word = str(node.target).split(".")[1]
-    weight = node.args[WEIGHTED[node.target].weight]
-    integer = isinstance(weight, Node) and weight.target in FAKE_QUANTIZE
-    return "matmul" if node.target is aten.linear.default and integer else word
+    return {node.name for node in nodes if not _is_dynamic(node)} & found | in_order
 
 
 def _is_dynamic(node: Node) -> bool:
-    if node.target not in WEIGHTED:
-        return False
     source = node.args[WEIGHTED[node.target].input]
     return isinstance(source, Node) and source.target is FAKE_QUANTIZE_DYNAMIC

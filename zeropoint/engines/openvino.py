@@ -1,7 +1,6 @@
 """The OpenVINO engine. Its PyTorch front end reads fake-quantize nodes and integer weights as they are."""
 
-import dataclasses
-import itertools
+import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from zeropoint import graph as fx
-from zeropoint.engines.names import numbered
+from zeropoint.engines.decompositions import decompose, default_table
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import first_line
+from zeropoint.exported import has_branches
 from zeropoint.files import atomic_write
-from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
+from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, WEIGHTED, aten
 from zeropoint.packing import pack
 from zeropoint.program import Program, export
 from zeropoint.target import Target
@@ -35,7 +34,6 @@ TARGET = Target(
 PACKAGES = ("openvino",)
 # Activations of compressed linear layers are quantized at run time in groups of this many values.
 DYNAMIC_GROUP = 32
-_PRODUCT = "zeropoint_product"  # what products of activations are named in the artefact
 
 
 def _openvino() -> ModuleType:
@@ -65,8 +63,22 @@ def artefact_name(program: Program) -> str:
 def lower(program: Program, path: Path) -> None:
     """Writes the ``.xml`` and, beside it, the ``.bin`` with the weights."""
     openvino = _openvino()
-    packed = _with_products(pack(_without_dynamic(program), planes=False))
-    model = openvino.convert_model(export(packed), extension=[_product_rule()])
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    module = pack(program, planes=False).module
+    _drop_dynamic(module)
+    products = [node for node in module.graph.nodes if _is_product(node)]
+    for node in products:
+        node.target = torch.ops.zeropoint.product.default
+    _use_core_operators(module)
+    if has_branches(module):
+        module.recompile()
+        module = export(program, module).run_decompositions(_table()).module(check_guards=False)
+    else:
+        decompose(module, _table())
+    model = openvino.convert_model(
+        TorchFXPythonDecoder(module), extension=[_product_rule([node.name for node in products])]
+    )
     model.set_rt_info(program.method, ["zeropoint", "method"])
     with atomic_write(path) as temporary:
         try:
@@ -75,13 +87,11 @@ def lower(program: Program, path: Path) -> None:
             raise OSError(f"{first_line(error)}, perhaps for want of space") from error
 
 
-def _without_dynamic(program: Program) -> Program:
-    """Without run-time quantizers: OpenVINO quantizes activations before integer weights by itself."""
-    module = fx.copy(program.module)
+def _drop_dynamic(module: GraphModule) -> None:
+    """Drops run-time quantizers: OpenVINO quantizes activations before integer weights by itself."""
     for node in [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]:
         node.replace_all_uses_with(node.args[0])
-    fx.remove_unused(module)
-    return dataclasses.replace(program, module=module)
+    module.graph.eliminate_dead_code()
 
 
 @torch.library.custom_op("zeropoint::product", mutates_args=())
@@ -100,28 +110,49 @@ def _(left: Tensor, right: Tensor) -> Tensor:
     return left.new_empty([*batch, left.shape[-2], right.shape[-1]])
 
 
-def _with_products(program: Program) -> Program:
-    module = fx.copy(program.module)
-    for node in module.graph.nodes:
-        if node.target is aten.matmul.default and all(operand.meta["val"].dim() > 1 for operand in node.args):
-            node.target = torch.ops.zeropoint.product.default
-    module.recompile()
-    return dataclasses.replace(program, module=module)
+def _is_product(node: Node) -> bool:
+    return node.target is aten.matmul.default and all(s.meta["val"].dim() > 1 for s in node.all_input_nodes)
 
 
-def _product_rule() -> Any:
+def _product_rule(names: list[str]) -> Any:
+    """How products are converted; ``names`` of all of them in the order of the graph."""
     from openvino.frontend.pytorch import ConversionExtension
     from openvino.opset13 import matmul
 
-    numbers = itertools.count()
+    remaining = iter(names)
 
     def convert(node: Any) -> Any:
         made = matmul(node.get_input(0), node.get_input(1), False, False)
-        number = next(numbers)
-        made.set_friendly_name(f"{_PRODUCT}_{number}" if number else _PRODUCT)
+        made.set_friendly_name(next(remaining))
         return made.outputs()
 
     return ConversionExtension("zeropoint.product.default", convert)
+
+
+def _use_core_operators(module: GraphModule) -> None:
+    """Writes the commonest operators as those that the front end knows: far faster than decomposing them."""
+    for node in list(module.graph.nodes):
+        if node.target in (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default):
+            axes = node.args[1].meta["val"].dim() - 2
+            if node.kwargs or node.meta["val"].dim() != axes + 2:  # of one image without a batch
+                continue
+            given = node.args[2:]
+            bias, *lists, groups = given + (None, [1] * axes, [0] * axes, [1] * axes, 1)[len(given) :]
+            node.args = (*node.args[:2], bias, *lists, False, [0] * axes, groups)
+            node.target = aten.convolution.default
+        elif node.target is FAKE_QUANTIZE_TENSOR:
+            with module.graph.inserting_before(node):
+                masked = aten.fake_quantize_per_tensor_affine_cachemask.default
+                both = module.graph.call_function(masked, node.args)
+            node.target, node.args = operator.getitem, (both, 0)
+
+
+def _table() -> dict[Any, Any]:
+    """What the front end has operators taken apart into, those that it knows left out."""
+    from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
+
+    known = set(ops_to_not_decompose())
+    return {target: parts for target, parts in default_table().items() if target not in known}
 
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
@@ -170,8 +201,9 @@ def _compiler(path: Path, threads: int) -> Callable[[Shapes | None], Any]:
 
 def integer_operators(program: Program, path: Path) -> set[str]:
     """The names of the Program's nodes that the artefact computes in integers, by its runtime model."""
-    names = numbered(program, _exported_word)
     shapes = tuple(tuple(tensor.shape) for tensor in program.example_inputs)
+    nodes = [node for node in program.module.graph.nodes if node.target in {*WEIGHTED, aten.bmm.default}]
+    products = [node.name for node in nodes if _is_product(node)]
     found = set()
     for kernel in _compiler(path, 1)(shapes).get_runtime_model().get_ops():
         facts = kernel.get_rt_info()
@@ -180,21 +212,5 @@ def integer_operators(program: Program, path: Path) -> set[str]:
             found.update(layers)
             # An attention is one kernel; its first product, which takes in a transpose, has a new name.
             if any(layer.startswith("MatMul_") for layer in layers):
-                found |= {_before(layer) for layer in layers if layer.startswith(_PRODUCT)}
-    return {names[name] for name in found & names.keys()}
-
-
-def _before(name: str) -> str:
-    """The name of the product before the product of that name."""
-    number = int(name.removeprefix(_PRODUCT).removeprefix("_") or 0) - 1
-    return f"{_PRODUCT}_{number}" if number else _PRODUCT
-
-
-def _exported_word(node: Node) -> str | None:
-    """What the decomposed export, from which layers get their names, calls an operator."""
-    description = WEIGHTED.get(node.target)
-    if description is None:
-        return "bmm" if node.target is aten.bmm.default else None
-    if description.family in ("conv", "conv1d", "conv_transpose"):
-        return "convolution"
-    return _PRODUCT if node.target is aten.matmul.default else str(node.target).split(".")[1]
+                found |= {products[products.index(layer) - 1] for layer in layers if layer in products}
+    return {node.name for node in nodes} & found

@@ -240,7 +240,7 @@ def _split(layer: Node, cuts: list[int]) -> dict[int, Node]:
     keep = {key: value for key, value in layer.meta.items() if key in ("nn_module_stack", "stack_trace")}
     with graph.inserting_after(layer):
         split = graph.call_function(aten.split_with_sizes.default, (layer, sizes, 1))
-    split.meta = keep | {"val": layer.meta["val"].split(sizes, 1)}
+    split.meta = keep | {"val": list(layer.meta["val"].split(sizes, 1))}
     for index in reversed(range(len(sizes))):
         with graph.inserting_after(split):
             part = graph.call_function(operator.getitem, (split, index))
