@@ -90,7 +90,9 @@ WeightGranularity = Annotated[
 Ranges = Annotated[
     str, typer.Option(help="Activation ranges: minmax, moving-average, percentile, mse or entropy.")
 ]
-WeightRanges = Annotated[str, typer.Option(help="Weight ranges: minmax or mse.")]
+WeightRanges = Annotated[
+    str | None, typer.Option(help="Weight ranges: minmax (by itself at 8 bits) or mse (below).")
+]
 Skip = Annotated[
     list[str] | None,
     typer.Option(help="Keep modules float: a glob over module names, such as 'layer4.*'. Repeatable."),
@@ -136,7 +138,7 @@ def compare(
     activation_symmetric: ActivationSymmetric = None,
     weight_granularity: WeightGranularity = None,
     ranges: Ranges = "mse",
-    weight_ranges: WeightRanges = "minmax",
+    weight_ranges: WeightRanges = None,
     skip: Skip = None,
     no_fuse: NoFuse = None,
     calibration_batches: CalibrationBatches = None,
@@ -188,7 +190,7 @@ def quantize(
     activation_symmetric: ActivationSymmetric = None,
     weight_granularity: WeightGranularity = None,
     ranges: Ranges = "mse",
-    weight_ranges: WeightRanges = "minmax",
+    weight_ranges: WeightRanges = None,
     skip: Skip = None,
     no_fuse: NoFuse = None,
     calibration_batches: CalibrationBatches = None,

@@ -11,8 +11,8 @@ from zeropoint.scheme import Granularity, Scheme
 class Options:
     """How to quantize. None leaves a choice to the target engine's own rules.
 
-    ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights (``minmax``,
-    ``mse``).
+    ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
+    ``mse``; None for the first at 8 bits and the second below.
     ``skip`` and ``no_fuse`` are globs over module names: kept float, and kept apart from batch norm and
     activation with a quantizer of their own. ``calibration_batches`` limits how much calibration data is
     read. The last three are for quantization-aware training.
@@ -24,7 +24,7 @@ class Options:
     activation_symmetric: bool | None = None
     weight_granularity: Granularity | None = None
     ranges: str = "mse"
-    weight_ranges: str = "minmax"
+    weight_ranges: str | None = None
     skip: tuple[str, ...] = ()
     no_fuse: tuple[str, ...] = ()
     calibration_batches: int | None = None
@@ -37,8 +37,8 @@ class Options:
 
         if self.ranges not in ESTIMATORS:
             raise InputError(f"unknown range estimator '{self.ranges}'; {closest(self.ranges, ESTIMATORS)}")
-        if self.weight_ranges not in WEIGHT_ESTIMATORS:
-            hint = closest(self.weight_ranges, WEIGHT_ESTIMATORS)
+        if self.weight_ranges not in (None, *WEIGHT_ESTIMATORS):
+            hint = closest(str(self.weight_ranges), WEIGHT_ESTIMATORS)
             raise InputError(f"unknown weight range estimator '{self.weight_ranges}'; {hint}")
         if self.calibration_batches is not None and self.calibration_batches < 1:
             raise InputError("calibration batches must be 1 or more")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import openvino
 import pytest
@@ -17,7 +18,7 @@ from zeropoint.engines import compile
 from zeropoint.errors import InputError
 from zeropoint.measure.size import on_disk
 from zeropoint.methods import quantize
-from zeropoint.program import Program
+from zeropoint.program import Program, load
 
 
 def precisions(program: Program) -> dict[str, set[str]]:
@@ -59,6 +60,16 @@ def test_only_the_batch_is_left_free_and_names_stay():
     two = capture(randomized(TwoInputs()), (batches(6)[0][:1], batches(4)[0][:1]))
     model = openvino.Core().read_model(compile(two, "openvino").artefact)
     assert [value.get_any_name() for value in model.inputs] == ["x", "y"]
+
+
+@pytest.mark.parametrize("method", ["fp32", "static", "dynamic"])
+def test_a_saved_program_runs_as_before(method: str, float32: Program, data: list[Tensor], tmp_path: Path):
+    program = quantize(float32, method, calibration=data, target="openvino")
+    program.save(tmp_path / "saved.pt2")
+    loaded = compile(load(tmp_path / "saved.pt2"), "openvino")
+    torch.testing.assert_close(loaded(data[0]), compile(program, "openvino")(data[0]), rtol=1e-5, atol=1e-5)
+    (model,) = openvino.Core().read_model(loaded.artefact).inputs
+    assert model.get_element_type() == openvino.Type.f32
 
 
 def test_layers_beside_a_recurrent_one_are_found_in_integers():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.passes.shape_prop import TensorMetadata
 
 from zeropoint.engines.decompositions import decompose, default_table
 from zeropoint.engines.shapes import Shapes, by_shape
@@ -76,6 +77,11 @@ def lower(program: Program, path: Path) -> None:
         module = export(program, module).run_decompositions(_table()).module(check_guards=False)
     else:
         decompose(module, _table())
+    for node in module.graph.find_nodes(op="placeholder"):  # what the decoder reads shapes and types from
+        value = node.meta["val"]
+        node.meta["tensor_meta"] = TensorMetadata(
+            value.shape, value.dtype, False, value.stride(), None, False, {}
+        )
     model = openvino.convert_model(
         TorchFXPythonDecoder(module), extension=[_product_rule([node.name for node in products])]
     )

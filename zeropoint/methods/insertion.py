@@ -21,7 +21,8 @@ def insert_quantizers(
         for edge in placement.edges:
             if edge.source == source:
                 nodes[edge.user].replace_input_with(nodes[source], quantizer)
-    scheme, estimate = placement.weight_scheme, WEIGHT_ESTIMATORS[options.weight_ranges]
+    scheme = placement.weight_scheme
+    estimate = WEIGHT_ESTIMATORS[options.weight_ranges or ("minmax" if scheme.bits == 8 else "mse")]
     for place in sorted(placement.weights, key=lambda place: place.node):
         node = nodes[place.node]
         scale, zero_point = estimate(fx.tensor_of(module, node), scheme, place.axis)

@@ -1,0 +1,320 @@
+"""GPTQ: weights rounded one input at a time, the error of each made up for by the inputs still to come.
+
+Frantar et al. 2022 (arXiv 2210.17323). The target is what the layer gives in the float network, which it has
+to reach from the input that the quantized layers before it leave (Li et al. 2025, "GPTAQ", arXiv 2504.02692):
+so errors do not add up from layer to layer, and the bias, which is not rounded, is corrected on the way
+(Nagel et al. 2019, section 4.2).
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+from torch.nn import functional
+
+from zeropoint import graph as fx
+from zeropoint.batches import split
+from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, Weighted, aten, weighted
+from zeropoint.program import Program
+from zeropoint.quantizers import Quantizer, quantizers
+
+ITEMS = 8  # at a time
+MEMORY = 1 << 30  # bytes of activations that are held at once, at most about
+# Of the mean square of a layer's inputs: what is added to all in rounding (Frantar et al. 2022, section 3.3),
+# and what may be in refitting, from trusting the data to leaving the weights as they are.
+DAMPING = 0.01
+RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+BLOCK = 128  # inputs that are rounded before the others hear of it: ibid.
+POSITIONS = 16384  # of a convolution's output are looked at, or 16 for each of its inputs where that is more
+
+
+def gptq(program: Program, calibration: Iterable[Any], *, largest: int | None = None) -> Program:
+    """The Program with every quantized weight on its grid so that the layers' outputs are nearest to float.
+
+    Layers with more than ``largest`` inputs to an output only have their biases corrected. Reads as much of
+    ``calibration`` as fits in MEMORY; memory does not grow beyond with the data.
+    """
+    module = fx.copy(program.module)
+    by_weight = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
+    batches = _batches(program, calibration)
+    inputs = module.graph.find_nodes(op="placeholder")
+    floats: list[dict[Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
+    integers: list[dict[Node, Any]] = [dict(values) for values in floats]
+    done = _last_uses(module)
+    with torch.no_grad():
+        for node in module.graph.nodes:
+            description = weighted(node)
+            quantizer = by_weight.get(cast(Node, node.args[description.weight])) if description else None
+            if description and quantizer and _is_own(node, description, quantizer):
+                if _unfolds(node) and (largest is None or _fan_in(module, description, quantizer) <= largest):
+                    folds = _moments(node, description, floats, integers)
+                    _fit(module, node, description, quantizer, folds, integers)
+                elif bias := _bias(node, description):
+                    _correct_bias(module, node, bias, floats, integers)
+            for float_values, values in zip(floats, integers, strict=True):
+                _step(module, node, float_values, values)
+                for other in done.get(node, ()):
+                    float_values.pop(other, None)
+                    values.pop(other, None)
+    module.recompile()
+    return dataclasses.replace(program, module=module)
+
+
+def _batches(program: Program, calibration: Iterable[Any]) -> list[tuple[Tensor, ...]]:
+    """The first inputs of the calibration data, a few items each where the batch size is free."""
+    room = MEMORY // (2 * _live_bytes(program))
+    batches: list[tuple[Tensor, ...]] = []
+    for batch in calibration:
+        inputs, _ = split(batch)
+        size = ITEMS if program.dynamic_batch else max(len(inputs[0]), 1)
+        for parts in zip(*(tensor.split(size) for tensor in inputs), strict=True):
+            room -= len(parts[0])
+            if batches and room < 0:
+                return batches
+            batches.append(parts)
+    return batches
+
+
+def _live_bytes(program: Program) -> int:
+    """About what one item's activations take at the point of the graph where most are needed again."""
+    sizes, live, most = {}, 0, 1
+    done = _last_uses(program.module)
+    for node in program.module.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and node.op != "get_attr" and value.dim():
+            sizes[node] = value.element_size()
+            for size in value.shape[1:]:
+                sizes[node] *= size if isinstance(size, int) else 1
+        live += sizes.get(node, 0)
+        most = max(most, live)
+        live -= sum(sizes.get(other, 0) for other in done.get(node, ()))
+    return most
+
+
+def _last_uses(module: GraphModule) -> dict[Node, list[Node]]:
+    """For each node the ones whose values nobody needs behind it."""
+    last: dict[Node, Node] = {}
+    for node in module.graph.nodes:
+        last |= dict.fromkeys([*node.all_input_nodes, node], node)
+    done: dict[Node, list[Node]] = {}
+    for node, user in last.items():
+        done.setdefault(user, []).append(node)
+    return done
+
+
+def _step(module: GraphModule, node: Node, float_values: dict[Node, Any], values: dict[Node, Any]) -> None:
+    """Computes a node in both networks; in the float one a quantizer gives back what it takes."""
+    if node.op == "get_attr":
+        float_values[node] = values[node] = fx.tensor_of(module, node)
+    elif node.op == "call_function":
+        for env in (float_values, values):
+            if env is float_values and node.target in FAKE_QUANTIZE:
+                env[node] = env[cast(Node, node.args[0])]
+            else:
+                arguments, keywords = map_arg((node.args, node.kwargs), env.__getitem__)
+                env[node] = cast(Any, node.target)(*arguments, **keywords)
+
+
+def _is_own(layer: Node, description: Weighted, quantizer: Quantizer) -> bool:
+    """Whether nothing else uses the layer's weight and bias."""
+    parts = [quantizer.node, quantizer.source, _bias(layer, description)]
+    return not layer.kwargs and all(part is None or len(part.users) == 1 for part in parts)
+
+
+def _fan_in(module: GraphModule, description: Weighted, quantizer: Quantizer) -> int:
+    """The number of inputs to an output."""
+    weight = fx.tensor_of(module, quantizer.source)
+    return weight.numel() // weight.shape[description.channel_axis]
+
+
+def _unfolds(layer: Node) -> bool:
+    """Whether ``_columns`` knows how the layer reads its input."""
+    families = {aten.conv1d.default, aten.conv2d.default}
+    return layer.target in families or WEIGHTED[layer.target].family == "linear"
+
+
+def _bias(layer: Node, description: Weighted) -> Node | None:
+    position = description.bias
+    if position is None or len(layer.args) <= position:
+        return None
+    return cast(Node | None, layer.args[position])
+
+
+def _correct_bias(
+    module: GraphModule,
+    layer: Node,
+    bias: Node,
+    floats: list[dict[Node, Any]],
+    integers: list[dict[Node, Any]],
+) -> None:
+    """Moves a bias by the mean difference of the layer's outputs: Nagel et al. 2019, section 4.2, eq. 14."""
+
+    def channels_last(env: dict[Node, Any]) -> Tensor:
+        output: Tensor = cast(Any, layer.target)(*map_arg(layer.args, env.__getitem__))
+        return (output if WEIGHTED[layer.target].family == "linear" else output.movedim(1, -1)).flatten(0, -2)
+
+    total, count = torch.zeros_like(fx.tensor_of(module, bias)), 0
+    for float_values, values in zip(floats, integers, strict=True):
+        difference = channels_last(float_values) - channels_last(values)
+        total, count = total + difference.sum(0), count + len(difference)
+    _set(module, bias, fx.tensor_of(module, bias) + total / count, integers)
+
+
+def _set(module: GraphModule, node: Node, value: Tensor, integers: list[dict[Node, Any]]) -> None:
+    """Puts another tensor in place of a weight or bias, and of its value in the quantized network."""
+    fx.set_tensor(module, str(node.target), value, trainable=True)
+    for values in integers:
+        values[node] = value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    """Sums over a layer's inputs in the quantized network, x, and in the float one, y: both (groups, K, K).
+
+    The last of the K inputs to an output is 1 where there is a bias.
+    """
+
+    xx: Tensor
+    yx: Tensor
+
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(self.xx + other.xx, self.yx + other.yx)
+
+
+def _moments(
+    layer: Node, description: Weighted, floats: list[dict[Node, Any]], integers: list[dict[Node, Any]]
+) -> tuple[_Moments, _Moments]:
+    """The moments of every other batch, and of those between."""
+    folds: list[_Moments | None] = [None, None]
+    has_bias = _bias(layer, description) is not None
+    generator = torch.Generator().manual_seed(0)
+    for number, (float_values, values) in enumerate(zip(floats, integers, strict=True)):
+        x, y = (_columns(layer, description, env, has_bias) for env in (values, float_values))
+        wanted = -(-max(POSITIONS, 16 * x.shape[1]) // len(floats))
+        if x.shape[2] > wanted:
+            chosen = torch.randperm(x.shape[2], generator=generator)[:wanted]
+            x, y = x[..., chosen], y[..., chosen]
+        seen = _Moments((x @ x.mT).double(), (y @ x.mT).double())
+        before = folds[number % 2]
+        folds[number % 2] = seen if before is None else before + seen
+    first, second = folds
+    assert first is not None
+    return first, second or first
+
+
+def _columns(layer: Node, description: Weighted, env: dict[Node, Any], has_bias: bool) -> Tensor:
+    """The inputs to every output value of a layer, (groups, K, outputs)."""
+    value: Tensor = env[cast(Node, layer.args[description.input])]
+    if description.family == "linear":
+        columns = value.flatten(0, -2).t().unsqueeze(0)
+    else:
+        kernel = list(env[cast(Node, layer.args[description.weight])].shape[2:])
+        given: list[Any] = list(layer.args[3:])
+        stride, padding, dilation, groups = given + [1, 0, 1, 1][len(given) :]
+        if len(kernel) == 1:
+            value, kernel = value.unsqueeze(2), [1, *kernel]
+            stride, padding, dilation = [1, *_list(stride)], [0, *_list(padding)], [1, *_list(dilation)]
+        unfolded = functional.unfold(value, tuple(kernel), dilation, padding, stride)
+        columns = unfolded.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    if not has_bias:
+        return columns
+    return torch.cat([columns, columns.new_ones(len(columns), 1, columns.shape[2])], 1)
+
+
+def _list(value: Any) -> list[int]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _refitted(weight: Tensor, moments: _Moments, ridge: Tensor) -> Tensor:
+    """The weight that comes nearest to ``weight @ y`` from x, held back to what it is by a ridge."""
+    held = torch.diag_embed(ridge)
+    return cast(Tensor, torch.linalg.solve(moments.xx + held, weight @ (moments.yx + held), left=False))
+
+
+def _ridge(moments: _Moments, strength: float, has_bias: bool) -> Tensor:
+    """``strength`` times the mean square of the inputs, (groups, K); the bias is held by next to nothing."""
+    squares = moments.xx.diagonal(dim1=1, dim2=2)
+    mean = (squares[:, :-1] if has_bias else squares).mean(1, keepdim=True)
+    ridge = torch.where(mean > 0, mean, 1.0).expand_as(squares) * (strength + 1e-10)
+    if has_bias:
+        ridge = torch.cat([ridge[:, :-1], ridge[:, -1:] * 1e-10 / (strength + 1e-10)], 1)
+    return ridge
+
+
+def _best_strength(weight: Tensor, folds: tuple[_Moments, _Moments], has_bias: bool) -> float:
+    """The ridge at which a weight refitted on one half of the data is nearest to float on the other."""
+    if folds[0] is folds[1]:
+        return RIDGES[-1]
+
+    def error(strength: float) -> float:
+        total = 0.0
+        for seen, unseen in (folds, folds[::-1]):
+            refitted = _refitted(weight, seen, _ridge(seen, strength, has_bias))
+            total += float(((refitted @ unseen.xx - 2 * weight @ unseen.yx) * refitted).sum())
+        return total
+
+    return min(RIDGES, key=error)
+
+
+def _fit(
+    module: GraphModule,
+    layer: Node,
+    description: Weighted,
+    quantizer: Quantizer,
+    folds: tuple[_Moments, _Moments],
+    integers: list[dict[Node, Any]],
+) -> None:
+    """Refits and rounds the weight of a layer."""
+    weight, bias = fx.tensor_of(module, quantizer.source), _bias(layer, description)
+    rows = weight.movedim(description.channel_axis, 0)
+    groups = len(folds[0].xx)
+    matrix = rows.flatten(1).unflatten(0, (groups, -1)).double()
+    if bias is not None:
+        offsets = fx.tensor_of(module, bias).double().reshape(groups, -1, 1)
+        matrix = torch.cat([matrix, offsets], 2)
+    moments = folds[0] if folds[0] is folds[1] else folds[0] + folds[1]
+    strength = _best_strength(matrix, folds, bias is not None)
+    matrix = _refitted(matrix, moments, _ridge(moments, strength, bias is not None))
+    damped = moments.xx + torch.diag_embed(_ridge(moments, DAMPING, bias is not None))
+    matrix = _rounded(matrix, damped, quantizer, keeps_last=bias is not None)
+    if bias is not None:
+        _set(module, bias, matrix[..., -1].flatten().float(), integers)
+        matrix = matrix[..., :-1]
+    new = matrix.flatten(0, 1).reshape(rows.shape).movedim(0, description.channel_axis).float().contiguous()
+    _set(module, quantizer.source, new, integers)
+    for values in integers:
+        values[quantizer.node] = new
+
+
+def _rounded(weight: Tensor, hessian: Tensor, quantizer: Quantizer, keeps_last: bool) -> Tensor:
+    """The weight (groups, O, K) on its grid: Frantar et al. 2022, algorithm 1, the largest inputs first."""
+    inputs = weight.shape[2] - keeps_last
+    order = hessian.diagonal(dim1=1, dim2=2)[:, :inputs].argsort(1, descending=True)
+    if keeps_last:
+        order = functional.pad(order, (0, 1), value=inputs)
+    weight = weight.gather(2, order.unsqueeze(1).expand_as(weight))
+    hessian = hessian.gather(1, order.unsqueeze(2).expand_as(hessian))
+    hessian = hessian.gather(2, order.unsqueeze(1).expand_as(hessian))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    scheme = quantizer.scheme
+    per_channel = (len(weight), -1, 1) if quantizer.scale.numel() > 1 else (1, 1, 1)
+    scale = quantizer.scale.double().reshape(per_channel)
+    zero_point = quantizer.zero_point.double().reshape(per_channel)
+    for first in range(0, inputs, BLOCK):
+        last = min(first + BLOCK, inputs)
+        errors = torch.empty_like(weight[..., first:last])
+        for i in range(first, last):
+            column = weight[..., i : i + 1]
+            levels = (torch.round(column / scale) + zero_point).clamp(scheme.qmin, scheme.qmax)
+            rounded = (levels - zero_point) * scale
+            error = (column - rounded) / factor[:, i : i + 1, i : i + 1]
+            errors[..., i - first : i - first + 1] = error
+            weight[..., i + 1 : last] -= error * factor[:, i : i + 1, i + 1 : last]
+            weight[..., i : i + 1] = rounded
+        weight[..., last:] -= errors @ factor[:, first:last, last:]
+    return torch.empty_like(weight).scatter_(2, order.unsqueeze(1).expand_as(weight), weight)
