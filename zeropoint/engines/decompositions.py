@@ -7,6 +7,7 @@ example is put in the place of every operator of the case.
 
 import functools
 import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -128,7 +129,9 @@ def _trace(module: GraphModule, examples: list[Node], table: Any) -> tuple[Graph
         outputs.append(_parts(graph, made) if isinstance(made.meta["val"], (tuple, list)) else [made])
     graph.output(tuple(node for nodes in outputs for node in nodes))
     together = assemble(GraphModule(nn.Module(), graph))
-    traced = together.run_decompositions(table).module(check_guards=False)
+    with warnings.catch_warnings():  # torch warns of what it uses itself
+        warnings.simplefilter("ignore", FutureWarning)
+        traced = together.run_decompositions(table).module(check_guards=False)
 
     inputs = iter(traced.graph.find_nodes(op="placeholder")[first:])
     results = iter(traced.graph.output_node().args[0])
