@@ -282,3 +282,15 @@ def test_order_of_batches_does_not_matter_to_what_is_found():
     random.Random(0).shuffle(shuffled)
     for name in ("minmax", "percentile", "mse", "entropy"):
         assert run(batches(6), estimator=name) == run(shuffled, estimator=name)
+
+
+def test_of_large_tensors_the_histogram_is_a_fair_sample_and_the_extremes_are_of_all():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(8, 64, 56, 56, generator=generator) * torch.arange(1, 65).reshape(1, -1, 1, 1)
+    values[3, 5, 7, 9] = 1e3
+    statistics = Statistics()
+    statistics.add(values, with_histogram=True)
+    assert statistics.high == 1e3
+    assert statistics.histogram.sum() < values.numel() / 4
+    share = float(statistics.histogram[statistics.centers.abs() < 30].sum() / statistics.histogram.sum())
+    assert share == pytest.approx(float((values.abs() < 30).double().mean()), abs=0.01)

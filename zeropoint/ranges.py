@@ -18,6 +18,7 @@ from zeropoint.errors import InputError, first_line
 from zeropoint.scheme import Scheme, choose_parameters
 
 BINS = 4096  # even, so that doubling the range merges whole pairs of bins
+SAMPLED = 1 << 17  # values of a tensor that the histogram takes in of one batch, at most about
 AVERAGING = 0.01  # weight of a new batch in the moving averages: Jacob et al. 2018, section 3.1
 KEPT = 0.9999  # share of values that `percentile` keeps on each side: Wu et al. 2020 (arXiv 2004.09602)
 
@@ -26,7 +27,8 @@ KEPT = 0.9999  # share of values that `percentile` keeps on each side: Wu et al.
 class Statistics:
     """What has been seen of one tensor. The histogram has BINS bins over -reach to reach, a power of two.
 
-    Since ranges double, the histogram of all data is exact whatever order it came in.
+    Since ranges double, the histogram is exact whatever order the data came in. Of a large tensor it counts
+    values at even distances; the extremes are those of all.
     """
 
     low: float = 0.0
@@ -59,11 +61,13 @@ class Statistics:
             merged = self.histogram.reshape(-1, 2).sum(1)
             self.histogram = torch.nn.functional.pad(merged, (quarter, quarter))
             self.reach *= 2
+        values = tensor.flatten()
+        # All would take a tenth of a pass over ResNet-50. An odd step visits every row and channel.
+        values = values[:: values.numel() // SAMPLED | 1] if values.numel() > SAMPLED else values
         # Scaling by a power of two and rounding down are exact: no value lands in its neighbour's bin.
-        # In pieces that stay in the cache, and in int32: 15 times faster than whole tensors of int64.
-        for piece in tensor.flatten().split(1 << 20):
-            bins = (piece * (BINS // 2 / self.reach)).floor_().int().add_(BINS // 2)
-            self.histogram += torch.bincount(bins, minlength=BINS)
+        # In int32, far faster than int64.
+        bins = (values * (BINS // 2 / self.reach)).floor_().int().add_(BINS // 2)
+        self.histogram += torch.bincount(bins, minlength=BINS)
 
     @property
     def centers(self) -> Tensor:
