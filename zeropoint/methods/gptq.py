@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 from torch.nn import functional
 
@@ -44,7 +44,7 @@ def gptq(program: Program, calibration: Iterable[Any], *, largest: int | None = 
     inputs = module.graph.find_nodes(op="placeholder")
     floats: list[dict[Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
     integers: list[dict[Node, Any]] = [dict(values) for values in floats]
-    done = _last_uses(module)
+    done = Interpreter(module).user_to_last_uses
     with torch.no_grad():
         for node in module.graph.nodes:
             description = weighted(node)
@@ -82,7 +82,7 @@ def _batches(program: Program, calibration: Iterable[Any]) -> list[tuple[Tensor,
 def _live_bytes(program: Program) -> int:
     """About what one item's activations take at the point of the graph where most are needed again."""
     sizes, live, most = {}, 0, 1
-    done = _last_uses(program.module)
+    done = Interpreter(program.module).user_to_last_uses
     for node in program.module.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, Tensor) and node.op != "get_attr" and value.dim():
@@ -93,17 +93,6 @@ def _live_bytes(program: Program) -> int:
         most = max(most, live)
         live -= sum(sizes.get(other, 0) for other in done.get(node, ()))
     return most
-
-
-def _last_uses(module: GraphModule) -> dict[Node, list[Node]]:
-    """For each node the ones whose values nobody needs behind it."""
-    last: dict[Node, Node] = {}
-    for node in module.graph.nodes:
-        last |= dict.fromkeys([*node.all_input_nodes, node], node)
-    done: dict[Node, list[Node]] = {}
-    for node, user in last.items():
-        done.setdefault(user, []).append(node)
-    return done
 
 
 def _step(module: GraphModule, node: Node, float_values: dict[Node, Any], values: dict[Node, Any]) -> None:
