@@ -63,8 +63,8 @@ def residual() -> Program:
 
 
 def options(**chosen: object) -> Options:
-    """Options with ranges by minmax, whose numbers are easy to work out."""
-    return Options(**{"ranges": "minmax", **chosen})  # type: ignore[arg-type]
+    """Options with ranges by minmax and rounding to nearest, whose numbers are easy to work out."""
+    return Options(**{"ranges": "minmax", "rounding": "nearest", **chosen})  # type: ignore[arg-type]
 
 
 def sqnr(reference: torch.Tensor, other: torch.Tensor) -> float:

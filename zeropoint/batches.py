@@ -65,6 +65,26 @@ def check(loader: object, name: str) -> None:
         )
 
 
+def gathered(batches: Iterable[tuple[Tensor, ...]], items: int) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of inputs with consecutive ones put together, to at most ``items`` rows, where shapes allow."""
+    waiting: list[tuple[Tensor, ...]] = []
+    for inputs in batches:
+        rows = sum(len(before[0]) for before in waiting) + len(inputs[0])
+        alike = waiting and all(a.shape[1:] == b.shape[1:] for a, b in zip(waiting[0], inputs, strict=True))
+        if waiting and (rows > items or not alike):
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(inputs)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return (
+        batches[0] if len(batches) == 1 else tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    )
+
+
 def limit(loader: Loader, n: int | None) -> Loader:
     """A re-iterable of the first ``n`` batches of ``loader`` at most (all of them for None)."""
     return loader if n is None else _Limited(loader, n)

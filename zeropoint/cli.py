@@ -93,6 +93,9 @@ Ranges = Annotated[
 WeightRanges = Annotated[
     str | None, typer.Option(help="Weight ranges: minmax (by itself at 8 bits) or mse (below).")
 ]
+Rounding = Annotated[
+    str, typer.Option(help="Of static weights: gptq, which fits them to the data, or nearest.")
+]
 Skip = Annotated[
     list[str] | None,
     typer.Option(help="Keep modules float: a glob over module names, such as 'layer4.*'. Repeatable."),
@@ -139,6 +142,7 @@ def compare(
     weight_granularity: WeightGranularity = None,
     ranges: Ranges = "mse",
     weight_ranges: WeightRanges = None,
+    rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
     calibration_batches: CalibrationBatches = None,
@@ -191,6 +195,7 @@ def quantize(
     weight_granularity: WeightGranularity = None,
     ranges: Ranges = "mse",
     weight_ranges: WeightRanges = None,
+    rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
     calibration_batches: CalibrationBatches = None,

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from zeropoint.errors import InputError, closest
 from zeropoint.scheme import Granularity, Scheme
 
+ROUNDINGS = ("gptq", "nearest")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -13,6 +15,7 @@ class Options:
 
     ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
     ``mse``; None for the first at 8 bits and the second below.
+    ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, or ``nearest``.
     ``skip`` and ``no_fuse`` are globs over module names: kept float, and kept apart from batch norm and
     activation with a quantizer of their own. ``calibration_batches`` limits how much calibration data is
     read. The last three are for quantization-aware training.
@@ -25,6 +28,7 @@ class Options:
     weight_granularity: Granularity | None = None
     ranges: str = "mse"
     weight_ranges: str | None = None
+    rounding: str = "gptq"
     skip: tuple[str, ...] = ()
     no_fuse: tuple[str, ...] = ()
     calibration_batches: int | None = None
@@ -40,6 +44,8 @@ class Options:
         if self.weight_ranges not in (None, *WEIGHT_ESTIMATORS):
             hint = closest(str(self.weight_ranges), WEIGHT_ESTIMATORS)
             raise InputError(f"unknown weight range estimator '{self.weight_ranges}'; {hint}")
+        if self.rounding not in ROUNDINGS:
+            raise InputError(f"unknown rounding '{self.rounding}'; {closest(self.rounding, ROUNDINGS)}")
         if self.calibration_batches is not None and self.calibration_batches < 1:
             raise InputError("calibration batches must be 1 or more")
         if self.epochs < 1 or self.learning_rate <= 0:

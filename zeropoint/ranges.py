@@ -4,7 +4,8 @@ What is kept per tensor is its extremes, their moving averages and a histogram o
 not grow with the data.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
-from zeropoint.batches import split
+from zeropoint.batches import gathered, split
 from zeropoint.errors import InputError, first_line
 from zeropoint.scheme import Scheme, choose_parameters
 
 BINS = 4096  # even, so that doubling the range merges whole pairs of bins
 SAMPLED = 1 << 17  # values of a tensor that the histogram takes in of one batch, at most about
+GATHERED = 8  # items at a time: two thirds of the time of one by one in ResNet-50
 AVERAGING = 0.01  # weight of a new batch in the moving averages: Jacob et al. 2018, section 3.1
 KEPT = 0.9999  # share of values that `percentile` keeps on each side: Wu et al. 2020 (arXiv 2004.09602)
 
@@ -40,8 +42,10 @@ class Statistics:
 
     def add(self, tensor: Tensor, with_histogram: bool) -> None:
         """Takes in one batch of values. Raises ValueError where one is NaN or infinite."""
-        tensor = tensor.detach().float()
-        low, high = (value.item() for value in torch.aminmax(tensor))
+        # As it lies in memory: in another order it would be read ten times slower.
+        order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+        values = tensor.detach().permute(order).flatten()
+        low, high = (float(value) for value in torch.aminmax(values))
         if not (abs(low) < float("inf") and abs(high) < float("inf")):  # false for NaN, too
             raise ValueError("NaN or Inf")
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -51,9 +55,9 @@ class Statistics:
             self.average_low += AVERAGING * (low - self.average_low)
             self.average_high += AVERAGING * (high - self.average_high)
         if with_histogram:
-            self._count(tensor, max(-low, high))
+            self._count(values, max(-low, high))
 
-    def _count(self, tensor: Tensor, largest: float) -> None:
+    def _count(self, values: Tensor, largest: float) -> None:
         if not self.reach:
             self.reach = 2.0 ** torch.frexp(torch.tensor(largest)).exponent.item()
         while largest >= self.reach:
@@ -61,12 +65,11 @@ class Statistics:
             merged = self.histogram.reshape(-1, 2).sum(1)
             self.histogram = torch.nn.functional.pad(merged, (quarter, quarter))
             self.reach *= 2
-        values = tensor.flatten()
         # All would take a tenth of a pass over ResNet-50. An odd step visits every row and channel.
         values = values[:: values.numel() // SAMPLED | 1] if values.numel() > SAMPLED else values
         # Scaling by a power of two and rounding down are exact: no value lands in its neighbour's bin.
         # In int32, far faster than int64.
-        bins = (values * (BINS // 2 / self.reach)).floor_().int().add_(BINS // 2)
+        bins = (values.float() * (BINS // 2 / self.reach)).floor_().int().add_(BINS // 2)
         self.histogram += torch.bincount(bins, minlength=BINS)
 
     @property
@@ -219,21 +222,27 @@ def observe(
     owned = {group: Statistics() for group in groups.values()}
     statistics = {source: owned[group] for source, group in groups.items()}
     observer = _Observer(module, statistics, estimator in _NEED_HISTOGRAM)
-    count = 0
-    with torch.no_grad():
-        for batch in calibration:
-            if batches is not None and count == batches:
-                break
+    last = -1
+
+    def checked() -> Iterator[tuple[Tensor, ...]]:
+        nonlocal last
+        for batch in itertools.islice(calibration, batches):
             inputs, _ = split(batch)
-            check_inputs(module, inputs, f"calibration batch {count}")
+            last += 1
+            check_inputs(module, inputs, f"calibration batch {last}")
+            yield inputs
+
+    # The moving average is one of batches as they are.
+    alone = estimator == "moving-average" or not _is_batch_free(module)
+    with torch.no_grad():
+        for inputs in checked() if alone else gathered(checked(), GATHERED):
             try:
                 observer.run(*inputs)
             except (RuntimeError, IndexError) as error:
                 raise InputError(
-                    f"the model fails on calibration batch {count}: {first_line(error)}"
+                    f"the model fails on calibration batch {last}: {first_line(error)}"
                 ) from error
-            count += 1
-    if not count:
+    if last < 0:
         raise InputError("the calibration set is empty; give at least one batch")
     parameters = {}
     for source, seen in statistics.items():
@@ -241,6 +250,12 @@ def observe(
         low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](seen, scheme))
         parameters[source] = choose_parameters(low, high, scheme)
     return parameters
+
+
+def _is_batch_free(module: GraphModule) -> bool:
+    """Whether every input's first axis may have any size."""
+    inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    return all(value.dim() and not isinstance(value.shape[0], int) for value in inputs)
 
 
 def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) -> None:

@@ -3,15 +3,14 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.fx import Interpreter, Node
-from torch.utils.flop_counter import FlopCounterMode
+from torch.fx import Node
 
 from zeropoint import graph as fx
 from zeropoint.engines import Runner
 from zeropoint.engines import find as engine
+from zeropoint.macs import multiply_accumulates
 from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, family
 from zeropoint.program import Program, at_batch
 
@@ -38,27 +37,6 @@ def integers(program: Program, runner: Runner) -> Integers:
     done = sum(count for name, count in counted.items() if name in inside)
     left = tuple(_described(node) for node in quantized if node.name not in inside)
     return Integers(done / max(sum(counted.values()), 1), left)
-
-
-def multiply_accumulates(program: Program) -> dict[str, int]:
-    """By the name of its node, the multiply-accumulates of every operator that does any, at batch 1."""
-    counter = _Counter(program.module)
-    with torch.no_grad():
-        counter.run(*at_batch(program, 1).example_inputs)
-    return counter.counted
-
-
-class _Counter(Interpreter):
-    def __init__(self, module: torch.fx.GraphModule) -> None:
-        super().__init__(module)
-        self.counted: dict[str, int] = {}
-
-    def run_node(self, n: Node) -> Any:
-        with FlopCounterMode(display=False) as flops:
-            value = super().run_node(n)
-        if count := flops.get_total_flops() // 2:  # a multiplication and an addition each
-            self.counted[n.name] = count
-        return value
 
 
 def _is_quantized(node: Node) -> bool:

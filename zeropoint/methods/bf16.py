@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_map_only
 
 from zeropoint import graph as fx
@@ -20,7 +21,13 @@ def bf16(program: Program, options: Options | None = None) -> Program:
     options = options or Options()
     options.check_patterns(fx.module_names(program.module))
     folded = fold_batch_norms(program, options.no_fuse)
-    module = fx.copy(folded.module)
+    module = narrowed(folded.module)
+    return dataclasses.replace(folded, module=module, method="bf16", weight_bits=16, activation_bits=16)
+
+
+def narrowed(module: GraphModule) -> GraphModule:
+    """A copy with every float in bfloat16 but the inputs and outputs; its nodes keep their names."""
+    module = fx.copy(module)
     graph = module.graph
     convert = torch.ops.aten._to_copy.default
     for node in list(graph.nodes):
@@ -46,4 +53,4 @@ def bf16(program: Program, options: Options | None = None) -> Program:
                     wide = graph.call_function(convert, (result,), {"dtype": torch.float32})
                 node.replace_input_with(result, wide)
     fx.remove_unused(module)
-    return dataclasses.replace(folded, module=module, method="bf16", weight_bits=16, activation_bits=16)
+    return module

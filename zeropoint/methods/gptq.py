@@ -7,7 +7,8 @@ so errors do not add up from layer to layer, and the bias, which is not rounded,
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
@@ -17,10 +18,10 @@ from torch.fx.node import map_arg
 from torch.nn import functional
 
 from zeropoint import graph as fx
-from zeropoint.batches import split
-from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, Weighted, aten, weighted
+from zeropoint.batches import gathered, split
+from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, WEIGHTED, Weighted, aten, weighted
 from zeropoint.program import Program
-from zeropoint.quantizers import Quantizer, quantizers
+from zeropoint.quantizers import Quantizer, fake_quantize, quantizers
 
 ITEMS = 8  # at a time
 MEMORY = 1 << 30  # bytes of activations that are held at once, at most about
@@ -29,18 +30,20 @@ MEMORY = 1 << 30  # bytes of activations that are held at once, at most about
 DAMPING = 0.01
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 BLOCK = 128  # inputs that are rounded before the others hear of it: ibid.
-POSITIONS = 16384  # of a convolution's output are looked at, or 16 for each of its inputs where that is more
+POSITIONS = 8192  # of a layer's output are looked at (2048 of a grouped one), or 16 for each of its inputs
 
 
-def gptq(program: Program, calibration: Iterable[Any], *, largest: int | None = None) -> Program:
+def gptq(
+    program: Program, calibration: Iterable[Any], *, largest: int | None = None, items: int | None = None
+) -> Program:
     """The Program with every quantized weight on its grid so that the layers' outputs are nearest to float.
 
     Layers with more than ``largest`` inputs to an output only have their biases corrected. Reads as much of
-    ``calibration`` as fits in MEMORY; memory does not grow beyond with the data.
+    ``calibration`` as fits in MEMORY, at most ``items``; memory does not grow beyond with the data.
     """
     module = fx.copy(program.module)
     by_weight = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
-    batches = _batches(program, calibration)
+    batches = _batches(program, calibration, items)
     inputs = module.graph.find_nodes(op="placeholder")
     floats: list[dict[Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
     integers: list[dict[Node, Any]] = [dict(values) for values in floats]
@@ -49,14 +52,17 @@ def gptq(program: Program, calibration: Iterable[Any], *, largest: int | None = 
         for node in module.graph.nodes:
             description = weighted(node)
             quantizer = by_weight.get(cast(Node, node.args[description.weight])) if description else None
+            bias = None
             if description and quantizer and _is_own(node, description, quantizer):
                 if _unfolds(node) and (largest is None or _fan_in(module, description, quantizer) <= largest):
                     folds = _moments(node, description, floats, integers)
                     _fit(module, node, description, quantizer, folds, integers)
-                elif bias := _bias(node, description):
-                    _correct_bias(module, node, bias, floats, integers)
+                else:
+                    bias = _bias(node, description)
+            _step(module, node, floats, integers)
+            if bias:
+                _correct_bias(module, node, bias, floats, integers)
             for float_values, values in zip(floats, integers, strict=True):
-                _step(module, node, float_values, values)
                 for other in done.get(node, ()):
                     float_values.pop(other, None)
                     values.pop(other, None)
@@ -64,12 +70,15 @@ def gptq(program: Program, calibration: Iterable[Any], *, largest: int | None = 
     return dataclasses.replace(program, module=module)
 
 
-def _batches(program: Program, calibration: Iterable[Any]) -> list[tuple[Tensor, ...]]:
+def _batches(
+    program: Program, calibration: Iterable[Any], items: int | None = None
+) -> list[tuple[Tensor, ...]]:
     """The first inputs of the calibration data, a few items each where the batch size is free."""
     room = MEMORY // (2 * _live_bytes(program))
+    room = room if items is None else min(room, items)
+    read = (split(batch)[0] for batch in calibration)
     batches: list[tuple[Tensor, ...]] = []
-    for batch in calibration:
-        inputs, _ = split(batch)
+    for inputs in gathered(read, ITEMS) if program.dynamic_batch else read:
         size = ITEMS if program.dynamic_batch else max(len(inputs[0]), 1)
         for parts in zip(*(tensor.split(size) for tensor in inputs), strict=True):
             room -= len(parts[0])
@@ -95,17 +104,31 @@ def _live_bytes(program: Program) -> int:
     return most
 
 
-def _step(module: GraphModule, node: Node, float_values: dict[Node, Any], values: dict[Node, Any]) -> None:
+def _step(
+    module: GraphModule, node: Node, floats: list[dict[Node, Any]], integers: list[dict[Node, Any]]
+) -> None:
     """Computes a node in both networks; in the float one a quantizer gives back what it takes."""
     if node.op == "get_attr":
-        float_values[node] = values[node] = fx.tensor_of(module, node)
+        value = attrgetter(str(node.target))(module)  # a tensor, or a branch's graph
+        for env in (*floats, *integers):
+            env[node] = value
     elif node.op == "call_function":
-        for env in (float_values, values):
-            if env is float_values and node.target in FAKE_QUANTIZE:
-                env[node] = env[cast(Node, node.args[0])]
-            else:
-                arguments, keywords = map_arg((node.args, node.kwargs), env.__getitem__)
-                env[node] = cast(Any, node.target)(*arguments, **keywords)
+        for env in floats:
+            skipped = node.target in FAKE_QUANTIZE
+            env[node] = env[cast(Node, node.args[0])] if skipped else _value(node, env)
+        if all(source.op == "get_attr" for source in node.all_input_nodes):
+            integers[0][node] = _value(node, integers[0])
+            for env in integers[1:]:
+                env[node] = integers[0][node]
+        else:
+            for env in integers:
+                env[node] = _value(node, env)
+
+
+def _value(node: Node, env: dict[Node, Any]) -> Any:
+    arguments, keywords = map_arg((node.args, node.kwargs), env.__getitem__)
+    operator: Any = fake_quantize if node.target is FAKE_QUANTIZE_TENSOR else node.target
+    return operator(*arguments, **keywords)
 
 
 def _is_own(layer: Node, description: Weighted, quantizer: Quantizer) -> bool:
@@ -140,17 +163,16 @@ def _correct_bias(
     floats: list[dict[Node, Any]],
     integers: list[dict[Node, Any]],
 ) -> None:
-    """Moves a bias by the mean difference of the layer's outputs: Nagel et al. 2019, section 4.2, eq. 14."""
-
-    def channels_last(env: dict[Node, Any]) -> Tensor:
-        output: Tensor = cast(Any, layer.target)(*map_arg(layer.args, env.__getitem__))
-        return (output if WEIGHTED[layer.target].family == "linear" else output.movedim(1, -1)).flatten(0, -2)
-
+    """Moves a bias, and the outputs, by their mean difference: Nagel et al. 2019, section 4.2, eq. 14."""
+    axis = -1 if WEIGHTED[layer.target].family == "linear" else 1
     total, count = torch.zeros_like(fx.tensor_of(module, bias)), 0
     for float_values, values in zip(floats, integers, strict=True):
-        difference = channels_last(float_values) - channels_last(values)
+        difference = (float_values[layer] - values[layer]).movedim(axis, -1).flatten(0, -2)
         total, count = total + difference.sum(0), count + len(difference)
-    _set(module, bias, fx.tensor_of(module, bias) + total / count, integers)
+    mean = total / count
+    _set(module, bias, fx.tensor_of(module, bias) + mean, integers)
+    for values in integers:
+        values[layer] = (values[layer].movedim(axis, -1) + mean).movedim(-1, axis)
 
 
 def _set(module: GraphModule, node: Node, value: Tensor, integers: list[dict[Node, Any]]) -> None:
@@ -182,12 +204,13 @@ def _moments(
     has_bias = _bias(layer, description) is not None
     generator = torch.Generator().manual_seed(0)
     for number, (float_values, values) in enumerate(zip(floats, integers, strict=True)):
-        x, y = (_columns(layer, description, env, has_bias) for env in (values, float_values))
-        wanted = -(-max(POSITIONS, 16 * x.shape[1]) // len(floats))
-        if x.shape[2] > wanted:
-            chosen = torch.randperm(x.shape[2], generator=generator)[:wanted]
-            x, y = x[..., chosen], y[..., chosen]
-        seen = _Moments((x @ x.mT).double(), (y @ x.mT).double())
+        x, y = _columns(layer, description, values), _columns(layer, description, float_values)
+        wanted = -(-max(POSITIONS // min(x.groups, 4), 16 * x.inputs) // len(floats))
+        chosen = torch.randperm(x.count, generator=generator)[:wanted]
+        a, b = x.take(chosen), y.take(chosen)
+        if has_bias:
+            a, b = (functional.pad(part, (0, 0, 0, 1), value=1.0) for part in (a, b))
+        seen = _Moments((a @ a.mT).double(), (b @ a.mT).double())
         before = folds[number % 2]
         folds[number % 2] = seen if before is None else before + seen
     first, second = folds
@@ -195,27 +218,49 @@ def _moments(
     return first, second or first
 
 
-def _columns(layer: Node, description: Weighted, env: dict[Node, Any], has_bias: bool) -> Tensor:
-    """The inputs to every output value of a layer, (groups, K, outputs)."""
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """The ``inputs`` to each of the ``count`` positions of a layer's output, taken out when asked for."""
+
+    groups: int
+    inputs: int
+    count: int
+    take: Callable[[Tensor], Tensor]  # of positions, (groups, inputs, positions)
+
+
+def _columns(layer: Node, description: Weighted, env: dict[Node, Any]) -> _Columns:
     value: Tensor = env[cast(Node, layer.args[description.input])]
     if description.family == "linear":
-        columns = value.flatten(0, -2).t().unsqueeze(0)
-    else:
-        kernel = list(env[cast(Node, layer.args[description.weight])].shape[2:])
-        given: list[Any] = list(layer.args[3:])
-        stride, padding, dilation, groups = given + [1, 0, 1, 1][len(given) :]
-        if len(kernel) == 1:
-            value, kernel = value.unsqueeze(2), [1, *kernel]
-            stride, padding, dilation = [1, *_list(stride)], [0, *_list(padding)], [1, *_list(dilation)]
-        unfolded = functional.unfold(value, tuple(kernel), dilation, padding, stride)
-        columns = unfolded.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(2)
-    if not has_bias:
-        return columns
-    return torch.cat([columns, columns.new_ones(len(columns), 1, columns.shape[2])], 1)
+        rows = value.flatten(0, -2)
+        return _Columns(1, rows.shape[1], len(rows), lambda chosen: rows[chosen].t().unsqueeze(0))
+    kernel = list(env[cast(Node, layer.args[description.weight])].shape[2:])
+    given: list[Any] = list(layer.args[3:])
+    settings = given + [1, 0, 1, 1][len(given) :]
+    groups = settings.pop()
+    stride, padding, dilation = (_list(part, len(kernel)) for part in settings)
+    if len(kernel) == 1:
+        value, kernel = value.unsqueeze(2), [1, *kernel]
+        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
+    # Channels last: what is taken out lies together.
+    padded = functional.pad(value.permute(0, 2, 3, 1), (0, 0, *[padding[1]] * 2, *[padding[0]] * 2))
+    reach = [dilation[axis] * (kernel[axis] - 1) for axis in (0, 1)]
+    rows, columns = ((padded.shape[1 + axis] - reach[axis] - 1) // stride[axis] + 1 for axis in (0, 1))
+
+    def take(chosen: Tensor) -> Tensor:
+        image, row, column = torch.unravel_index(chosen, (len(value), rows, columns))
+        y = row[:, None, None] * stride[0] + torch.arange(kernel[0])[:, None] * dilation[0]
+        x = column[:, None, None] * stride[1] + torch.arange(kernel[1]) * dilation[1]
+        patches = padded[image[:, None, None], y, x]  # (positions, kernel rows, kernel columns, channels)
+        return patches.permute(3, 1, 2, 0).reshape(groups, -1, len(chosen)).contiguous()  # products need it
+
+    per_group = padded.shape[3] // groups * kernel[0] * kernel[1]
+    return _Columns(groups, per_group, len(value) * rows * columns, take)
 
 
-def _list(value: Any) -> list[int]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+def _list(value: Any, length: int) -> list[int]:
+    """A setting of a convolution for each of its axes."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values * length if len(values) == 1 else values
 
 
 def _refitted(weight: Tensor, moments: _Moments, ridge: Tensor) -> Tensor:

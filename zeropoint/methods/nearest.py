@@ -4,27 +4,37 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from zeropoint.batches import split
-from zeropoint.program import Program
+from zeropoint.batches import gathered, split
+from zeropoint.program import Program, flat_tensors
+from zeropoint.quantizers import Simulation
 
 ITEMS = 32  # that are looked at, at least, where there are so many
+GATHERED = 8  # at a time
 
 
-def nearest(reference: Program, candidates: Sequence[Program], calibration: Iterable[Any]) -> Program:
+def nearest(
+    reference: Program, candidates: Sequence[Program], calibration: Iterable[Any], items: int = ITEMS
+) -> Program:
     """The candidate of the smallest squared error, each output's relative to its own mean square.
 
-    The first one among equals, or where an error is NaN.
+    The first one among equals, or where an error is NaN. Looks at ``items``, and at the rest of their batch.
     """
     errors, seen = torch.zeros(len(candidates), dtype=torch.float64), 0
-    for batch in calibration:
-        inputs, _ = split(batch)
-        expected = [output.double() for output in reference(*inputs) if output.is_floating_point()]
+    read = (split(batch)[0] for batch in calibration)
+    for inputs in gathered(read, min(items, GATHERED)) if reference.dynamic_batch else read:
+        expected = _outputs(reference, inputs)
         for index, candidate in enumerate(candidates):
-            outputs = [output for output in candidate(*inputs) if output.is_floating_point()]
-            for output, wanted in zip(outputs, expected, strict=True):
+            for output, wanted in zip(_outputs(candidate, inputs), expected, strict=True):
                 errors[index] += (output - wanted).square().mean() / wanted.square().mean().clamp(min=1e-30)
         seen += len(inputs[0])
-        if seen >= ITEMS:
+        if seen >= items:
             break
     return candidates[int(errors.nan_to_num(torch.inf).argmin())]
+
+
+def _outputs(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    with torch.no_grad():
+        outputs = flat_tensors(Simulation(program.module).run(*inputs))
+    return [output.double() for output in outputs if output.is_floating_point()]
