@@ -135,13 +135,14 @@ def test_products_have_a_scheme_of_their_own():
     module = module_of(Shared(), torch.randn(2, 3, 4))
     target = engines.target("openvino")
     placement = place_static(module, target, options())
-    schemes = {source: placement.scheme_of(source) for source in placement.sources}
+    schemes = {edge.source: edge.scheme for edge in placement.edges}
     signed = {source for source, scheme in schemes.items() if scheme.signed}
     assert {"linear", "linear_1"} <= signed
     assert not signed & {"a", "softmax"}
     assert all(schemes[source].symmetric for source in signed)
     four = place_static(module, target, options(activation_bits=4))
-    assert {four.scheme_of(source).bits for source in four.sources} == {4}
+    bits = {(edge.source, edge.user): edge.scheme.bits for edge in four.edges}
+    assert {pair for pair, count in bits.items() if count == 8} == {("a", "linear"), ("a", "linear_1")}
     # The moved input is on the grid of the input itself, which a linear layer reads unsigned.
     x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     quantized = static(capture(randomized(Shared()), x), target, [x], options())
@@ -153,7 +154,7 @@ def test_products_have_a_scheme_of_their_own():
 def test_sources_are_named_once():
     placement = place_static(module_of(Residual()), ADDS_INSIDE, options())
     assert placement.sources == ["flatten", "relu", "relu_", "x"]
-    assert Edge("relu_", "add") in placement.edges
+    assert Edge("relu_", "add", ADDS_INSIDE.activations) in placement.edges
 
 
 def test_one_quantizer_for_all_users_of_a_value():
@@ -289,8 +290,10 @@ def test_a_pattern_that_matches_nothing(option):
 def test_schemes_are_the_targets_with_what_the_user_chose():
     module = module_of(chain())
     placement = place_static(module, ADDS_INSIDE, options(weight_bits=4, activation_symmetric=True))
-    assert (placement.weight_scheme.bits, placement.weight_scheme.granularity) == (4, "per-channel")
-    assert (placement.activation_scheme.bits, placement.activation_scheme.symmetric) == (8, True)
+    assert {(place.scheme.bits, place.scheme.granularity) for place in placement.weights} == {
+        (4, "per-channel")
+    }
+    assert {(edge.scheme.bits, edge.scheme.symmetric) for edge in placement.edges} == {(8, True)}
     assert placement == place_static(module, ADDS_INSIDE, options(weight_bits=4, activation_symmetric=True))
 
 
@@ -360,3 +363,23 @@ def test_what_is_split_is_quantized_whole_where_all_parts_are_read_in_integers(o
     module = capture(Halves(other).eval(), torch.randn(2, 3, 8, 8)).module
     placement = place_static(module, engines.target("openvino"), options())
     assert ("relu" in placement.sources) == whole
+
+
+@pytest.mark.parametrize(
+    ("chosen", "first", "inner", "last"),
+    [
+        ({"weight_bits": 4, "activation_bits": 8}, (4, 8), (4, 8), (4, 8)),
+        ({"weight_bits": 2, "activation_bits": 4}, (8, 8), (2, 4), (8, 8)),
+        ({"weight_bits": 4, "activation_bits": 4, "end_bits": 4}, (4, 4), (4, 4), (4, 4)),
+        ({"weight_bits": 4, "activation_bits": 6, "end_bits": 7}, (7, 7), (4, 6), (7, 7)),
+    ],
+)
+def test_the_first_and_last_layer_keep_more_bits(chosen, first, inner, last):
+    placement = place_static(module_of(Residual()), ADDS_INSIDE, options(**chosen))
+    weights = {place.node.split("_")[0]: place.scheme.bits for place in placement.weights}
+    inputs = {(edge.source, edge.user): edge.scheme.bits for edge in placement.edges}
+    assert (weights["stem"], inputs["x", "conv2d"]) == first
+    assert (weights["inner"], inputs["relu_", "conv2d_1"]) == inner
+    assert (weights["head"], inputs["flatten", "linear"]) == last
+    assert inputs["relu", "max_pool2d"] == last[1]  # on the grid that it is read on
+    assert inputs["relu_", "add"] == 8  # nothing is multiplied there

@@ -208,7 +208,7 @@ def batches(n=4):
 def run(calibration, program=None, estimator="minmax", **keywords):
     module = (program or residual()).module
     source = module.graph.find_nodes(op="placeholder")[0].name
-    return observe(module, {source: UNSIGNED}, calibration, estimator, **keywords)
+    return observe(module, {(source, UNSIGNED)}, calibration, estimator, **keywords)
 
 
 def test_observed_in_one_pass_and_limited():
@@ -246,7 +246,8 @@ def test_every_source_has_a_scheme_of_its_own():
     module = residual().module
     names = [node.name for node in module.graph.nodes if node.name in ("x", "relu_")]
     four, signed = Scheme(4, signed=False, symmetric=False), Scheme()
-    found = observe(module, dict(zip(names, (four, signed), strict=True)), batches(), "minmax")
+    found = observe(module, list(zip(names, (four, signed), strict=True)), batches(), "minmax")
+    found = {name: parameters for (name, _), parameters in found.items()}
     everything = torch.cat(batches())
     low, high = everything.min().item(), everything.max().item()
     assert found["x"][0].item() == pytest.approx((high - low) / 15)

@@ -77,6 +77,12 @@ Target = Annotated[
 ]
 WeightBits = Annotated[int, typer.Option(help="Bits of weights, 2 to 8.")]
 ActivationBits = Annotated[int, typer.Option(help="Bits of activations, 2 to 8.")]
+EndBits = Annotated[
+    int | None,
+    typer.Option(
+        help="Bits of the first and last layer. Default: 8 for their inputs, and for weights below 4."
+    ),
+]
 WeightSymmetric = Annotated[
     bool | None, typer.Option("--weight-symmetric/--weight-affine", help="Default: as suits the target.")
 ]
@@ -137,6 +143,7 @@ def compare(
     ] = 1,
     weight_bits: WeightBits = 8,
     activation_bits: ActivationBits = 8,
+    end_bits: EndBits = None,
     weight_symmetric: WeightSymmetric = None,
     activation_symmetric: ActivationSymmetric = None,
     weight_granularity: WeightGranularity = None,
@@ -190,6 +197,7 @@ def quantize(
     limit_batches: LimitBatches = None,
     weight_bits: WeightBits = 8,
     activation_bits: ActivationBits = 8,
+    end_bits: EndBits = None,
     weight_symmetric: WeightSymmetric = None,
     activation_symmetric: ActivationSymmetric = None,
     weight_granularity: WeightGranularity = None,

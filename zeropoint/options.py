@@ -13,6 +13,9 @@ ROUNDINGS = ("gptq", "nearest")
 class Options:
     """How to quantize. None leaves a choice to the target engine's own rules.
 
+    ``activation_bits`` are those of what is multiplied by weights or other activations; what is only added,
+    averaged or put together has 8 at least. ``end_bits`` are those of the first and last layers, weights and
+    inputs; None keeps both at 8 bits where weights have fewer than 4, and inputs at 8 in any case.
     ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
     ``mse``; None for the first at 8 bits and the second below.
     ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, or ``nearest``.
@@ -23,6 +26,7 @@ class Options:
 
     weight_bits: int = 8
     activation_bits: int = 8
+    end_bits: int | None = None
     weight_symmetric: bool | None = None
     activation_symmetric: bool | None = None
     weight_granularity: Granularity | None = None
@@ -50,6 +54,8 @@ class Options:
             raise InputError("calibration batches must be 1 or more")
         if self.epochs < 1 or self.learning_rate <= 0:
             raise InputError("epochs and learning rate must be positive")
+        if self.end_bits is not None:
+            Scheme(self.end_bits)
         for choose in (self.weights, self.activations):
             choose(Scheme())  # raises for bits or a granularity that there is not
 

@@ -1,56 +1,78 @@
 """Placement: which edges and weights carry a quantizer, decided by a Target's rules alone."""
 
 import operator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import cast
 
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import FAKE_QUANTIZE, RECURRENT, SOFTMAX, SPLITS, TRANSPARENT, family, weighted
+from zeropoint.operators import (
+    FAKE_QUANTIZE,
+    RECURRENT,
+    SOFTMAX,
+    SPLITS,
+    TRANSPARENT,
+    Weighted,
+    family,
+    weighted,
+)
 from zeropoint.options import Options, matches
 from zeropoint.scheme import Scheme
 from zeropoint.target import Target
 
+END_BITS_BELOW = 4  # bits of weights at which the first and last layers keep 8 of their own
+
 
 @dataclass(frozen=True)
 class Edge:
-    """The value of node ``source`` as it enters node ``user``, both by name."""
+    """The value of node ``source`` as it enters node ``user``, both by name, and how it is quantized."""
 
     source: str
     user: str
+    scheme: Scheme
 
 
 @dataclass(frozen=True)
 class WeightPlace:
-    """A weight, by the name of its ``get_attr`` node, and the axis of its output channels."""
+    """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme."""
 
     node: str
     axis: int
+    scheme: Scheme
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where quantizers go; comparable, so that engines with equal placements share one Program.
-
-    ``products``: the sources that only matrix products of activations read; theirs is ``product_scheme``.
-    """
+    """Where quantizers go; comparable, so that engines with equal placements share one Program."""
 
     edges: frozenset[Edge]
     weights: frozenset[WeightPlace]
-    activation_scheme: Scheme
-    weight_scheme: Scheme
-    product_scheme: Scheme
-    products: frozenset[str] = frozenset()
 
     @property
     def sources(self) -> list[str]:
         """The nodes whose ranges have to be known."""
         return sorted({edge.source for edge in self.edges})
 
-    def scheme_of(self, source: str) -> Scheme:
-        """The scheme of the quantizer behind a source."""
-        return self.product_scheme if source in self.products else self.activation_scheme
+
+class _Edges:
+    """Edges as they are collected: where two schemes are wanted for one, that of more bits holds."""
+
+    def __init__(self) -> None:
+        self._schemes: dict[tuple[str, str], Scheme] = {}
+
+    def add(self, pairs: Iterable[tuple[Node, Node]], scheme: Scheme) -> None:
+        for source, user in pairs:
+            before = self._schemes.setdefault((source.name, user.name), scheme)
+            if scheme.bits > before.bits:
+                self._schemes[source.name, user.name] = scheme
+
+    def sources(self) -> set[str]:
+        return {source for source, _ in self._schemes}
+
+    def all(self) -> frozenset[Edge]:
+        return frozenset(Edge(*names, scheme) for names, scheme in self._schemes.items())
 
 
 def place_static(module: GraphModule, target: Target, options: Options) -> Placement:
@@ -60,56 +82,80 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
     and before operators that only move values (pooling by maximum, reshapes), so that these run on integers
     too.
     """
-    edges: set[Edge] = set()
-    products: set[Edge] = set()
+    edges = _Edges()
+    products: list[tuple[Node, Node]] = []
     weights: set[WeightPlace] = set()
+    ends = _ends(module)
+    few = options.activations(target.activations)
+    enough = replace(few, bits=max(8, few.bits))  # where nothing is multiplied fewer bits gain nothing
+    last = replace(few, bits=options.end_bits or enough.bits)
+
+    def entering(user: Node) -> Scheme:
+        return (last if user in ends else few) if weighted(user) else enough
+
     for node in module.graph.nodes:
         if node.op != "call_function" or matches(fx.module_name(node), options.skip):
             continue
         kind, description = family(node), weighted(node)
         if description and kind in target.weighted:
-            edges |= _edges_into(node, [cast(Node, node.args[description.input])], target)
-            weight = node.args[description.weight]
-            assert isinstance(weight, Node)
-            weights.add(WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim()))
+            edges.add(_edges_into(node, [cast(Node, node.args[description.input])], target), entering(node))
+            weights.add(_weight_place(node, description, target, options, node in ends))
+            behind: list[Node] = []
             if _is_unfused(node, options):  # convolution, batch norm and activation each get their own
-                norms = [user for user in node.users if family(user) == "batch_norm"]
-                edges |= {edge for part in (node, *norms) for edge in _edges_behind(part)}
+                behind = [node, *(user for user in node.users if family(user) == "batch_norm")]
             elif kind in target.outputs:
-                edges |= _edges_behind(_last_fused(node, target))
+                behind = [_last_fused(node, target)]
+            for part in behind:
+                for pair in _edges_behind(part):
+                    edges.add([pair], entering(pair[1]))
         elif kind in target.inputs and kind == "product":
             for operand in _operands(node):
-                (edges if before_moves(operand).target in SOFTMAX else products).update(
-                    _edges_into(node, [operand], target)
-                )
+                is_share = before_moves(operand).target in SOFTMAX
+                pairs = _edges_into(node, [operand], target)
+                if is_share:
+                    edges.add(pairs, few)
+                else:
+                    products += pairs
         elif kind in target.inputs and (kind != "add" or _stays_in_integers(node, target)):
             operands = _operands(node)
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
             # An addition is done inside one of its operands only, the other one comes to it rounded.
-            edges |= _edges_into(node, [n for n in operands if n not in fused[:1]], target)
+            edges.add(_edges_into(node, [n for n in operands if n not in fused[:1]], target), enough)
             if kind in target.outputs:
-                edges |= _edges_behind(node)
-    return _placement(edges, weights, target, options, products)
+                for pair in _edges_behind(node):
+                    edges.add([pair], entering(pair[1]))
+    sources, product = edges.sources(), options.activations(target.products)
+    others = {before_moves(node) for node in module.graph.nodes if node.name in sources}
+    for pair in products:
+        edges.add([pair], few if before_moves(pair[0]) in others else product)
+    return Placement(edges.all(), frozenset(weights))
 
 
-def _placement(
-    edges: set[Edge],
-    weights: set[WeightPlace],
-    target: Target,
-    options: Options,
-    products: set[Edge] | frozenset[Edge] = frozenset(),
-) -> Placement:
-    activations, weight = options.activations(target.activations), options.weights(target.weights)
-    only_products = {edge.source for edge in products} - {edge.source for edge in edges}
-    product = options.activations(target.products)
-    return Placement(
-        frozenset(edges | products),
-        frozenset(weights),
-        activations,
-        weight,
-        product,
-        frozenset(only_products),
-    )
+def _weight_place(
+    node: Node, description: Weighted, target: Target, options: Options, is_end: bool
+) -> WeightPlace:
+    weight, scheme = cast(Node, node.args[description.weight]), options.weights(target.weights)
+    if is_end:
+        scheme = replace(
+            scheme, bits=options.end_bits or (8 if scheme.bits < END_BITS_BELOW else scheme.bits)
+        )
+    return WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim(), scheme)
+
+
+def _ends(module: GraphModule) -> set[Node]:
+    """The weighted operators before which there is none, and those behind which there is none."""
+
+    def first(nodes: list[Node], neighbours: Callable[[Node], Iterable[Node]]) -> set[Node]:
+        found, behind = set(), set()
+        for node in nodes:
+            if any(other in behind or other in found for other in neighbours(node)):
+                behind.add(node)
+            elif weighted(node):
+                found.add(node)
+        return found
+
+    nodes = list(module.graph.nodes)
+    return first(nodes, lambda node: node.all_input_nodes) | first(nodes[::-1], lambda node: node.users)
 
 
 def _is_unfused(node: Node, options: Options) -> bool:
@@ -194,15 +240,15 @@ def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
     return group
 
 
-def _edges_into(node: Node, operands: list[Node], target: Target) -> set[Edge]:
+def _edges_into(node: Node, operands: list[Node], target: Target) -> list[tuple[Node, Node]]:
     """The edge into ``node`` for each operand, and the one at the head of the moves that it has come through.
 
     The value at the end of the moves is on the grid already, but the PyTorch compiler's kernels are int8 only
     with a quantizer right before them (12% on ResNet-50); the other engines drop the second one.
     """
-    edges = set()
+    edges = []
     for operand in [operand for operand in operands if fx.is_float(operand)]:
-        edges.add(Edge(operand.name, node.name))
+        edges.append((operand, node))
         head, reader, split = operand, node, False
         while moved := _moved_from(head):
             head, reader = moved
@@ -211,7 +257,7 @@ def _edges_into(node: Node, operands: list[Node], target: Target) -> set[Edge]:
         if head is not operand and (
             not split or family(head) in target.inputs or _all_integers(reader, target)
         ):
-            edges.add(Edge(head.name, reader.name))
+            edges.append((head, reader))
     return edges
 
 
@@ -232,25 +278,24 @@ def _last_fused(node: Node, target: Target) -> Node:
     return users[0] if len(users) == 1 and family(users[0]) in target.fused else node
 
 
-def _edges_behind(node: Node) -> set[Edge]:
-    return {Edge(node.name, user.name) for user in node.users if user.op != "output"}
+def _edges_behind(node: Node) -> list[tuple[Node, Node]]:
+    return [(node, user) for user in node.users if user.op != "output"]
 
 
 def place_dynamic(module: GraphModule, target: Target, options: Options) -> Placement:
     """Quantizers for dynamic quantization: linear and recurrent layers; convolutions stay as they are."""
-    edges: set[Edge] = set()
+    edges = _Edges()
     weights: set[WeightPlace] = set()
+    activation, weight_scheme = options.activations(target.activations), options.weights(target.weights)
     for node in module.graph.nodes:
         if node.op != "call_function" or matches(fx.module_name(node), options.skip):
             continue
         description = weighted(node)
         if description and description.family == "linear":
-            operand, weight = node.args[description.input], node.args[description.weight]
-            assert isinstance(operand, Node)
-            assert isinstance(weight, Node)
-            edges.add(Edge(operand.name, node.name))
-            weights.add(WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim()))
+            edges.add([(cast(Node, node.args[description.input]), node)], activation)
+            weights.add(_weight_place(node, description, target, options, is_end=False))
         elif node.target in RECURRENT:
             tensors = [part for part in cast(list[object], node.args[2]) if isinstance(part, Node)]
-            weights |= {WeightPlace(matrix.name, 0) for matrix in tensors if matrix.meta["val"].dim() == 2}
-    return _placement(edges, weights, target, options)
+            matrices = [matrix for matrix in tensors if matrix.meta["val"].dim() == 2]
+            weights |= {WeightPlace(matrix.name, 0, weight_scheme) for matrix in matrices}
+    return Placement(edges.all(), frozenset(weights))

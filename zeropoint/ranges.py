@@ -5,7 +5,7 @@ not grow with the data.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,20 +205,20 @@ class _Observer(Interpreter):
 
 def observe(
     module: GraphModule,
-    sources: Mapping[str, Scheme],
+    sources: Collection[tuple[str, Scheme]],
     calibration: Iterable[Any],
     estimator: str,
     batches: int | None = None,
     *,
     shared: Mapping[str, str] | None = None,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """The (scale, zero point), in its scheme, of each source node's values over the calibration batches.
+) -> dict[tuple[str, Scheme], tuple[Tensor, Tensor]]:
+    """The (scale, zero point) of each source node's values in a scheme, over the calibration batches.
 
     Sources to which ``shared`` gives the same name are observed as if they were one.
 
     Raises InputError where there is no batch, or one that holds NaN or Inf or does not fit the model.
     """
-    groups = {source: (shared or {}).get(source, source) for source in sources}
+    groups = {source: (shared or {}).get(source, source) for source, _ in sources}
     owned = {group: Statistics() for group in groups.values()}
     statistics = {source: owned[group] for source, group in groups.items()}
     observer = _Observer(module, statistics, estimator in _NEED_HISTOGRAM)
@@ -245,10 +245,9 @@ def observe(
     if last < 0:
         raise InputError("the calibration set is empty; give at least one batch")
     parameters = {}
-    for source, seen in statistics.items():
-        scheme = sources[source]
-        low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](seen, scheme))
-        parameters[source] = choose_parameters(low, high, scheme)
+    for source, scheme in sources:
+        low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](statistics[source], scheme))
+        parameters[source, scheme] = choose_parameters(low, high, scheme)
     return parameters
 
 

@@ -36,7 +36,7 @@ def trained() -> Program:
     return capture(model, clusters()[0][0])
 
 
-LOW = Options(weight_bits=2, activation_bits=2, epochs=20, learning_rate=0.01, ranges="minmax")
+LOW = Options(weight_bits=2, activation_bits=2, end_bits=2, epochs=20, learning_rate=0.01, ranges="minmax")
 
 
 def low_bit(program: Program, method: str) -> Program:
@@ -108,7 +108,7 @@ def test_step_gradient_is_the_papers():
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[0.31, -0.62, 1.0], [0.2, -0.11, 0.5]]))
     inputs = torch.tensor([[0.26, 1.9, 0.7], [0.4, 0.9, 3.0]])
-    options = Options(weight_bits=3, activation_bits=3, ranges="minmax")
+    options = Options(weight_bits=3, activation_bits=3, end_bits=3, ranges="minmax", rounding="nearest")
     static = quantize(capture(linear, inputs), calibration=[inputs / 2], options=options)
     module = fx.copy(static.module)
     places = {

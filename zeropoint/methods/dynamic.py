@@ -6,6 +6,7 @@ used.
 """
 
 import dataclasses
+from functools import partial
 
 from zeropoint import graph as fx
 from zeropoint.errors import InputError
@@ -29,13 +30,12 @@ def dynamic(program: Program, target: Target, options: Options) -> Program:
     folded = fold_batch_norms(program, options.no_fuse)
     module = fx.copy(folded.module)
     placement = place_dynamic(module, target, options)
-    scheme = placement.activation_scheme
-    insert_quantizers(module, placement, options, lambda source: insert_dynamic(module, source, scheme))
+    insert_quantizers(module, placement, options, partial(insert_dynamic, module))
     return dataclasses.replace(
         folded,
         module=module,
         method="dynamic",
         target=target.name,
-        weight_bits=placement.weight_scheme.bits,
-        activation_bits=scheme.bits,
+        weight_bits=options.weight_bits,
+        activation_bits=options.activation_bits,
     )

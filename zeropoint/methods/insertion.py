@@ -9,22 +9,24 @@ from zeropoint.options import Options
 from zeropoint.placement import Placement
 from zeropoint.quantizers import insert_weight
 from zeropoint.ranges import WEIGHT_ESTIMATORS
+from zeropoint.scheme import Scheme
 
 
 def insert_quantizers(
-    module: GraphModule, placement: Placement, options: Options, behind: Callable[[Node], Node]
+    module: GraphModule, placement: Placement, options: Options, behind: Callable[[Node, Scheme], Node]
 ) -> None:
     """Puts a quantizer on every edge and weight of the placement; ``behind`` makes those of activations."""
     nodes = {node.name: node for node in module.graph.nodes}
-    for source in placement.sources:
-        quantizer = behind(nodes[source])
-        for edge in placement.edges:
-            if edge.source == source:
-                nodes[edge.user].replace_input_with(nodes[source], quantizer)
-    scheme = placement.weight_scheme
-    estimate = WEIGHT_ESTIMATORS[options.weight_ranges or ("minmax" if scheme.bits == 8 else "mse")]
+    readers: dict[tuple[str, Scheme], list[str]] = {}
+    for edge in sorted(placement.edges, key=lambda edge: (edge.source, edge.scheme.bits, edge.user)):
+        readers.setdefault((edge.source, edge.scheme), []).append(edge.user)
+    for (source, scheme), users in readers.items():
+        quantizer = behind(nodes[source], scheme)
+        for user in users:
+            nodes[user].replace_input_with(nodes[source], quantizer)
     for place in sorted(placement.weights, key=lambda place: place.node):
-        node = nodes[place.node]
+        node, scheme = nodes[place.node], place.scheme
+        estimate = WEIGHT_ESTIMATORS[options.weight_ranges or ("minmax" if scheme.bits == 8 else "mse")]
         scale, zero_point = estimate(fx.tensor_of(module, node), scheme, place.axis)
         insert_weight(module, node, scale, zero_point, scheme, place.axis)
     fx.remove_unused(module)

@@ -23,6 +23,7 @@ from zeropoint.placement import before_moves, place_static, shared_grids
 from zeropoint.program import Program
 from zeropoint.quantizers import insert_activation
 from zeropoint.ranges import observe
+from zeropoint.scheme import Scheme
 from zeropoint.target import Target
 
 HELD_OUT = 8  # of so many batches one is kept to judge by
@@ -67,22 +68,23 @@ def round_to_nearest(
     module = fx.copy(folded.module)
     placement = place_static(module, target, options)
     nodes = {node.name: node for node in module.graph.nodes}
+
     # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
-    origins = {before_moves(nodes[name]).name for name in placement.sources}
-    observed = {origin: placement.scheme_of(origin) for origin in sorted(origins)}
-    grids = shared_grids(module, placement)
+    def origin(source: Node) -> str:
+        return before_moves(source).name
+
+    observed = {(origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
     parameters = observe(
         _observable(module, folded),
         observed,
         calibration,
         options.ranges,
         options.calibration_batches,
-        shared=grids,
+        shared=shared_grids(module, placement),
     )
 
-    def behind(source: Node) -> Node:
-        origin = before_moves(source).name
-        return insert_activation(module, source, *parameters[origin], observed[origin])
+    def behind(source: Node, scheme: Scheme) -> Node:
+        return insert_activation(module, source, *parameters[origin(source), scheme], scheme)
 
     insert_quantizers(module, placement, options, behind)
     return dataclasses.replace(
@@ -90,8 +92,8 @@ def round_to_nearest(
         module=module,
         method="static",
         target=target.name,
-        weight_bits=placement.weight_scheme.bits,
-        activation_bits=placement.activation_scheme.bits,
+        weight_bits=options.weight_bits,
+        activation_bits=options.activation_bits,
     )
 
 
