@@ -116,7 +116,8 @@ BAD = {
     "missing option": ("compare model.py:make_model", "Missing option '--data'"),
     "no number": (f"compare {GOOD} --batch-size many", "--batch-size"),
     "number out of range": (f"compare {GOOD} --threads 0", "--threads"),
-    "bits out of range": (f"compare {GOOD} --weight-bits 9", "9 bits cannot be quantized to; give 2 to 8"),
+    "bits out of range": (f"compare {GOOD} --bits W9A8", "9 bits cannot be quantized to; give 2 to 8"),
+    "no bits": (f"compare {GOOD} --bits W4", "write W4A8"),
     "unknown range estimator": (f"compare {GOOD} --ranges kl", "unknown range estimator 'kl'"),
     "unknown granularity": (f"compare {GOOD} --weight-granularity row", "unknown granularity 'row'"),
     "pattern of nothing": (f"quantize {GOOD} --out new.pt2 --skip layer9", "'layer9' matches no module"),
@@ -264,11 +265,11 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     status, out, err = command(line)
     assert status == 0
     assert err == "continuing the run in runs/model.py-make_model; finished rows: 2\n"
-    assert_refused(command(f"{line} --weight-bits 4"), "holds a comparison with other options")
+    assert_refused(command(f"{line} --ranges minmax"), "holds a comparison with other options")
 
 
 def test_quantize_evaluate_and_bench(command, folder: Path):
-    status, out, _ = command(f"{QUANTIZE} --data model.py:make_loaders --weight-bits 4")
+    status, out, _ = command(f"{QUANTIZE} --data model.py:make_loaders --bits W4A8")
     assert status == 0
     assert out.startswith("static W4A8 for openvino in ")
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]

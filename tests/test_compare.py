@@ -157,7 +157,7 @@ def test_an_interrupted_first_method_keeps_the_folder_for_this_comparison(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, say=interrupt)
     with pytest.raises(InputError, match="holds a comparison with other options"):
-        run(tmp_path, options=options(weight_bits=4))
+        run(tmp_path, options=options(end_bits=4))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHANGES = {
-    "options": {"options": options(weight_bits=4)},
+    "options": {"options": options(end_bits=4)},
     "batch size": {"batch_size": 2},
     "threads": {"threads": 2},
     "weights or other data": {"program": capture(randomized(Residual(), seed=1), images(2))},

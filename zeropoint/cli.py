@@ -75,8 +75,7 @@ Target = Annotated[
         " at batch 1 on one thread."
     ),
 ]
-WeightBits = Annotated[int, typer.Option(help="Bits of weights, 2 to 8.")]
-ActivationBits = Annotated[int, typer.Option(help="Bits of activations, 2 to 8.")]
+BITS = "Bits of weights and activations, 2 to 8 each: W8A8, W4A8."
 EndBits = Annotated[
     int | None,
     typer.Option(
@@ -129,9 +128,9 @@ def compare(
     context: typer.Context,
     model: Model,
     data: Data,
-    methods: Annotated[str, typer.Option(help="Comma-separated: fp32, bf16, dynamic, static, qat.")] = (
-        "fp32,bf16,dynamic,static"
-    ),
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated: fp32, bf16, dynamic, weight-only, static, static-best, qat.")
+    ] = ("fp32,bf16,dynamic,static"),
     engines: Annotated[str | None, typer.Option(help="Comma-separated; default: those installed.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/MODEL.")] = None,
     weights: Weights = "default",
@@ -141,8 +140,7 @@ def compare(
     latency_batch_size: Annotated[
         int, typer.Option(min=1, help="Batch size that latency is measured at.")
     ] = 1,
-    weight_bits: WeightBits = 8,
-    activation_bits: ActivationBits = 8,
+    bits: Annotated[str, typer.Option(help=f"{BITS} Comma-separated: each method at each.")] = "W8A8",
     end_bits: EndBits = None,
     weight_symmetric: WeightSymmetric = None,
     activation_symmetric: ActivationSymmetric = None,
@@ -173,6 +171,7 @@ def compare(
         out=folder,
         methods=_names(methods),
         engines=_names(engines) if engines else None,
+        bits=_names(bits),
         options=options,
         threads=threads,
         batch_size=latency_batch_size,
@@ -189,14 +188,15 @@ def quantize(
     context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option(help="The .pt2 file to write.")],
-    method: Annotated[str, typer.Option(help="bf16, dynamic, static or qat.")] = "static",
+    method: Annotated[
+        str, typer.Option(help="bf16, dynamic, weight-only, static, static-best or qat.")
+    ] = "static",
     data: Annotated[str | None, typer.Option(help="Data for static and qat, as for compare.")] = None,
     target: Target = "openvino",
     weights: Weights = "default",
     batch_size: BatchSize = 32,
     limit_batches: LimitBatches = None,
-    weight_bits: WeightBits = 8,
-    activation_bits: ActivationBits = 8,
+    bits: Annotated[str, typer.Option(help=BITS)] = "W8A8",
     end_bits: EndBits = None,
     weight_symmetric: WeightSymmetric = None,
     activation_symmetric: ActivationSymmetric = None,
@@ -222,7 +222,7 @@ def quantize(
         raise InputError(f"method '{method}' calibrates on data; give --data")
     if out.suffix != ".pt2":
         raise InputError(f"cannot write {out}: a Program is saved as .pt2; give such a name")
-    options = _options(context.params)
+    options = _options(context.params).at(bits)
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     parts: dict[str, Any] = {"calibration": None, "train": None, "validation": None}
     if data is not None:
@@ -234,9 +234,10 @@ def quantize(
     else:
         quantized = run_method(program, method, **parts, target=target, options=options)
     quantized.save(out)
-    bits = f"W{quantized.weight_bits}A{quantized.activation_bits}"
     seconds, size = quantized.quantize_seconds, on_disk(out) / 1e6
-    _out.print(f"{method} {bits} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB", soft_wrap=True)
+    _out.print(
+        f"{method} {options.bits} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB", soft_wrap=True
+    )
 
 
 @app.command()

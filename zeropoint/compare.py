@@ -35,6 +35,7 @@ from zeropoint.results import load as load_results
 
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
+BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
 LATENCY_SECONDS = 1.0  # spent timing each row, its references included
 
 
@@ -57,14 +58,16 @@ def compare(
     out: str | os.PathLike[str],
     methods: Sequence[str] = DEFAULT_METHODS,
     engines: Sequence[str] | None = None,
+    bits: Sequence[str] = (),
     options: Options | None = None,
     threads: int = 1,
     batch_size: int = 1,
     command: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
-    """Measures every method × engine and gives the Results, which lie in the folder ``out`` as well.
+    """Measures every method × bits × engine and gives the Results, which lie in the folder ``out`` as well.
 
+    ``bits`` are as in W4A8; none: those of ``options``.
     ``threads`` and ``batch_size`` are those of the latency; accuracy is evaluated on all cores. ``engines``
     defaults to those installed. Rows that ``out`` already holds from the same model, data and options are
     kept, and quantized Programs in it are used again. ``say`` is told in a line what is being done.
@@ -74,6 +77,7 @@ def compare(
     methods = list(dict.fromkeys(methods))
     engines = list(dict.fromkeys(installed() if engines is None else engines))
     options = options or Options()
+    variants = [options.at(of) for of in dict.fromkeys(bits)] or [options]
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     _check(program, data, methods, engines, options)
     folder = make_folder(out)
@@ -83,14 +87,19 @@ def compare(
     results.save(folder)
     before = torch.get_num_threads()
     try:
-        plan = [(m, group) for m in methods for group in by_placement(program, m, engines, options)]
-        for method, group in plan:
+        plan = [
+            (method, variant, group)
+            for method in methods
+            for variant in {find(method).bits(variant): variant for variant in variants}.values()
+            for group in by_placement(program, method, engines, variant)
+        ]
+        for method, variant, group in plan:
             reasons = {name: engine(name).unsupported(method) for name in group}
             skipped = {f"{method} on {name}": reason for name, reason in reasons.items() if reason}
             results = dataclasses.replace(results, skipped=results.skipped | skipped)
-            done = {(row.method, row.engine) for row in results.rows if row.error is None}
-            todo = [name for name in group if not reasons[name] and (method, name) not in done]
-            for row, images in _rows(run, method, todo, group[0]):
+            done = {row.engine for row in results.rows if row.error is None and _is_of(row, method, variant)}
+            todo = [name for name in group if not reasons[name] and name not in done]
+            for row, images in _rows(run, method, variant, todo, group[0]):
                 kept = [old for old in results.rows if old.name != row.name]
                 results = dataclasses.replace(results, rows=(*kept, row), images=images or results.images)
                 results.save(run.folder)
@@ -125,6 +134,7 @@ def _check(program: Program, data: Loaders, methods: list[str], engines: list[st
 def _begin(run: _Run, command: str) -> Results:
     """The results that the folder holds of the same comparison, or empty ones."""
     options = {key: list(v) if isinstance(v, tuple) else v for key, v in run.options.as_dict().items()}
+    options = {key: v for key, v in options.items() if key not in BITS}
     fresh = Results(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
@@ -168,11 +178,17 @@ def _fingerprint(program: Program, data: Loaders) -> str:
     return digest.hexdigest()
 
 
-def _rows(run: _Run, method: str, names: list[str], target: str) -> Iterator[tuple[Row, int]]:
+def _is_of(row: Row, method: str, options: Options) -> bool:
+    return row.method == method and find(method).bits(options) in ("", row.bits)
+
+
+def _rows(
+    run: _Run, method: str, options: Options, names: list[str], target: str
+) -> Iterator[tuple[Row, int]]:
     """A row for each engine, with the number of images evaluated; one pass over the data serves all."""
     if not names:
         return
-    program = _quantized(run, method, target)
+    program = _quantized(run, method, options, target)
     reference = _reference(run, "torch", machine.cores())
     runners: dict[str, Runner] = {}
     for name in names:
@@ -212,11 +228,16 @@ def _rows(run: _Run, method: str, names: list[str], target: str) -> Iterator[tup
         yield row, evaluations[name].accuracy.images
 
 
-def _quantized(run: _Run, method: str, target: str) -> Program:
+def _quantized(run: _Run, method: str, options: Options, target: str) -> Program:
     """The Program of a method, taken from the run folder where an interrupted run left it."""
     if method == "fp32":
         return run.program
-    path = run.folder / PROGRAMS / (f"{method}-{target}.pt2" if find(method).calibrates else f"{method}.pt2")
+    parts = [
+        method,
+        options.bits if find(method).quantizes else "",
+        target if find(method).calibrates else "",
+    ]
+    path = run.folder / PROGRAMS / f"{'-'.join(part for part in parts if part)}.pt2"
     if path.exists():
         return load(path)
     run.say(f"{method}: quantizing for {target}" if find(method).calibrates else f"{method}: converting")
@@ -228,7 +249,7 @@ def _quantized(run: _Run, method: str, target: str) -> Program:
         train=data.train,
         validation=data.validation,
         target=target,
-        options=run.options,
+        options=options,
     )
     program.save(path)
     return program
@@ -237,7 +258,8 @@ def _quantized(run: _Run, method: str, target: str) -> Program:
 def _runner(run: _Run, program: Program, name: str, threads: int) -> Runner:
     """The Program on an engine, its artefact in the run folder."""
     module = engine(name)
-    path = run.folder / ARTEFACTS / f"{program.method}{module.artefact_name(program)}"
+    bits = f"-W{program.weight_bits}A{program.activation_bits}" if find(program.method).quantizes else ""
+    path = run.folder / ARTEFACTS / f"{program.method}{bits}{module.artefact_name(program)}"
     if not path.exists():
         lower(program, name, path, run.threads)  # what is timed is to be fast
     return load_artefact(name, path, threads)

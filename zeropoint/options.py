@@ -1,6 +1,7 @@
 """Options: the knobs of quantization that a user may turn, with defaults that need no turning."""
 
 import fnmatch
+import re
 from dataclasses import asdict, dataclass, replace
 
 from zeropoint.errors import InputError, closest
@@ -72,6 +73,19 @@ class Options:
         """The scheme of activations: the target's ``default`` with what the user chose."""
         symmetric = default.symmetric if self.activation_symmetric is None else self.activation_symmetric
         return replace(default, bits=self.activation_bits, symmetric=symmetric)
+
+    @property
+    def bits(self) -> str:
+        """The bits of weights and activations, as in W4A8."""
+        return f"W{self.weight_bits}A{self.activation_bits}"
+
+    def at(self, bits: str) -> "Options":
+        """The options with other bits, given as in W4A8. Raises InputError for what is written otherwise."""
+        if not (match := re.fullmatch(r"[Ww](\d+)[Aa](\d+)", bits.strip())):
+            raise InputError(
+                f"'{bits}' is no number of bits; write W4A8 for 4-bit weights, 8-bit activations"
+            )
+        return replace(self, weight_bits=int(match[1]), activation_bits=int(match[2]))
 
     def check_patterns(self, modules: list[str]) -> None:
         """Raises InputError for a pattern that matches none of the model's modules: most likely a slip."""

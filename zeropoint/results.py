@@ -77,8 +77,14 @@ class Row:
 
     @property
     def name(self) -> str:
-        """How messages name the row: "static on openvino"."""
-        return f"{self.method} on {self.engine}"
+        """How messages name the row: "static on openvino", or "static W4A8 on openvino"."""
+        bits = f" {self.bits}" if self.quantized and self.bits != "W8A8" else ""
+        return f"{self.method}{bits} on {self.engine}"
+
+    @property
+    def bits(self) -> str:
+        """Those of weights and activations, as in W8A8."""
+        return f"W{self.weight_bits}A{self.activation_bits}"
 
     @property
     def quantized(self) -> bool:

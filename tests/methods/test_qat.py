@@ -102,7 +102,7 @@ def test_epoch_of_the_best_validation_is_kept(trained: Program, monkeypatch: pyt
 
 def test_step_gradient_is_the_papers():
     """Esser et al. 2020, eq. 3 and section 2.2, by hand, for a weight of two channels and an activation."""
-    from zeropoint.methods.qat import _make_learnable
+    from zeropoint.methods.learnable import make_learnable
 
     linear = nn.Linear(3, 2, bias=False)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_step_gradient_is_the_papers():
     module = fx.copy(static.module)
     places = {
         place.before.is_weight: place
-        for place in (_make_learnable(module, q, static) for q in [*quantizers(module)])
+        for place in (make_learnable(module, q, static) for q in [*quantizers(module)])
     }
     steps = dict(module.named_parameters())
     scales = {
@@ -138,12 +138,12 @@ def test_step_gradient_is_the_papers():
 
 
 def test_learnable_quantizers_compute_what_the_plain_ones_do(trained: Program):
-    from zeropoint.methods.qat import _make_learnable
+    from zeropoint.methods.learnable import make_learnable
 
     static = low_bit(trained, "static")
     module = fx.copy(static.module)
     for quantizer in list(quantizers(module)):
-        _make_learnable(module, quantizer, static)
+        make_learnable(module, quantizer, static)
     targets = {str(node.target) for node in module.graph.nodes}
     assert not targets & {str(FAKE_QUANTIZE_TENSOR), str(FAKE_QUANTIZE_CHANNEL)}
     assert str(aten._fake_quantize_learnable_per_tensor_affine.default) in targets

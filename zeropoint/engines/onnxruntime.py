@@ -175,7 +175,9 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     import onnx
     import onnxruntime
 
-    inputs = onnx.load(path, load_external_data=False).graph.input
+    graph = onnx.load(path, load_external_data=False).graph
+    inputs, kinds = graph.input, {node.op_type for node in graph.node}
+    weights_only = "DequantizeLinear" in kinds and "QuantizeLinear" not in kinds
     names = [value.name for value in inputs]
     free = [[size.dim_param for size in value.type.tensor_type.shape.dim] for value in inputs]
 
@@ -187,6 +189,8 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
             for name, size in zip(dimensions, shape, strict=True):
                 if name:
                     options.add_free_dimension_override_by_name(name, size)
+        if weights_only:  # unpacked once at load, not at every call
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
         )

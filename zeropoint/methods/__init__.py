@@ -10,6 +10,8 @@ from zeropoint.methods.bf16 import bf16
 from zeropoint.methods.dynamic import dynamic
 from zeropoint.methods.qat import qat
 from zeropoint.methods.static import static
+from zeropoint.methods.static_best import static_best
+from zeropoint.methods.weight_only import weight_only
 from zeropoint.options import Options
 from zeropoint.program import Program
 from zeropoint.target import Target
@@ -17,20 +19,30 @@ from zeropoint.target import Target
 
 @dataclass(frozen=True)
 class Method:
-    """What a method needs: data to calibrate on, labelled data to train on, the rules of a target engine."""
+    """The data that a method needs, to calibrate on or labelled to train on, and what it makes integers."""
 
     calibrates: bool = False
     trains: bool = False
     quantizes: bool = True
+    activations: bool = True
+
+    def bits(self, options: Options) -> str:
+        """Those of weights and activations, as in W4A8; empty where it has no regard to the options."""
+        if not self.quantizes:
+            return ""
+        return options.bits if self.activations else f"W{options.weight_bits}A32"
 
 
 METHODS = {
     "fp32": Method(quantizes=False),
     "bf16": Method(quantizes=False),
     "dynamic": Method(),
+    "weight-only": Method(calibrates=True, activations=False),
     "static": Method(calibrates=True),
+    "static-best": Method(calibrates=True),
     "qat": Method(calibrates=True, trains=True),
 }
+CALIBRATED = {"weight-only": weight_only, "static": static, "static-best": static_best}
 
 
 def find(name: str) -> Method:
@@ -69,7 +81,7 @@ def quantize(
         program = qat(program, rules, calibration, options, train, validation)
     elif recipe.calibrates:
         assert calibration is not None
-        program = static(program, rules, calibration, options)
+        program = CALIBRATED[method](program, rules, calibration, options)
     return replace(program, quantize_seconds=time.perf_counter() - started)
 
 

@@ -13,7 +13,10 @@ from zeropoint.scheme import Scheme
 
 
 def insert_quantizers(
-    module: GraphModule, placement: Placement, options: Options, behind: Callable[[Node, Scheme], Node]
+    module: GraphModule,
+    placement: Placement,
+    options: Options,
+    behind: Callable[[Node, Scheme], Node] | None = None,
 ) -> None:
     """Puts a quantizer on every edge and weight of the placement; ``behind`` makes those of activations."""
     nodes = {node.name: node for node in module.graph.nodes}
@@ -21,6 +24,7 @@ def insert_quantizers(
     for edge in sorted(placement.edges, key=lambda edge: (edge.source, edge.scheme.bits, edge.user)):
         readers.setdefault((edge.source, edge.scheme), []).append(edge.user)
     for (source, scheme), users in readers.items():
+        assert behind is not None
         quantizer = behind(nodes[source], scheme)
         for user in users:
             nodes[user].replace_input_with(nodes[source], quantizer)

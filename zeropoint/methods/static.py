@@ -40,11 +40,22 @@ def static(program: Program, target: Target, calibration: Iterable[Any], options
 
     Weights and biases are fitted to the data by GPTQ where that brings the outputs nearer to float.
     """
-    rounded = round_to_nearest(program, target, calibration, options)
+    return fitted(program, round_to_nearest(program, target, calibration, options), calibration, options)
+
+
+def fitted(
+    program: Program,
+    rounded: Program,
+    calibration: Iterable[Any],
+    options: Options,
+    *,
+    thorough: bool = False,
+) -> Program:
+    """``rounded`` by GPTQ, where batches that it has not seen come out nearer to float ``program``'s so."""
     if options.rounding == "nearest":
         return rounded
     fits, judged = {}, ITEMS
-    if rounded.weight_bits == 8:
+    if rounded.weight_bits == 8 and not thorough:
         items = max(1, min(FITTED, WORK // _work(program)))
         fits, judged = {"largest": WIDEST, "items": items}, -(-items // 4)
     seen = limit(calibration, options.calibration_batches)

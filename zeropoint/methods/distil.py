@@ -1,0 +1,186 @@
+"""Distillation: weights, biases and step sizes taught by the float network, on data without labels.
+
+What is matched is the outputs (Hinton et al. 2015, arXiv 1503.02531) and, as in block-wise reconstruction
+(Li et al. 2021, "BRECQ", arXiv 2102.05426), what leaves the blocks, all of them at once: a few hundred inputs
+say far more about those than about the outputs alone.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from zeropoint import graph as fx
+from zeropoint.batches import gathered, split
+from zeropoint.errors import InputError
+from zeropoint.methods.learnable import Learnable, constant, learnable
+from zeropoint.operators import FAKE_QUANTIZE, TRANSPARENT
+from zeropoint.program import Program
+from zeropoint.progress import track
+
+MEMORY = 1 << 29  # bytes of inputs that are held, at most about
+BATCH = 32  # items a step
+HELD_OUT = 8  # of so many items one is kept to judge by
+STEPS = 300
+JUDGED = 25  # steps after which the Program is judged
+PATIENCE = 4  # judgements without a better one, and it ends
+MATCHED = 12  # block ends, at most, beside the outputs
+MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart
+# What Adam moves a value by in a step, at first: a weight in steps of its grid, a step size or a bias in its
+# own size.
+WEIGHT_RATE = 0.03
+STEP_RATE = 0.003
+BIAS_RATE = 0.001
+
+
+def distil(start: Program, unfitted: Program, calibration: Iterable[Any], seed: int = 0) -> Program:
+    """``start`` after STEPS gradient steps, or fewer where held-out data says so; never one that is worse.
+
+    ``unfitted`` has the same quantizers around the weights of the float network, which without them is the
+    teacher. ``start`` comes back where there are too few items to hold some out.
+    """
+    inputs = _items(calibration)
+    held = list(range(HELD_OUT - 1, len(inputs[0]), HELD_OUT))
+    if not start.dynamic_batch or not held:
+        return start
+    fits = torch.tensor(sorted(set(range(len(inputs[0]))) - set(held)))
+    student, places = learnable(start)
+    teacher = _without_quantizers(unfitted)
+    blocks = _block_ends(teacher)
+    groups = _parameter_groups(student, places)
+    descent = torch.optim.Adam(groups)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, STEPS)
+    generator = torch.Generator().manual_seed(seed)
+    best, best_state, waited = math.inf, None, 0
+
+    def loss_of(batch: list[Tensor]) -> Tensor:
+        with torch.no_grad():
+            wanted = _values(teacher, batch, blocks)
+        return _distance(_values(student, batch, blocks), wanted)
+
+    for step in track(range(STEPS + 1), "distilling"):
+        if step % JUDGED == 0:
+            with torch.no_grad():
+                parts = torch.tensor(held).split(BATCH)
+                losses = [(loss_of([tensor[rows] for tensor in inputs]), len(rows)) for rows in parts]
+                error = sum(float(loss) * count for loss, count in losses) / len(held)
+            if error < best:
+                best, waited = error, 0
+                best_state = {name: value.clone() for name, value in student.state_dict().items()}
+            elif (waited := waited + 1) == PATIENCE:
+                break
+        if step == STEPS:
+            break
+        rows = fits[torch.randperm(len(fits), generator=generator)[:BATCH]]
+        loss = loss_of(_mixed([tensor[rows] for tensor in inputs], generator))
+        if not loss.isfinite():
+            break
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+        schedule.step()
+    if best_state is None:
+        raise InputError("the network's outputs are NaN or infinite on the calibration data; mend the data")
+    student.load_state_dict(best_state)
+    constant(student, places)
+    return dataclasses.replace(start, module=student)
+
+
+def _items(calibration: Iterable[Any]) -> tuple[Tensor, ...]:
+    """The first inputs of the calibration data, as many as MEMORY holds."""
+    batches, room = [], MEMORY
+    for inputs in gathered((split(batch)[0] for batch in calibration), BATCH):
+        batches.append(inputs)
+        room -= sum(tensor.numel() * tensor.element_size() for tensor in inputs)
+        if room < 0:
+            break
+    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+
+
+def _mixed(inputs: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Each item with some of the one before it (Zhang et al. 2018, "mixup", arXiv 1710.09412, eq. 1).
+
+    Their labels need no mixing here: the teacher sees the same (Beyer et al. 2022, arXiv 2106.05237). What is
+    no numbers, such as tokens, stays.
+    """
+    if not all(tensor.is_floating_point() for tensor in inputs):
+        return inputs
+    share = torch.rand(len(inputs[0]), generator=generator) * MIXED
+    shares = [share.reshape(-1, *[1] * (tensor.dim() - 1)).to(tensor) for tensor in inputs]
+    return [t.lerp(t.roll(1, 0), share) for t, share in zip(inputs, shares, strict=True)]
+
+
+def _without_quantizers(program: Program) -> GraphModule:
+    module = fx.copy(program.module)
+    for node in [node for node in module.graph.nodes if node.target in FAKE_QUANTIZE]:
+        node.replace_all_uses_with(node.args[0])
+    fx.remove_unused(module)
+    return module
+
+
+def _block_ends(module: GraphModule) -> list[str]:
+    """Nodes, evenly spaced, that everything behind them is computed from: no shortcut leads past them."""
+    done = Interpreter(module).user_to_last_uses
+    live: set[Node] = set()
+    ends = []
+    for node in module.graph.nodes:
+        from_inputs = node.op == "call_function" and any(
+            source.op == "placeholder" or source in live for source in node.all_input_nodes
+        )
+        if node.op == "placeholder" or from_inputs:
+            live.add(node)
+        live -= set(done.get(node, ()))
+        computed = from_inputs and fx.is_float(node) and node.target not in TRANSPARENT
+        if computed and live == {node}:
+            ends.append(node.name)
+    inner = ends[:-1]  # the last one is the output
+    return inner[:: -(-len(inner) // MATCHED)] if inner else []
+
+
+class _Tapped(Interpreter):
+    def __init__(self, module: GraphModule, names: list[str]) -> None:
+        super().__init__(module)
+        self.names, self.values = set(names), dict[str, Tensor]()
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.names:
+            self.values[n.name] = value
+        return value
+
+
+def _values(
+    module: GraphModule, inputs: list[Tensor], blocks: list[str]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs, and what leaves the blocks."""
+    run = _Tapped(module, blocks)
+    outputs = torch.utils._pytree.tree_leaves(run.run(*inputs))
+    tensors = [output for output in outputs if isinstance(output, Tensor) and output.is_floating_point()]
+    return tensors, [run.values[name] for name in blocks]
+
+
+def _distance(found: tuple[list[Tensor], list[Tensor]], wanted: tuple[list[Tensor], list[Tensor]]) -> Tensor:
+    """The squared errors relative to the squares: mean over the outputs, plus mean over the blocks."""
+    total = torch.zeros(())
+    for values, targets in zip(found, wanted, strict=True):
+        for value, target in zip(values, targets, strict=True):
+            scale = target.square().sum().clamp(min=1e-30) * len(targets)
+            total = total + (value - target).square().sum() / scale
+    return total
+
+
+def _parameter_groups(student: GraphModule, places: list[Learnable]) -> list[dict[str, Any]]:
+    steps = {place.scale for place in places}
+    grids = {str(place.before.source.target): place.before for place in places if place.before.is_weight}
+    groups = []
+    for name, parameter in student.named_parameters():
+        if name in grids and name not in steps:
+            rate = WEIGHT_RATE * float(grids[name].scale.mean())
+        else:
+            rate = (STEP_RATE if name in steps else BIAS_RATE) * float(parameter.detach().abs().mean())
+        groups.append({"params": [parameter], "lr": max(rate, 1e-12)})
+    return groups
