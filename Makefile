@@ -1,10 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check lint bench memory docs install clean
+.PHONY: help demo test check lint bench bench-accuracy memory docs install clean
 
 help:            ## this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 # Everything in a virtual environment of the repository's own, made anew when the dependencies change.
 .venv/installed: pyproject.toml constraints.txt
@@ -36,6 +36,13 @@ bench: .venv/installed ## speed, fidelity, size and time to quantize against oth
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/quantize_time.py
+
+# Trained networks and images to measure accuracy on: see benchmarks/accuracy.py.
+DATA ?= ../shared/data
+
+bench-accuracy: .venv/installed ## accuracy on the networks in DATA=FOLDER against other tools: half an hour
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/accuracy.py $(DATA)
 
 memory: .venv/installed ## peak memory of calibration on few and on many images
 	$(BIN)/python benchmarks/memory.py --images 64 --images 4096

@@ -1,86 +1,190 @@
-"""Accuracy and fidelity of static int8 on trained networks, simulated and on every engine.
+"""Accuracy and fidelity on trained networks: zeropoint's methods and bits beside other tools.
 
     python benchmarks/accuracy.py FOLDER
+    python benchmarks/accuracy.py FOLDER --network resnet20 --tool zeropoint --bits W8A8
 
 FOLDER holds ``models.py``, with ``resnet20()``, ``mobilenetv2()`` and ``load_images(split, size)``, and its
-data. Calibrates on 256 images of the calibration split, scores on the whole test split. Writes
-results/accuracy.json and results/accuracy.md.
+data. Every row is a process of its own: it calibrates on 256 images of the calibration split, without their
+labels, and is scored on the test split. zeropoint is simulated, and run on its target at W8A8. Writes
+accuracy.json and accuracy.md; an interrupted run goes on where it was.
 """
 
 import importlib.util
 import json
+import tempfile
 import time
-import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated, Any
 
+import fresh
+import peers
+import report
+import torch
 import typer
+from torch import Tensor
 
 import zeropoint as zp
-from zeropoint.engines import installed
+from zeropoint import Options
 from zeropoint.measure import machine
-from zeropoint.measure.evaluate import evaluate_all
+from zeropoint.measure.fidelity import FidelityMeter
 
-NETWORKS = {"resnet20": 32, "mobilenetv2": 128}
-RESULTS = Path(__file__).parent / "results"
+SIZES = {"resnet20": 32, "mobilenetv2": 128}
+BITS = ("W8A8", "W4A8", "W2A8", "W4A4")
+TARGETS = ("openvino", "onnxruntime", "torch")
+CALIBRATION = 256
+BATCH = 50
 
 
-def measure(source: ModuleType, name: str, size: int) -> list[dict]:
-    images, _ = source.load_images("calibration", size)
-    calibration = list(images[:256].split(32))
-    test = list(zip(*(part.split(50) for part in source.load_images("test", size)), strict=True))
-    program = zp.capture(getattr(source, name)(), images[:1], origin=name)
-    rows = []
-    for engine in installed():
-        started = time.perf_counter()
-        quantized = zp.quantize(program, "static", calibration=calibration, target=engine)
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: ``how`` names zeropoint's method, or another tool's engine."""
+
+    network: str
+    tool: str
+    how: str
+    bits: str
+    target: str = ""
+
+
+PEERS: dict[tuple[str, str], tuple[Callable[..., Any], Callable[..., Path], Callable[..., peers.Call]]] = {
+    ("FX", "x86"): (
+        partial(peers.fx_static, backend="x86"),
+        peers.save_jit,
+        partial(peers.load_jit, backend="x86"),
+    ),
+    ("FX", "onednn"): (
+        partial(peers.fx_static, backend="onednn"),
+        peers.save_jit,
+        partial(peers.load_jit, backend="onednn"),
+    ),
+    ("quantize_static", "onnxruntime"): (peers.quantize_static, peers.save_onnx, peers.load_onnxruntime),
+    ("NNCF", "openvino"): (
+        partial(peers.nncf_static, transformer=False),
+        peers.save_openvino,
+        partial(peers.load_openvino, precision="f32"),
+    ),
+}
+
+
+def lines() -> Iterator[Line]:
+    """Every row there is."""
+    for network in SIZES:
+        yield Line(network, "float32", "", "W32A32")
+        for bits in BITS:
+            for method in ("static", "static-best"):
+                for target in TARGETS if bits == "W8A8" else TARGETS[:1]:
+                    yield Line(network, "zeropoint", method, bits, target)
+        for tool, how in PEERS:
+            yield Line(network, tool, how, "W8A8")
+
+
+def measure(line: Line, folder: str) -> dict[str, Any]:
+    """In a process of its own: top-1, agreement and SQNR on the test images, seconds to quantize."""
+    source = _import(Path(folder))
+    network, size = getattr(source, line.network)().eval(), SIZES[line.network]
+    calibration = list(source.load_images("calibration", size)[0][:CALIBRATION].split(32))
+    images, labels = source.load_images("test", size)
+    test = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+    started, runs = time.perf_counter(), {"": network}
+    if line.tool == "zeropoint":
+        program = zp.capture(network, calibration[0][:2])
+        options = Options().at(line.bits)
+        quantized = zp.quantize(
+            program, line.how, calibration=calibration, target=line.target, options=options
+        )
         seconds = time.perf_counter() - started
-        runs = {"simulation": quantized, engine: zp.compile(quantized, engine, batch_size=50)}
-        evaluations = evaluate_all(runs, test, float32=program, simulation=quantized)
-        for run, evaluation in evaluations.items():
-            row = {
-                "network": name,
-                "target": engine,
-                "run": run,
-                "top1": evaluation.accuracy.top1,
-                "agreement": evaluation.fidelity.agreement,
-                "sqnr_db": evaluation.fidelity.sqnr_db,
-                "same_class_as_simulation": evaluation.parity.agreement,
-                "quantize_seconds": seconds,
-            }
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    return rows
+        runs = {"simulated": lambda x: quantized(x)[0]}
+        if line.bits == "W8A8":
+            runner = zp.compile(quantized, line.target, batch_size=BATCH)
+            runs[line.target] = lambda x: runner(x)[0]
+    elif line.tool == "float32":
+        seconds = 0.0
+    else:
+        quantize, save, load = PEERS[line.tool, line.how]
+        built = quantize(network, calibration[0][:2], calibration)
+        seconds = time.perf_counter() - started
+        runs = {line.how: load(save(built, images[:BATCH], 2, f"{tempfile.mkdtemp()}/peer"), 2)}
+    return {"seconds": seconds, "runs": {name: _score(network, run, test) for name, run in runs.items()}}
 
 
-def markdown(rows: list[dict]) -> str:
-    lines = [
-        "| Network | Target | Run | Top-1, % | Agreement, % | SQNR, dB | As simulated, % | Quantize, s |",
-        "| :-- | :-- | :-- | --: | --: | --: | --: | --: |",
-    ]
-    for row in rows:
-        numbers = [
-            100 * row["top1"],
-            100 * row["agreement"],
-            row["sqnr_db"],
-            100 * row["same_class_as_simulation"],
-        ]
-        cells = [f"{number:.2f}" for number in [*numbers, row["quantize_seconds"]]]
-        lines.append(f"| {row['network']} | {row['target']} | {row['run']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def _score(
+    network: Any, run: Callable[[Tensor], Tensor], test: list[tuple[Tensor, Tensor]]
+) -> dict[str, Any]:
+    meter, right, count = FidelityMeter(), 0, 0
+    with torch.inference_mode():
+        for images, labels in test:
+            outputs = run(images)
+            meter.add([network(images)], [outputs])
+            right, count = right + int((outputs.argmax(1) == labels).sum()), count + len(labels)
+    fidelity = meter.result()
+    sqnr = fidelity.sqnr_db if fidelity.sqnr_db != float("inf") else None  # JSON has no infinity
+    return {"top1": right / count, "agreement": fidelity.agreement, "sqnr_db": sqnr}
 
 
-def main(folder: Path) -> None:
-    warnings.simplefilter("ignore")
-    specification = importlib.util.spec_from_file_location("networks", folder / "models.py")
+def _import(folder: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location("networks_of_the_folder", folder / "models.py")
+    assert specification is not None
+    assert specification.loader is not None
     source = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(source)
-    rows = [row for name, size in NETWORKS.items() for row in measure(source, name, size)]
-    RESULTS.mkdir(exist_ok=True)
-    record = {"machine": machine.describe(), "rows": rows}
-    (RESULTS / "accuracy.json").write_text(json.dumps(record, indent=2) + "\n")
-    (RESULTS / "accuracy.md").write_text(markdown(rows))
-    print(markdown(rows))
+    return source
+
+
+def markdown(record: report.Record) -> str:
+    """One table per network."""
+    parts = []
+    for network in dict.fromkeys(row["network"] for row in record["rows"]):
+        table = []
+        for row in [row for row in record["rows"] if row["network"] == network]:
+            name = [row["tool"], row["how"], row["target"] and f"for {row['target']}"]
+            if "error" in row:
+                table.append([" ".join(filter(None, name)), row["bits"], row["error"], "", "", "", ""])
+            for run, score in row.get("runs", {}).items():
+                numbers = [f"{100 * score['top1']:.2f}", f"{100 * score['agreement']:.2f}"]
+                sqnr = "identical" if score["sqnr_db"] is None else f"{score['sqnr_db']:.1f}"
+                cells = [" ".join(filter(None, name)), row["bits"], run, *numbers, sqnr]
+                table.append([*cells, f"{row['seconds']:.1f}"])
+        head = ["Tool", "Bits", "Run", "Top-1, %", "Agreement, %", "SQNR, dB", "Quantize, s"]
+        parts += [f"## {network}\n", report.table(head, table)]
+    return "\n".join([*parts, report.where(record["machine"])])
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="with models.py and its data")],
+    network: Annotated[str | None, typer.Option(help="this one alone")] = None,
+    tool: Annotated[str | None, typer.Option(help="this one alone")] = None,
+    bits: Annotated[str | None, typer.Option(help="these alone")] = None,
+    out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
+) -> None:
+    """Quantize, score, tabulate."""
+    wanted = [
+        line
+        for line in lines()
+        if network in (None, line.network) and tool in (None, line.tool) and bits in (None, line.bits)
+    ]
+    about = {"machine": machine.describe() | {"peers": report.versions()}, "calibration_images": CALIBRATION}
+    out.mkdir(parents=True, exist_ok=True)
+    unfinished = out / "accuracy.unfinished.json"
+    record = json.loads(unfinished.read_text()) if unfinished.exists() else {}
+    if {key: record.get(key) for key in about} != about:
+        record = {**about, "rows": []}
+    for line in wanted:
+        if any(asdict(line).items() <= row.items() for row in record["rows"]):
+            continue
+        try:
+            result = fresh.run(measure, line, str(folder.resolve()))
+        except fresh.FailedError as error:
+            result = {"error": str(error)}
+        record["rows"].append(asdict(line) | result)
+        unfinished.write_text(json.dumps(record))
+        print(json.dumps(record["rows"][-1]), flush=True)
+    report.write(out, "accuracy", record, markdown(record))
+    unfinished.unlink(missing_ok=True)
+    print(markdown(record))
 
 
 if __name__ == "__main__":

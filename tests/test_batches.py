@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from zeropoint.batches import check, example_inputs, limit, split
+from zeropoint.batches import check, example_inputs, gathered, limit, split
 from zeropoint.errors import InputError
 
 IMAGES = torch.zeros(4, 3, 8, 8)
@@ -104,3 +104,19 @@ def test_limit_keeps_the_length():
     assert limit(whole, None) is whole
     with pytest.raises(InputError, match="1 or more"):
         limit(whole, 0)
+
+
+def test_small_batches_are_put_together_in_order():
+    sizes = [1, 2, 5, 3, 3, 9, 1]
+    numbers = torch.arange(sum(sizes)).split(sizes)
+    found = [inputs[0] for inputs in gathered(((part, -part) for part in numbers), 6)]
+    assert [len(part) for part in found] == [3, 5, 6, 9, 1]  # a larger one stays whole
+    assert torch.cat(found).tolist() == list(range(sum(sizes)))
+    pairs = list(gathered(((part, -part) for part in numbers), 6))
+    assert all(torch.equal(first, -second) for first, second in pairs)
+
+
+def test_batches_of_other_shapes_stay_apart():
+    shapes = [(1, 3), (1, 3), (1, 4), (1, 3)]
+    found = gathered(((torch.zeros(shape),) for shape in shapes), 8)
+    assert [tuple(inputs[0].shape) for inputs in found] == [(2, 3), (1, 4), (1, 3)]

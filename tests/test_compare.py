@@ -191,6 +191,26 @@ def test_a_folder_of_another_comparison_is_left_alone(what: str, once: Path, tmp
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+def test_several_bits_are_rows_of_their_own(tmp_path: Path):
+    methods, engines = ["fp32", "weight-only", "static"], ["openvino"]
+    run(tmp_path, methods=methods, engines=engines, bits=["W8A8"])
+    told: list[str] = []
+    both = ["W8A8", "W4A8", "W4A4"]
+    results = run(tmp_path, methods=methods, engines=engines, bits=both, say=told.append)
+    assert told[0].endswith("finished rows: 3")
+    assert sorted((row.method, row.bits) for row in results.rows) == [
+        ("fp32", "W32A32"),
+        ("static", "W4A4"),
+        ("static", "W4A8"),
+        ("static", "W8A8"),
+        ("weight-only", "W4A32"),
+        ("weight-only", "W8A32"),
+    ]
+    assert {row.name for row in results.rows} >= {"static on openvino", "static W4A4 on openvino"}
+    quality = {row.bits: row.sqnr_db for row in results.rows if row.method == "static"}
+    assert quality["W8A8"] > quality["W4A8"] > quality["W4A4"]
+
+
 def test_a_method_or_engine_can_be_added(tmp_path: Path):
     run(tmp_path, methods=["fp32"], engines=["onnxruntime"])
     results = run(tmp_path, methods=["fp32", "dynamic"], engines=["onnxruntime", "openvino"])

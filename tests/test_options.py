@@ -10,6 +10,8 @@ from zeropoint.scheme import Scheme
     [
         {"weight_bits": 9},
         {"activation_bits": 1},
+        {"end_bits": 9},
+        {"rounding": "gtpq"},
         {"ranges": "minmx"},
         {"weight_ranges": "entropy"},
         {"calibration_batches": 0},
@@ -65,3 +67,15 @@ def test_a_pattern_that_matches_nothing():
         Options(skip=("cov1",)).check_patterns(["conv1", "block.0"])
     with pytest.raises(InputError, match="--no-fuse"):
         Options(no_fuse=("zzz",)).check_patterns(["conv1"])
+
+
+def test_bits_are_written_as_in_papers():
+    options = Options(ranges="minmax").at("w4a6")
+    assert (options.weight_bits, options.activation_bits, options.ranges) == (4, 6, "minmax")
+    assert options.bits == "W4A6"
+
+
+@pytest.mark.parametrize("wrong", ["W4", "4", "A8W4", "W4A", "", "W9A8", "W4A16"])
+def test_bits_that_there_are_not(wrong: str):
+    with pytest.raises(InputError):
+        Options().at(wrong)

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 import zeropoint as zp
-from zeropoint.measure.integers import Integers, integers, multiply_accumulates
+from zeropoint.macs import multiply_accumulates
+from zeropoint.measure.integers import Integers, integers
 
 CALIBRATION = [torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))]
 

@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from zeropoint import graph as fx
 from zeropoint.batches import gathered, split
 from zeropoint.errors import InputError
+from zeropoint.macs import multiply_accumulates
 from zeropoint.methods.learnable import Learnable, constant, learnable
 from zeropoint.operators import FAKE_QUANTIZE, TRANSPARENT
 from zeropoint.program import Program
@@ -25,9 +26,10 @@ from zeropoint.progress import track
 MEMORY = 1 << 29  # bytes of inputs that are held, at most about
 BATCH = 32  # items a step
 HELD_OUT = 8  # of so many items one is kept to judge by
-STEPS = 300
+STEPS = 300  # at most
+WORK = 1 << 38  # multiply-accumulates of the float network in all steps
+LEAST = 50  # steps, however large the network
 JUDGED = 25  # steps after which the Program is judged
-PATIENCE = 4  # judgements without a better one, and it ends
 MATCHED = 12  # block ends, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart
 # What Adam moves a value by in a step, at first: a weight in steps of its grid, a step size or a bias in its
@@ -38,7 +40,7 @@ BIAS_RATE = 0.001
 
 
 def distil(start: Program, unfitted: Program, calibration: Iterable[Any], seed: int = 0) -> Program:
-    """``start`` after STEPS gradient steps, or fewer where held-out data says so; never one that is worse.
+    """``start`` after gradient steps, or as many of them as held-out data says; none where all harm.
 
     ``unfitted`` has the same quantizers around the weights of the float network, which without them is the
     teacher. ``start`` comes back where there are too few items to hold some out.
@@ -48,32 +50,32 @@ def distil(start: Program, unfitted: Program, calibration: Iterable[Any], seed: 
     if not start.dynamic_batch or not held:
         return start
     fits = torch.tensor(sorted(set(range(len(inputs[0]))) - set(held)))
+    work = sum(multiply_accumulates(unfitted).values()) * BATCH
+    steps = max(LEAST, min(STEPS, WORK // max(work, 1)))
     student, places = learnable(start)
     teacher = _without_quantizers(unfitted)
     blocks = _block_ends(teacher)
     groups = _parameter_groups(student, places)
     descent = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, STEPS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, steps)
     generator = torch.Generator().manual_seed(seed)
-    best, best_state, waited = math.inf, None, 0
+    best, best_state = math.inf, None
 
     def loss_of(batch: list[Tensor]) -> Tensor:
         with torch.no_grad():
             wanted = _values(teacher, batch, blocks)
         return _distance(_values(student, batch, blocks), wanted)
 
-    for step in track(range(STEPS + 1), "distilling"):
-        if step % JUDGED == 0:
+    for step in track(range(steps + 1), "distilling"):
+        if step % JUDGED == 0 or step == steps:
             with torch.no_grad():
                 parts = torch.tensor(held).split(BATCH)
                 losses = [(loss_of([tensor[rows] for tensor in inputs]), len(rows)) for rows in parts]
                 error = sum(float(loss) * count for loss, count in losses) / len(held)
             if error < best:
-                best, waited = error, 0
+                best = error
                 best_state = {name: value.clone() for name, value in student.state_dict().items()}
-            elif (waited := waited + 1) == PATIENCE:
-                break
-        if step == STEPS:
+        if step == steps:
             break
         rows = fits[torch.randperm(len(fits), generator=generator)[:BATCH]]
         loss = loss_of(_mixed([tensor[rows] for tensor in inputs], generator))

@@ -1,0 +1,115 @@
+"""Distillation: what it matches, by hand, and that it comes nearer to float on items it has not seen."""
+
+import pytest
+import torch
+from networks import ADDS_INSIDE, Function, Residual, images, options, randomized, residual, sqnr
+from torch import nn
+
+from zeropoint.capture import capture
+from zeropoint.methods import distil as module_of
+from zeropoint.methods import quantize
+from zeropoint.methods.distil import _block_ends, _distance, _items, _mixed, _without_quantizers, distil
+from zeropoint.methods.static import round_to_nearest
+from zeropoint.operators import FAKE_QUANTIZE
+from zeropoint.quantizers import quantizers
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_of, "STEPS", 200)  # as many as it takes of large networks
+
+
+DATA = [images(16, seed) for seed in range(4)]
+UNSEEN = images(64, 99)
+
+
+def rounded(**chosen: object):
+    program = residual()
+    return program, round_to_nearest(program, ADDS_INSIDE, DATA, options(**chosen))
+
+
+@pytest.mark.parametrize(("bits", "gain"), [(3, 1.0), (8, -0.5)])
+def test_nearer_to_float_on_items_not_seen(bits: int, gain: float):
+    program, start = rounded(weight_bits=bits, end_bits=bits, activation_bits=8)
+    before = {name: value.clone() for name, value in start.module.state_dict().items()}
+    taught = distil(start, start, DATA)
+    expected = program(UNSEEN)[0]
+    assert sqnr(expected, taught(UNSEEN)[0]) > sqnr(expected, start(UNSEEN)[0]) + gain
+    for name, value in start.module.state_dict().items():
+        assert torch.equal(value, before[name])
+    kinds = {node.target for node in taught.module.graph.nodes if node.target in FAKE_QUANTIZE}
+    assert kinds == {node.target for node in start.module.graph.nodes if node.target in FAKE_QUANTIZE}
+    assert [q.scheme for q in quantizers(taught.module)] == [q.scheme for q in quantizers(start.module)]
+
+
+def test_never_worse_on_what_is_held_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "WEIGHT_RATE", 1e3)  # which ruins the weights
+    _, start = rounded()
+    assert torch.equal(distil(start, start, DATA)(UNSEEN)[0], start(UNSEEN)[0])
+
+
+def test_too_few_items_to_hold_any_out_leave_the_program_as_it_is():
+    _, start = rounded(weight_bits=2)
+    assert distil(start, start, [images(7)]) is start
+
+
+def test_the_same_seed_gives_the_same_program():
+    _, start = rounded(weight_bits=4)
+    one, two, other = (distil(start, start, DATA, seed)(UNSEEN)[0] for seed in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_the_teacher_is_the_float_network():
+    program, start = rounded(weight_bits=2)
+    torch.testing.assert_close(_without_quantizers(start)(UNSEEN), program(UNSEEN)[0])
+
+
+def test_block_ends_have_no_shortcut_past_them():
+    found = _block_ends(capture(randomized(Residual()), images()).module)
+    # Up to the shortcut, and from the addition on; the last operator gives the output itself.
+    assert found == ["conv2d", "batch_norm", "relu_", "add", "relu"]
+    shortcut = Function(lambda parts, x: x + parts[0](x), nn.Conv2d(3, 3, 1))
+    assert _block_ends(capture(shortcut, images()).module) == []
+
+
+def test_distance_by_hand():
+    ones, twos = torch.ones(2, 2), torch.full((2, 2), 2.0)
+    # Outputs: half the size, a quarter of the square. Blocks: one right, one twice the size: (0 + 1) / 2.
+    found = _distance(([ones], [ones, twos]), ([twos], [ones, ones]))
+    torch.testing.assert_close(found, torch.tensor(0.25 + 0.5))
+
+
+def test_mixing_is_of_neighbours_and_leaves_tokens_alone():
+    generator = torch.Generator().manual_seed(0)
+    items = torch.tensor([[0.0], [10.0], [100.0]])
+    (mixed,) = _mixed([items], generator)
+    before = torch.tensor([[100.0], [0.0], [10.0]])
+    share = (mixed - items) / (before - items)
+    assert ((share >= 0) & (share <= 0.5)).all()
+    assert share.std() > 0
+    tokens = torch.arange(6).reshape(2, 3)
+    assert _mixed([tokens], generator)[0] is tokens
+
+
+def test_items_are_limited(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "MEMORY", 40 * images(1).numel() * 4)
+
+    def endless():
+        while True:
+            yield images(16)
+
+    assert len(_items(endless())[0]) == 64  # the batch that goes beyond is the last one
+
+
+def test_static_best_is_no_worse_than_static():
+    program = residual()
+    chosen = options(weight_bits=3, end_bits=3, rounding="gptq")
+    both = [
+        quantize(program, method, calibration=DATA, target=ADDS_INSIDE, options=chosen)
+        for method in ("static", "static-best")
+    ]
+    assert [one.method for one in both] == ["static", "static-best"]
+    expected = program(UNSEEN)[0]
+    static, best = (sqnr(expected, one(UNSEEN)[0]) for one in both)
+    assert best > static + 0.5

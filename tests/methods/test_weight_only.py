@@ -1,0 +1,40 @@
+"""Weight-only quantization: float activations, and the same on every engine."""
+
+import pytest
+import torch
+from networks import ADDS_INSIDE, images, options, residual, sqnr
+
+from zeropoint.engines import compile
+from zeropoint.methods import find, quantize
+from zeropoint.options import Options
+from zeropoint.quantizers import quantizers
+
+DATA = [images(16, seed) for seed in range(4)]
+
+
+def weight_only(**chosen: object):
+    program = residual()
+    return program, quantize(
+        program, "weight-only", calibration=DATA, target=ADDS_INSIDE, options=options(**chosen)
+    )
+
+
+def test_weights_are_those_of_static_and_nothing_else_is_quantized():
+    program, quantized = weight_only(weight_bits=4)
+    static = quantize(program, calibration=DATA, target=ADDS_INSIDE, options=options(weight_bits=4))
+    ours = {str(q.source.target): q.integers(quantized.module) for q in quantizers(quantized.module)}
+    theirs = {
+        str(q.source.target): q.integers(static.module) for q in quantizers(static.module) if q.is_weight
+    }
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (quantized.method, quantized.weight_bits, quantized.activation_bits) == ("weight-only", 4, 32)
+    assert find("weight-only").bits(Options().at("W4A8")) == "W4A32"
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_engines_compute_in_float(engine: str, bits: int):
+    _, quantized = weight_only(weight_bits=bits, rounding="gptq")
+    x = images(1, 9)
+    assert sqnr(quantized(x)[0], compile(quantized, engine, threads=1)(x)[0]) > 100
