@@ -265,7 +265,7 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     status, out, err = command(line)
     assert status == 0
     assert err == "continuing the run in runs/model.py-make_model; finished rows: 2\n"
-    assert_refused(command(f"{line} --ranges minmax"), "holds a comparison with other options")
+    assert_refused(command(f"{line} --end-bits 4"), "holds a comparison with other options")
 
 
 def test_quantize_evaluate_and_bench(command, folder: Path):

@@ -1,6 +1,7 @@
 """Small moves on an ``fx.GraphModule`` that every pass needs: copy, read and set tensors, name a node."""
 
 import copy as copy_module
+import math
 from typing import Any
 
 import torch
@@ -75,3 +76,12 @@ def is_float(node: object) -> bool:
     """Whether a node's value is a floating-point tensor (from the shape that capture left on it)."""
     value = node.meta.get("val") if isinstance(node, Node) else None
     return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def item_bytes(node: Node) -> int:
+    """What a computed tensor takes for one item of a batch whose size is free, in bytes; 0 for others."""
+    value = node.meta.get("val")
+    if node.op == "get_attr" or not isinstance(value, torch.Tensor) or not value.dim():
+        return 0
+    sizes = [size if isinstance(size, int) else 1 for size in value.shape[1:]]
+    return math.prod(sizes) * value.element_size()

@@ -24,7 +24,8 @@ from zeropoint.program import Program
 from zeropoint.progress import track
 
 MEMORY = 1 << 29  # bytes of inputs that are held, at most about
-BATCH = 32  # items a step
+BATCH = 32  # items a step, at most
+ACTIVATIONS = 1 << 30  # bytes of values that a step keeps for its gradients, at most about
 HELD_OUT = 8  # of so many items one is kept to judge by
 STEPS = 300  # at most
 WORK = 1 << 38  # multiply-accumulates of the float network in all steps
@@ -50,7 +51,9 @@ def distil(start: Program, unfitted: Program, calibration: Iterable[Any], seed: 
     if not start.dynamic_batch or not held:
         return start
     fits = torch.tensor(sorted(set(range(len(inputs[0]))) - set(held)))
-    work = sum(multiply_accumulates(unfitted).values()) * BATCH
+    kept = sum(fx.item_bytes(node) for node in start.module.graph.nodes)
+    batch_size = max(2, min(BATCH, ACTIVATIONS // max(kept, 1)))
+    work = sum(multiply_accumulates(unfitted).values()) * batch_size
     steps = max(LEAST, min(STEPS, WORK // max(work, 1)))
     student, places = learnable(start)
     teacher = _without_quantizers(unfitted)
@@ -69,7 +72,7 @@ def distil(start: Program, unfitted: Program, calibration: Iterable[Any], seed: 
     for step in track(range(steps + 1), "distilling"):
         if step % JUDGED == 0 or step == steps:
             with torch.no_grad():
-                parts = torch.tensor(held).split(BATCH)
+                parts = torch.tensor(held).split(batch_size)
                 losses = [(loss_of([tensor[rows] for tensor in inputs]), len(rows)) for rows in parts]
                 error = sum(float(loss) * count for loss, count in losses) / len(held)
             if error < best:
@@ -77,7 +80,7 @@ def distil(start: Program, unfitted: Program, calibration: Iterable[Any], seed: 
                 best_state = {name: value.clone() for name, value in student.state_dict().items()}
         if step == steps:
             break
-        rows = fits[torch.randperm(len(fits), generator=generator)[:BATCH]]
+        rows = fits[torch.randperm(len(fits), generator=generator)[:batch_size]]
         loss = loss_of(_mixed([tensor[rows] for tensor in inputs], generator))
         if not loss.isfinite():
             break

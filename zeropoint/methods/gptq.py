@@ -90,17 +90,12 @@ def _batches(
 
 def _live_bytes(program: Program) -> int:
     """About what one item's activations take at the point of the graph where most are needed again."""
-    sizes, live, most = {}, 0, 1
+    live, most = 0, 1
     done = Interpreter(program.module).user_to_last_uses
     for node in program.module.graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, Tensor) and node.op != "get_attr" and value.dim():
-            sizes[node] = value.element_size()
-            for size in value.shape[1:]:
-                sizes[node] *= size if isinstance(size, int) else 1
-        live += sizes.get(node, 0)
+        live += fx.item_bytes(node)
         most = max(most, live)
-        live -= sum(sizes.get(other, 0) for other in done.get(node, ()))
+        live -= sum(fx.item_bytes(other) for other in done.get(node, ()))
     return most
 
 

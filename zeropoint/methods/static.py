@@ -86,7 +86,7 @@ def round_to_nearest(
 
     observed = {(origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
     parameters = observe(
-        _observable(module, folded),
+        _observable(module, folded, {name for name, _ in observed}),
         observed,
         calibration,
         options.ranges,
@@ -108,7 +108,7 @@ def round_to_nearest(
     )
 
 
-def _observable(module: GraphModule, program: Program) -> GraphModule:
+def _observable(module: GraphModule, program: Program, names: set[str]) -> GraphModule:
     """The module to observe ranges in: narrower where the processor is faster so and the network large."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
@@ -120,7 +120,7 @@ def _observable(module: GraphModule, program: Program) -> GraphModule:
             narrow(*program.example_inputs)
     except (RuntimeError, NotImplementedError):  # an operator without such a kernel, a view of another layout
         return module
-    return narrow
+    return narrow if names <= {node.name for node in narrow.graph.nodes} else module
 
 
 def _held_out(batches: Iterable[Any]) -> Iterator[Any]:
