@@ -295,3 +295,30 @@ def test_of_large_tensors_the_histogram_is_a_fair_sample_and_the_extremes_are_of
     assert statistics.histogram.sum() < values.numel() / 4
     share = float(statistics.histogram[statistics.centers.abs() < 30].sum() / statistics.histogram.sum())
     assert share == pytest.approx(float((values.abs() < 30).double().mean()), abs=0.01)
+
+
+@pytest.mark.parametrize(("estimator", "runs"), [("minmax", 2), ("mse", 2), ("moving-average", 12)])
+def test_small_batches_are_run_together_but_for_averages_of_batches(estimator, runs, monkeypatch):
+    sizes = []
+    run_node = torch.fx.Interpreter.run
+
+    def counting(self, *inputs, **keywords):
+        sizes.append(len(inputs[0]))
+        return run_node(self, *inputs, **keywords)
+
+    monkeypatch.setattr(torch.fx.Interpreter, "run", counting)
+    together = torch.cat([images(1, seed) for seed in range(12)])
+    one_by_one = run(list(together.split(1)), estimator=estimator)
+    assert len(sizes) == runs
+    assert sum(sizes) == 12
+    if estimator != "moving-average":
+        assert one_by_one == run([together], estimator=estimator)
+
+
+def test_the_layout_in_memory_is_no_matter():
+    values = images(2, 3)
+    plain, other = Statistics(), Statistics()
+    plain.add(values, with_histogram=True)
+    other.add(values.to(memory_format=torch.channels_last), with_histogram=True)
+    assert (plain.low, plain.high) == (other.low, other.high) == (values.min().item(), values.max().item())
+    assert torch.equal(plain.histogram, other.histogram)

@@ -1,3 +1,6 @@
+import dataclasses
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +9,12 @@ from torch import nn
 
 from zeropoint.capture import capture
 from zeropoint.errors import InputError
-from zeropoint.methods.static import static
+from zeropoint.methods.static import round_to_nearest, static
 from zeropoint.operators import FAKE_QUANTIZE
 from zeropoint.program import Program
 from zeropoint.quantizers import quantizers
+
+module_of = importlib.import_module("zeropoint.methods.static")  # the package names the function so
 
 
 def by_source(program: Program):
@@ -143,3 +148,36 @@ def test_skip_everything_is_the_float_program():
     quantized = static(residual(), ADDS_INSIDE, [images()], options(skip=("*",)))
     assert not any(node.target in FAKE_QUANTIZE for node in quantized.module.graph.nodes)
     torch.testing.assert_close(quantized(images())[0], residual()(images())[0])
+
+
+def test_large_networks_are_observed_in_bfloat16(monkeypatch: pytest.MonkeyPatch):
+    def scales() -> list[float]:
+        quantized = static(residual(), ADDS_INSIDE, [images()], options())
+        return [float(q.scale) for q in quantizers(quantized.module) if not q.is_weight]
+
+    wide = scales()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert scales() == wide  # it is too small to be worth it
+    monkeypatch.setattr(module_of, "HEAVY", 0)
+    assert scales() != wide
+    assert scales() == pytest.approx(wide, rel=0.01)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert scales() == wide
+
+
+def test_fitting_is_checked_on_batches_that_it_has_not_seen(monkeypatch: pytest.MonkeyPatch):
+    data, seen = [images(4, seed) for seed in range(16)], []
+    fit = module_of.gptq
+
+    def spoiled(program, calibration, **limits):
+        seen.extend(float(batch.flatten()[0]) for batch in calibration)
+        return dataclasses.replace(
+            fit(program, data, **limits),
+            module=round_to_nearest(residual(), ADDS_INSIDE, data, options(weight_bits=2, end_bits=2)).module,
+        )
+
+    monkeypatch.setattr(module_of, "gptq", spoiled)
+    chosen = static(residual(), ADDS_INSIDE, data, options(rounding="gptq"))
+    plain = static(residual(), ADDS_INSIDE, data, options())
+    assert torch.equal(chosen(images(4, 99))[0], plain(images(4, 99))[0])
+    assert seen == [float(batch.flatten()[0]) for n, batch in enumerate(data) if n not in (7, 15)]
