@@ -11,7 +11,7 @@ from networks import ADDS_INSIDE, images, options, residual
 from torch import nn
 
 from zeropoint.capture import capture
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, InputWarning
 from zeropoint.methods.static import static
 from zeropoint.ranges import BINS, ESTIMATORS, Statistics, observe, weight_minmax, weight_mse
 from zeropoint.scheme import Scheme, choose_parameters
@@ -322,3 +322,31 @@ def test_the_layout_in_memory_is_no_matter():
     other.add(values.to(memory_format=torch.channels_last), with_histogram=True)
     assert (plain.low, plain.high) == (other.low, other.high) == (values.min().item(), values.max().item())
     assert torch.equal(plain.histogram, other.histogram)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "match"),
+    [
+        ([images(1)], "a single input"),
+        ([torch.zeros(4, 3, 8, 8)], "the values of x are all the same"),
+        ([torch.full((4, 3, 8, 8), 2.0)] * 2, "the values of x are all the same"),
+    ],
+)
+def test_data_that_says_too_little_is_warned_of(calibration, match):
+    with pytest.warns(InputWarning, match=match):
+        ((scale, _),) = run(calibration).values()
+    assert scale.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        [images(2)],
+        [torch.full((2, 3, 8, 8), 2.0), torch.full((2, 3, 8, 8), 3.0)],
+        [torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), -1.0)],
+        [torch.full((2, 3, 8, 8), 2.0), torch.zeros(2, 3, 8, 8)],
+    ],
+)
+def test_other_data_is_not(calibration, recwarn):
+    run(calibration, estimator="moving-average")  # batch by batch
+    assert not [one for one in recwarn if one.category is InputWarning]

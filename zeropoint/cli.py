@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from zeropoint.errors import InputError, first_line
+from zeropoint.errors import InputError, InputWarning, first_line
 
 if TYPE_CHECKING:
     from zeropoint.options import Options
@@ -383,6 +383,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = lambda message, *_: _err.print(f"warning: {message}", soft_wrap=True)
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
         logging.disable(logging.WARNING)
     try:

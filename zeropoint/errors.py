@@ -8,6 +8,10 @@ class InputError(Exception):
     """Something the user gave cannot be used; the message is the one line that the command line prints."""
 
 
+class InputWarning(UserWarning):
+    """Something the user gave can be used but says too little; the command line prints the message, too."""
+
+
 def closest(name: str, valid: Iterable[str]) -> str:
     """The tail of an "unknown name" message: the closest valid names, or all of them when none is close."""
     names = sorted(valid)

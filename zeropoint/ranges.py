@@ -5,6 +5,7 @@ not grow with the data.
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
 from zeropoint.batches import gathered, split
-from zeropoint.errors import InputError, first_line
+from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.scheme import Scheme, choose_parameters
 
 BINS = 4096  # even, so that doubling the range merges whole pairs of bins
@@ -35,6 +36,7 @@ class Statistics:
 
     low: float = 0.0
     high: float = 0.0
+    varies: bool = False
     average_low: float | None = None
     average_high: float = 0.0
     reach: float = 0.0
@@ -48,6 +50,7 @@ class Statistics:
         low, high = (float(value) for value in torch.aminmax(values))
         if not (abs(low) < float("inf") and abs(high) < float("inf")):  # false for NaN, too
             raise ValueError("NaN or Inf")
+        self.varies |= low < high or self.average_low not in (None, low)
         self.low, self.high = min(self.low, low), max(self.high, high)
         if self.average_low is None:
             self.average_low, self.average_high = low, high
@@ -216,20 +219,22 @@ def observe(
 
     Sources to which ``shared`` gives the same name are observed as if they were one.
 
-    Raises InputError where there is no batch, or one that holds NaN or Inf or does not fit the model.
+    Raises InputError where there is no batch, or one that holds NaN or Inf or does not fit the model. Warns
+    of data that says too little: one item, or the same value throughout a source.
     """
     groups = {source: (shared or {}).get(source, source) for source, _ in sources}
     owned = {group: Statistics() for group in groups.values()}
     statistics = {source: owned[group] for source, group in groups.items()}
     observer = _Observer(module, statistics, estimator in _NEED_HISTOGRAM)
-    last = -1
+    last, rows = -1, 0
 
     def checked() -> Iterator[tuple[Tensor, ...]]:
-        nonlocal last
+        nonlocal last, rows
         for batch in itertools.islice(calibration, batches):
             inputs, _ = split(batch)
             last += 1
             check_inputs(module, inputs, f"calibration batch {last}")
+            rows += len(inputs[0]) if inputs[0].dim() else 1
             yield inputs
 
     # The moving average is one of batches as they are.
@@ -244,11 +249,27 @@ def observe(
                 ) from error
     if last < 0:
         raise InputError("the calibration set is empty; give at least one batch")
+    _warn_of_little(module, statistics, rows)
     parameters = {}
     for source, scheme in sources:
         low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](statistics[source], scheme))
         parameters[source, scheme] = choose_parameters(low, high, scheme)
     return parameters
+
+
+def _warn_of_little(module: GraphModule, statistics: dict[str, Statistics], rows: int) -> None:
+    if rows == 1:
+        message = "calibrated on a single input: others may go beyond its ranges; give some hundreds"
+        warnings.warn(InputWarning(message), stacklevel=3)
+    nodes = {node.name: node for node in module.graph.nodes}
+    still = [fx.module_name(nodes[name]) for name, seen in statistics.items() if not seen.varies]
+    if still:
+        more = f" and {len(still) - 1} more" if len(still) > 1 else ""
+        message = (
+            f"on the calibration data the values of {still[0]}{more} are all the same, so that nothing is"
+            " known of their range; give data like that which the model will see"
+        )
+        warnings.warn(InputWarning(message), stacklevel=3)
 
 
 def _is_batch_free(module: GraphModule) -> bool:
