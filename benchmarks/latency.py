@@ -131,7 +131,7 @@ def _groups(lines: list[Row]) -> dict[str, tuple[list[str], list[str]]]:
 
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="networks; default: all")] = None,
-    images: Annotated[int, typer.Option(help="calibration images")] = 300,
+    images: Annotated[int, typer.Option(help="calibration images")] = 64,
     threads: Annotated[int | None, typer.Option(help="time with these threads alone")] = None,
     batch: Annotated[int | None, typer.Option(help="time at this batch size alone")] = None,
     seconds: Annotated[float, typer.Option(help="least time for the timings of one network")] = 20.0,
