@@ -31,7 +31,9 @@ def test_planes_worked_by_hand():
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("planes", [True, False])
 def test_same_outputs_packed_and_unpacked(bits, granularity, symmetric, planes):
-    chosen = options(weight_bits=bits, weight_granularity=granularity, weight_symmetric=symmetric)
+    chosen = options(
+        weight_bits=bits, end_bits=bits, weight_granularity=granularity, weight_symmetric=symmetric
+    )
     program = static(residual(), ADDS_INSIDE, [images()], chosen)
     packed = pack(program, planes=planes)
     assert packed.module.state_dict().keys() != program.module.state_dict().keys()

@@ -61,7 +61,8 @@ def test_float32_equals_eager(float32: Program, data: list[Tensor], engine: str)
 def test_static_is_at_parity_with_the_simulation(
     float32: Program, data: list[Tensor], engine: str, bits: int
 ):
-    options = Options(weight_bits=bits, activation_bits=bits)
+    # Fitted, this network is so near to float that one value in the middle of a coarse step tells.
+    options = Options(weight_bits=bits, activation_bits=bits, rounding="nearest")
     program = quantize(float32, "static", calibration=data, target=engine, options=options)
     inputs = [(batch,) for batch in (*data, data[0][:3], data[0][:1])]
     assert_parity(float32, program, compile(program, engine, threads=1), inputs)
