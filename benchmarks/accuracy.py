@@ -76,7 +76,7 @@ def lines() -> Iterator[Line]:
         yield Line(network, "float32", "", "W32A32")
         for bits in BITS:
             for method in ("static", "static-best"):
-                for target in TARGETS if bits == "W8A8" else TARGETS[:1]:
+                for target in TARGETS if bits == "W8A8" and method == "static" else TARGETS[:1]:
                     yield Line(network, "zeropoint", method, bits, target)
         for tool, how in PEERS:
             yield Line(network, tool, how, "W8A8")
@@ -157,6 +157,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="with models.py and its data")],
     network: Annotated[str | None, typer.Option(help="this one alone")] = None,
     tool: Annotated[str | None, typer.Option(help="this one alone")] = None,
+    how: Annotated[str | None, typer.Option(help="this method or engine of a tool alone")] = None,
     bits: Annotated[str | None, typer.Option(help="these alone")] = None,
     out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
 ) -> None:
@@ -164,7 +165,10 @@ def main(
     wanted = [
         line
         for line in lines()
-        if network in (None, line.network) and tool in (None, line.tool) and bits in (None, line.bits)
+        if network in (None, line.network)
+        and tool in (None, line.tool)
+        and how in (None, line.how)
+        and bits in (None, line.bits)
     ]
     about = {"machine": machine.describe() | {"peers": report.versions()}, "calibration_images": CALIBRATION}
     out.mkdir(parents=True, exist_ok=True)
