@@ -234,10 +234,9 @@ def quantize(
     else:
         quantized = run_method(program, method, **parts, target=target, options=options)
     quantized.save(out)
+    made = f"{method} W{quantized.weight_bits}A{quantized.activation_bits}"  # bf16 has bits of its own
     seconds, size = quantized.quantize_seconds, on_disk(out) / 1e6
-    _out.print(
-        f"{method} {options.bits} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB", soft_wrap=True
-    )
+    _out.print(f"{made} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB", soft_wrap=True)
 
 
 @app.command()
