@@ -91,8 +91,8 @@ def _time(model: str, files: dict[str, str], setting: Setting, seconds: float) -
         sqnr[row.name] = None if decibels == math.inf else decibels  # JSON has no infinity
         runs[row.name] = lambda call=call: call(inputs)
     runs |= roofline.products(setting.threads)
-    # Large batches take minutes a round, and many images are timed in each.
-    rounds, warmup = (20, 3) if setting.batch == 1 else (4, 1)
+    # Large batches take minutes a round, and many images are timed in each; fidelity has warmed them up.
+    rounds, warmup = (20, 3) if setting.batch == 1 else (3, 0)
     samples = interleave(runs, seconds=seconds, min_rounds=rounds, warmup=warmup)
     macs = roofline.macs(network, inputs)
     return {"samples": samples, "sqnr_db": sqnr, "macs": macs}
