@@ -1,5 +1,6 @@
 """The command line, as a user types it: what it prints, its exit status, and what it leaves behind."""
 
+import itertools
 import json
 import logging
 import os
@@ -375,6 +376,33 @@ def test_ctrl_c_while_calibrating(folder: Path):
     assert "interrupted" in err
     assert "Traceback" not in err
     assert {path.name for path in folder.iterdir()} <= {"model.py", "__pycache__"}
+
+
+@pytest.mark.parametrize("line", [QUANTIZE, "compare model.py:make_model --engines onnxruntime --out run"])
+def test_ctrl_c_while_distilling_and_on_from_there(line: str, command, folder: Path, monkeypatch):
+    from zeropoint.methods import distil
+
+    line += f" --data model.py:make_loaders --method{'s' * line.startswith('compare')} static-best"
+    mixed, steps = distil._mixed, itertools.count(1)
+    monkeypatch.setattr(sys.modules["zeropoint.methods.distil"], "STEPS", distil.LEAST)
+    monkeypatch.setattr(sys.modules["zeropoint.compare"], "LATENCY_SECONDS", 0.0)
+
+    def interrupt(*arguments):
+        if next(steps) == 30:
+            raise KeyboardInterrupt
+        return mixed(*arguments)
+
+    monkeypatch.setattr(distil, "_mixed", interrupt)
+    status, _, err = command(line)
+    (kept,) = folder.rglob("*.checkpoint")
+    assert status == 130
+    assert err.splitlines()[-1] == (
+        f"interrupted; distilling is kept as of step 25 of 50 in {kept.relative_to(folder)};"
+        " the same command again goes on from there"
+    )
+    assert command(line)[0] == 0
+    assert next(steps) == 30 + 25 + 1
+    assert not list(folder.rglob("*.checkpoint"))
 
 
 @pytest.fixture

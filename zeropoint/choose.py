@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -72,7 +73,7 @@ def fastest_target(
     which has the same quantizers, and trained for the fastest target only. Raises InputError as these two do.
     """
     names, options = _known(engines), options or Options()
-    data = {"calibration": calibration, "train": train, "validation": validation}
+    data: dict[str, Any] = {"calibration": calibration, "train": train, "validation": validation}
     trains = find_method(method).trains
     if trains and train is None:
         raise InputError(f"method '{method}' needs train data; give it")

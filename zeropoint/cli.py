@@ -9,6 +9,8 @@ import shlex
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -156,7 +158,7 @@ def compare(
 ) -> None:
     """Measure every method on every engine: one row each, in the terminal and in a run folder.
 
-    The same command again continues a run that was cut off.
+    The same command again continues a run that was cut off, static-best from the step that it had reached.
     """
     from zeropoint.compare import compare as run_comparison
     from zeropoint.report.table import terminal
@@ -165,19 +167,20 @@ def compare(
     options = _options(context.params)
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     folder = out or Path("runs") / model.removesuffix(".pt2").replace("/", "-").replace(":", "-")
-    results = run_comparison(
-        program,
-        loaders,
-        out=folder,
-        methods=_names(methods),
-        engines=_names(engines) if engines else None,
-        bits=_names(bits),
-        options=options,
-        threads=threads,
-        batch_size=latency_batch_size,
-        command=_command(),
-        say=_say,
-    )
+    with _interruptible():
+        results = run_comparison(
+            program,
+            loaders,
+            out=folder,
+            methods=_names(methods),
+            engines=_names(engines) if engines else None,
+            bits=_names(bits),
+            options=options,
+            threads=threads,
+            batch_size=latency_batch_size,
+            command=_command(),
+            say=_say,
+        )
     # Wide enough for the table where the output is a file or a pipe.
     Console(width=None if _out.is_terminal else 160).print(terminal(results))
     _out.print(f"Results: {folder}/results.json, results.csv, results.md", style="dim", soft_wrap=True)
@@ -210,7 +213,11 @@ def quantize(
     epochs: Epochs = 3,
     learning_rate: LearningRate = 1e-4,
 ) -> None:
-    """Quantize a model by one method and save it to a .pt2 file that plain PyTorch opens, too."""
+    """Quantize a model by one method and save it to a .pt2 file that plain PyTorch opens, too.
+
+    The same command again continues a static-best that was cut off.
+    """
+    from zeropoint.checkpoint import beside
     from zeropoint.choose import fastest_target
     from zeropoint.measure.size import on_disk
     from zeropoint.methods import find
@@ -232,8 +239,12 @@ def quantize(
         target = choice.engine
         _out.print(chosen(choice), soft_wrap=True)
     else:
-        quantized = run_method(program, method, **parts, target=target, options=options)
+        with _interruptible():
+            quantized = run_method(
+                program, method, **parts, target=target, options=options, checkpoint=beside(out)
+            )
     quantized.save(out)
+    beside(out).unlink(missing_ok=True)
     made = f"{method} W{quantized.weight_bits}A{quantized.activation_bits}"  # bf16 has bits of its own
     seconds, size = quantized.quantize_seconds, on_disk(out) / 1e6
     _out.print(f"{made} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB", soft_wrap=True)
@@ -364,6 +375,20 @@ def _options(parameters: dict[str, Any]) -> "Options":
     return Options(**given | {name: tuple(given[name] or ()) for name in ("skip", "no_fuse")})
 
 
+class _StoppedError(Exception):
+    """Ctrl-C with words of what it interrupted, which typer would lose."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not str(stop):
+            raise
+        raise _StoppedError(f"{stop}; the same command again goes on from there") from None
+
+
 def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 
@@ -386,6 +411,7 @@ def main() -> None:
         warnings.showwarning = lambda message, *_: _err.print(f"warning: {message}", soft_wrap=True)
         os.environ.setdefault("PYTHONWARNINGS", "ignore")
         logging.disable(logging.WARNING)
+    kept = "what is finished is kept"
     try:
         status = app(args=arguments or ["--help"], prog_name="zeropoint", standalone_mode=False)
     except typer.TyperException as error:
@@ -396,11 +422,13 @@ def main() -> None:
         status = _fail(str(error), 2, debug)
     except KeyboardInterrupt:
         status = 130
+    except _StoppedError as stop:
+        status, kept = 130, str(stop)
     except Exception as error:
         message = f"{type(error).__name__}: {first_line(error)} (a fault of zeropoint's; --debug shows where)"
         status = _fail(message, 1, debug)
     if status == 130:  # typer, too, gives this back for Ctrl-C
-        _err.print("interrupted; what is finished is kept", soft_wrap=True)
+        _err.print(f"interrupted; {kept}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(status or 0)
 
 

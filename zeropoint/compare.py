@@ -15,6 +15,7 @@ import torch
 
 from zeropoint import graph as fx
 from zeropoint.batches import example_inputs, split
+from zeropoint.checkpoint import beside, update
 from zeropoint.choose import by_placement
 from zeropoint.data import Loaders
 from zeropoint.engines import Runner, installed, load_artefact, lower, missing
@@ -70,7 +71,8 @@ def compare(
     ``bits`` are as in W4A8; none: those of ``options``.
     ``threads`` and ``batch_size`` are those of the latency; accuracy is evaluated on all cores. ``engines``
     defaults to those installed. Rows that ``out`` already holds from the same model, data and options are
-    kept, and quantized Programs in it are used again. ``say`` is told in a line what is being done.
+    kept, and quantized Programs in it are used again, as are checkpoints of those half done. ``say`` is told
+    in a line what is being done.
 
     Raises InputError for an unknown method or engine, data that does not fit, or a folder with another run.
     """
@@ -170,9 +172,7 @@ def _fingerprint(program: Program, data: Loaders) -> str:
     first = [split(next(iter(loader))) for loader in (data.calibration, data.evaluation)]
     parts = [part for inputs, labels in first for part in (*inputs, labels) if part is not None]
     batches = [("batch", part) for part in parts]
-    for name, tensor in (*weights, *batches):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    update(digest, (*weights, *batches))
     for loader in (data.calibration, data.evaluation, data.train):
         digest.update(f"{0 if loader is None else operator.length_hint(loader)} batches".encode())
     return digest.hexdigest()
@@ -241,7 +241,8 @@ def _quantized(run: _Run, method: str, options: Options, target: str) -> Program
     if path.exists():
         return load(path)
     run.say(f"{method}: quantizing for {target}" if find(method).calibrates else f"{method}: converting")
-    data = run.data
+    data, kept = run.data, beside(path)
+    torch.set_num_threads(machine.cores())  # those of the row timed last would give other last bits
     program = quantize(
         run.program,
         method,
@@ -250,8 +251,10 @@ def _quantized(run: _Run, method: str, options: Options, target: str) -> Program
         validation=data.validation,
         target=target,
         options=options,
+        checkpoint=kept,
     )
     program.save(path)
+    kept.unlink(missing_ok=True)
     return program
 
 

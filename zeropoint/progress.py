@@ -11,10 +11,18 @@ from rich.progress import track as rich_track
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], description: str) -> Iterator[T]:
-    """The items, with a progress bar that goes when they end; silent where stderr is no terminal."""
-    console = Console(stderr=True)
-    length = operator.length_hint(items) or None
+def track(items: Iterable[T], description: str, *, done: int = 0) -> Iterator[T]:
+    """The items, with a progress bar that goes when they end; silent where stderr is no terminal.
+
+    The bar starts at ``done``, a number of items of an earlier run that come before these.
+    """
+    length = operator.length_hint(items)
     yield from rich_track(
-        items, description, total=length, console=console, transient=True, disable=not sys.stderr.isatty()
+        items,
+        description,
+        total=done + length if length else None,
+        completed=done,
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
     )

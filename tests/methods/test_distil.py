@@ -1,5 +1,8 @@
 """Distillation: what it matches, by hand, and that it comes nearer to float on items it has not seen."""
 
+import itertools
+from pathlib import Path
+
 import pytest
 import torch
 from networks import ADDS_INSIDE, Function, Residual, images, options, randomized, residual, sqnr
@@ -11,6 +14,7 @@ from zeropoint.methods import quantize
 from zeropoint.methods.distil import _block_ends, _distance, _items, _mixed, _without_quantizers, distil
 from zeropoint.methods.static import round_to_nearest
 from zeropoint.operators import FAKE_QUANTIZE
+from zeropoint.program import Program
 from zeropoint.quantizers import quantizers
 
 
@@ -113,3 +117,54 @@ def test_static_best_is_no_worse_than_static():
     expected = program(UNSEEN)[0]
     static, best = (sqnr(expected, one(UNSEEN)[0]) for one in both)
     assert best > static + 0.5
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch):
+    """Has the given gradient step be interrupted, as by Ctrl-C."""
+
+    def at(step: int) -> None:
+        mixed, calls = module_of._mixed, itertools.count(1)
+
+        def counted(*arguments):
+            if next(calls) == step:
+                raise KeyboardInterrupt
+            return mixed(*arguments)
+
+        monkeypatch.setattr(module_of, "_mixed", counted)
+
+    return at
+
+
+def test_an_interrupted_distillation_goes_on_to_the_same_weights(tmp_path: Path, interrupted):
+    program = residual()
+    chosen = options(weight_bits=3, end_bits=3, rounding="gptq")
+
+    def run(path: Path) -> Program:
+        return quantize(
+            program, "static-best", calibration=DATA, target=ADDS_INSIDE, options=chosen, checkpoint=path
+        )
+
+    whole = run(tmp_path / "whole")
+    interrupted(120)
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt, match=r"distilling is kept as of step 100 of 200 in .*cut"):
+        run(cut)
+    interrupted(120)  # 100 steps are left
+    resumed = run(cut)
+    weights = resumed.module.state_dict()
+    assert weights.keys() == whole.module.state_dict().keys()
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(weights[name], tensor)
+    assert resumed.module.code == whole.module.code
+    interrupted(1)  # the whole way is kept, for a Program that could not be saved
+    assert torch.equal(run(cut)(UNSEEN)[0], whole(UNSEEN)[0])
+
+
+def test_other_settings_begin_anew(tmp_path: Path, interrupted):
+    _, start = rounded(weight_bits=3, end_bits=3)
+    path = tmp_path / "cut"
+    distil(start, start, DATA, 0, path)
+    interrupted(1)
+    with pytest.raises(KeyboardInterrupt, match="step 0 of 200"):
+        distil(start, start, DATA, 1, path)

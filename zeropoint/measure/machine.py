@@ -37,7 +37,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": _memory_bytes(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -58,11 +58,12 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
+def versions() -> dict[str, str]:
+    """The versions of zeropoint and of the libraries that matter to it, where they are installed."""
+    found = {}
     for name in LIBRARIES:
         try:
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return found

@@ -1,7 +1,9 @@
 """Methods by name: recipes that turn a float Program into a cheaper one."""
 
+import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from zeropoint import engines
 from zeropoint.batches import Loader, check
@@ -42,7 +44,7 @@ METHODS = {
     "static-best": Method(calibrates=True),
     "qat": Method(calibrates=True, trains=True),
 }
-CALIBRATED = {"weight-only": weight_only, "static": static, "static-best": static_best}
+CALIBRATED = {"weight-only": weight_only, "static": static}
 
 
 def find(name: str) -> Method:
@@ -61,12 +63,17 @@ def quantize(
     validation: Loader | None = None,
     target: str | Target = "openvino",
     options: Options | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Program:
     """The float ``program`` after the method of that name, quantized as suits the ``target`` engine.
 
     ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields labelled batches,
-    and ``validation`` chooses among epochs. Raises InputError for an unknown method or target, data that the
-    method needs and has not, or data that does not fit the model.
+    and ``validation`` chooses among epochs. ``checkpoint`` is a file in which ``static-best``, which takes
+    minutes, keeps how far it has got: after an interruption the same call goes on from there, to the same
+    result. The file stays; remove it when the Program is saved.
+
+    Raises InputError for an unknown method or target, data that the method needs and has not, data that does
+    not fit the model, or a checkpoint that cannot be written.
     """
     recipe, options = _checked(program, method, calibration, train), options or Options()
     rules = engines.target(target) if isinstance(target, str) else target
@@ -79,6 +86,10 @@ def quantize(
         assert calibration is not None
         assert train is not None
         program = qat(program, rules, calibration, options, train, validation)
+    elif method == "static-best":
+        assert calibration is not None
+        path = None if checkpoint is None else Path(checkpoint)
+        program = static_best(program, rules, calibration, options, path)
     elif recipe.calibrates:
         assert calibration is not None
         program = CALIBRATED[method](program, rules, calibration, options)

@@ -8,6 +8,7 @@ say far more about those than about the outputs alone.
 import dataclasses
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
 from zeropoint.batches import gathered, split
+from zeropoint.checkpoint import checkpoint
 from zeropoint.errors import InputError
 from zeropoint.macs import multiply_accumulates
 from zeropoint.methods.learnable import Learnable, constant, learnable
@@ -40,11 +42,19 @@ STEP_RATE = 0.003
 BIAS_RATE = 0.001
 
 
-def distil(start: Program, unfitted: Program, calibration: Iterable[Any], seed: int = 0) -> Program:
+def distil(
+    start: Program,
+    unfitted: Program,
+    calibration: Iterable[Any],
+    seed: int = 0,
+    path: Path | None = None,
+) -> Program:
     """``start`` after gradient steps, or as many of them as held-out data says; none where all harm.
 
     ``unfitted`` has the same quantizers around the weights of the float network, which without them is the
-    teacher. ``start`` comes back where there are too few items to hold some out.
+    teacher. ``start`` comes back where there are too few items to hold some out. ``path`` is a file to keep a
+    checkpoint in: from one of the same Programs, items and seed it goes on, and gives what it would have
+    given without the interruption, to the bit.
     """
     inputs = _items(calibration)
     held = list(range(HELD_OUT - 1, len(inputs[0]), HELD_OUT))
@@ -62,32 +72,43 @@ def distil(start: Program, unfitted: Program, calibration: Iterable[Any], seed: 
     descent = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, steps)
     generator = torch.Generator().manual_seed(seed)
-    best, best_state = math.inf, None
+    learning: dict[str, Any] = {"student": student, "descent": descent, "schedule": schedule}
+    first, best, best_state = 0, math.inf, None
+    file = checkpoint(path, start, unfitted, *inputs, seed, batch_size, steps)
+    if earlier := file.load():
+        first, best, best_state = earlier["step"], earlier["best"], earlier["best_state"]
+        generator.set_state(earlier["generator"])
+        for name, part in learning.items():
+            part.load_state_dict(earlier[name])
 
     def loss_of(batch: list[Tensor]) -> Tensor:
         with torch.no_grad():
             wanted = _values(teacher, batch, blocks)
         return _distance(_values(student, batch, blocks), wanted)
 
-    for step in track(range(steps + 1), "distilling"):
-        if step % JUDGED == 0 or step == steps:
-            with torch.no_grad():
-                parts = torch.tensor(held).split(batch_size)
-                losses = [(loss_of([tensor[rows] for tensor in inputs]), len(rows)) for rows in parts]
-                error = sum(float(loss) * count for loss, count in losses) / len(held)
-            if error < best:
-                best = error
-                best_state = {name: value.clone() for name, value in student.state_dict().items()}
-        if step == steps:
-            break
-        rows = fits[torch.randperm(len(fits), generator=generator)[:batch_size]]
-        loss = loss_of(_mixed([tensor[rows] for tensor in inputs], generator))
-        if not loss.isfinite():
-            break
-        descent.zero_grad()
-        loss.backward()
-        descent.step()
-        schedule.step()
+    with file.tells("distilling"):
+        for step in track(range(first, steps + 1), "distilling", done=first):
+            if step % JUDGED == 0 or step == steps:
+                with torch.no_grad():
+                    parts = torch.tensor(held).split(batch_size)
+                    losses = [(loss_of([tensor[rows] for tensor in inputs]), len(rows)) for rows in parts]
+                    error = sum(float(loss) * count for loss, count in losses) / len(held)
+                if error < best:
+                    best = error
+                    best_state = {name: value.clone() for name, value in student.state_dict().items()}
+                state = {"step": step, "best": best, "best_state": best_state}
+                state |= {name: part.state_dict() for name, part in learning.items()}
+                file.save(state | {"generator": generator.get_state()}, f"step {step} of {steps}")
+            if step == steps:
+                break
+            rows = fits[torch.randperm(len(fits), generator=generator)[:batch_size]]
+            loss = loss_of(_mixed([tensor[rows] for tensor in inputs], generator))
+            if not loss.isfinite():
+                break
+            descent.zero_grad()
+            loss.backward()
+            descent.step()
+            schedule.step()
     if best_state is None:
         raise InputError("the network's outputs are NaN or infinite on the calibration data; mend the data")
     student.load_state_dict(best_state)

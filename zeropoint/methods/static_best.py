@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from zeropoint.batches import limit
@@ -12,9 +13,19 @@ from zeropoint.program import Program
 from zeropoint.target import Target
 
 
-def static_best(program: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
-    """The Program of ``static``, all its layers fitted to the data, distilled from the float network."""
+def static_best(
+    program: Program,
+    target: Target,
+    calibration: Iterable[Any],
+    options: Options,
+    checkpoint: Path | None = None,
+) -> Program:
+    """The Program of ``static``, all its layers fitted to the data, distilled from the float network.
+
+    ``checkpoint`` is a file to keep the distillation in, which goes on from it.
+    """
     rounded = round_to_nearest(program, target, calibration, options)
     start = fitted(program, rounded, calibration, options, thorough=True)
     seen = limit(calibration, options.calibration_batches)
-    return dataclasses.replace(distil(start, rounded, seen, options.seed), method="static-best")
+    taught = distil(start, rounded, seen, options.seed, checkpoint)
+    return dataclasses.replace(taught, method="static-best")
