@@ -25,6 +25,9 @@ def make_model():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
 
+def make_pooled():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
 class Branching(nn.Module):
     def forward(self, x):
         if x.sum() > 0:
@@ -185,6 +188,7 @@ BAD = {
         "label 3 in batch 1 is out of range",
     ),
     "quantized already": ("quantize static.pt2 --method dynamic --out new.pt2", "is static already"),
+    "free sizes of a saved model": ("quantize good.pt2 --free-sizes --out new.pt2", "is captured already"),
     "out in a file": (f"quantize {GOOD} --method dynamic --out model.py/new.pt2", "cannot write"),
     "out of another kind": (f"quantize {GOOD} --method dynamic --out new.onnx", "give such a name"),
     "run folder in a file": (f"compare {GOOD} --out model.py", "cannot write to model.py"),
@@ -267,6 +271,22 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     assert status == 0
     assert err == "continuing the run in runs/model.py-make_model; finished rows: 2\n"
     assert_refused(command(f"{line} --end-bits 4"), "holds a comparison with other options")
+
+
+def test_free_sizes(command, folder: Path):
+    from zeropoint import load
+    from zeropoint.sizes import has_free_sizes
+
+    line = "quantize model.py:make_pooled --method dynamic --data random:1x6x6 --out new.pt2"
+    assert command(line)[0] == 0
+    assert_refused(
+        command("evaluate new.pt2 --data random:1x9x7"), "axis 2 was fixed at capture", "--free-sizes"
+    )
+    status, _, err = command(f"{line} --free-sizes")
+    assert status == 0
+    assert err == "warning: axis 1 of input 1 stays 1: 0 takes no other\n"
+    assert has_free_sizes(load(folder / "new.pt2").module)
+    assert command("evaluate new.pt2 --data random:1x9x7 --engine onnxruntime")[0] == 0
 
 
 def test_quantize_evaluate_and_bench(command, folder: Path):

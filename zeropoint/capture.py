@@ -14,25 +14,33 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import sympy
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, InputWarning
 from zeropoint.operators import aten
 from zeropoint.program import Program
 
 
-def capture(model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, origin: str = "") -> Program:
+def capture(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    free_sizes: bool = False,
+    origin: str = "",
+) -> Program:
     """The float Program that computes what ``model`` does in eval mode.
 
     ``example_inputs`` is one tensor or the positional tensors of one call, batch first. The batch size stays
-    free where the model allows it. Neither the model, its mode nor its weights are changed; the Program
-    shares the weights' storage where the model is float32 on the CPU, and holds float32 CPU copies where it
-    is not; it takes float32 where the model takes another float type. What the model writes into its inputs
-    or buffers is not kept: a Program has no state.
+    free where the model allows it; with ``free_sizes`` so does every other size, such as height and width or
+    the length of a sequence, and a warning names those that the model fixes, and by what. Neither the model,
+    its mode nor its weights are changed; the Program shares the weights' storage where the model is float32
+    on the CPU, and holds float32 CPU copies where it is not; it takes float32 where the model takes another
+    float type. What the model writes into its inputs or buffers is not kept: a Program has no state.
 
     Raises InputError where the model fails on the example inputs or cannot be exported, with the operator and
     the line of the user's code.
@@ -46,7 +54,9 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Tensor], *, orig
         (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for tensor in inputs
     )
-    exported, dynamic = _export(_float_on_cpu(model), inputs)
+    exported, dynamic = _export(_float_on_cpu(model), inputs, free_sizes)
+    if free_sizes:
+        _warn_of_fixed(exported, inputs)
     _alias_dropouts(exported.graph_module)
     module = _module_of(exported)
     if not _functionalize(module.graph):
@@ -66,7 +76,7 @@ def _float_on_cpu(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).float().cpu()
 
 
-def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgram, bool]:
+def _export(model: nn.Module, inputs: tuple[Tensor, ...], free_sizes: bool) -> tuple[ExportedProgram, bool]:
     """The exported model and whether its batch size is free."""
     modes = {module: module.training for module in model.modules()}
     try:
@@ -74,14 +84,14 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
         _try_out(model, inputs)
         # Exporting at batch 1 would bake in the 1, since the exporter treats sizes 0 and 1 as constants.
         batches = tuple(_at_least_two(tensor) for tensor in inputs)
-        shapes_free = tuple({0: Dim.AUTO} if tensor.dim() else None for tensor in inputs)
+        first = tuple(set(range(tensor.dim())[:1]) for tensor in inputs)
         with _quiet():
-            try:
-                exported = torch.export.export(model, batches, dynamic_shapes=_wrap(model, shapes_free))
-            except Exception:
-                return torch.export.export(model, inputs), False
-            if _is_batch_free(exported):
-                return exported, True
+            free = _free_axes(model, batches) if free_sizes else first
+            for axes in (free, first) if free != first else (first,):
+                with contextlib.suppress(Exception):
+                    exported = _export_free(model, batches, axes)
+                    if _is_batch_free(exported):
+                        return exported, True
             return torch.export.export(model, inputs), False
     except InputError:
         raise
@@ -90,6 +100,89 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgr
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+Axes = tuple[set[int], ...]
+"""Some axes of each input."""
+
+
+def _export_free(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> ExportedProgram:
+    shapes = tuple(dict.fromkeys(free, Dim.AUTO) or None for free in axes)
+    return torch.export.export(model, inputs, dynamic_shapes=_wrap(model, shapes))
+
+
+def _free_axes(model: nn.Module, inputs: tuple[Tensor, ...]) -> Axes:
+    """The axes that the exporter can leave free, but for those that it ties to others without saying so.
+
+    Where a flattened image enters a linear layer it finds that height times width has to be a constant, and
+    calls both free. It notes as many equations that a multiple of the size fulfils, such as of remainders.
+    """
+    every = tuple(set(range(tensor.dim())) for tensor in inputs)
+    try:
+        values = _input_values(_export_free(model, inputs, every))
+    except Exception:  # then the batch may still be free
+        return tuple({0} & axes for axes in every)
+    sizes = [size for value in values for size in value.shape if _symbols(size)]
+    twice = {size.node.expr: 2 * size.node.hint for size in sizes}
+    environment = sizes[0].node.shape_env if sizes else None
+    guards = [environment.replace(guard.expr) for guard in environment.guards] if environment else []
+    equations = [
+        guard for guard in guards if isinstance(guard, sympy.Eq) and guard.subs(twice) is not sympy.true
+    ]
+    tied = {symbol for equation in equations for symbol in equation.free_symbols}
+    return tuple(
+        {axis for axis, size in enumerate(value.shape) if not axis or _symbols(size) - tied}
+        for value in values
+    )
+
+
+def _input_values(exported: ExportedProgram) -> list[Any]:
+    """The fake tensors of the model's inputs, in order."""
+    names = exported.graph_signature.user_inputs
+    return [node.meta["val"] for node in exported.graph.nodes if node.name in names]
+
+
+def _symbols(size: Any) -> set[Any]:
+    """The symbols in a size; none in one that is fixed."""
+    return size.node.expr.free_symbols if isinstance(size, torch.SymInt) else set()
+
+
+def _warn_of_fixed(exported: ExportedProgram, inputs: tuple[Tensor, ...]) -> None:
+    """Names the axes that did not come out free, each with the module that takes no other size."""
+    module = _module_of(exported)
+    fixed = [
+        f"axis {axis} of input {number} stays {size}: {_reason(module, inputs, number - 1, axis)}"
+        for number, value in enumerate(_input_values(exported), 1)
+        for axis, size in enumerate(value.shape)
+        if axis and isinstance(size, int)
+    ]
+    if fixed:
+        warnings.warn(InputWarning("; ".join(fixed)), stacklevel=3)
+
+
+def _reason(module: GraphModule, inputs: tuple[Tensor, ...], number: int, axis: int) -> str:
+    """What fails where an axis of an input is longer by one."""
+    longer = list(inputs)
+    longer[number] = torch.cat([inputs[number], inputs[number].narrow(axis, 0, 1)], axis)
+    run = _Tried(module)
+    try:
+        with torch.no_grad():
+            run.run(*longer)
+    except Exception:
+        return f"{fx.module_name(run.last)} takes no other"
+    if inputs[number].shape[axis] == 1:
+        return "1 is a constant to the exporter; capture it on a longer example"
+    return "the model's code depends on it"
+
+
+class _Tried(Interpreter):
+    """Remembers the node that it runs last."""
+
+    last: Node
+
+    def run_node(self, n: Node) -> Any:
+        self.last = n
+        return super().run_node(n)
 
 
 def _try_out(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -131,13 +224,10 @@ def _at_least_two(tensor: Tensor) -> Tensor:
 
 def _is_batch_free(exported: ExportedProgram) -> bool:
     """Whether dimension 0 of every input may take any size: the exporter may have found that it cannot."""
-    inputs = [node for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs]
-    sizes = [node.meta["val"].shape[0] for node in inputs if node.meta["val"].dim()]
-    symbols = [
-        getattr(size.node.expr, "free_symbols", ()) if isinstance(size, torch.SymInt) else ()
-        for size in sizes
-    ]
-    bounded = any(bounds.upper < sys.maxsize // 2 for bounds in exported.range_constraints.values())
+    sizes = [value.shape[0] for value in _input_values(exported) if value.dim()]
+    symbols = [_symbols(size) for size in sizes]
+    ranges = [exported.range_constraints.get(symbol) for of in symbols for symbol in of]
+    bounded = any(bounds is not None and bounds.upper < sys.maxsize // 2 for bounds in ranges)
     return bool(sizes) and all(symbols) and not bounded
 
 

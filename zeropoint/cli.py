@@ -112,6 +112,10 @@ NoFuse = Annotated[
     typer.Option(help="Keep conv, batch norm and ReLU apart there, each with its own quantizer. Repeatable."),
 ]
 CalibrationBatches = Annotated[int | None, typer.Option(help="Calibrate on at most so many batches.")]
+FreeSizes = Annotated[
+    bool,
+    typer.Option("--free-sizes", help="Leave all sizes of inputs free, such as height and width."),
+]
 Epochs = Annotated[int, typer.Option(help="Epochs of quantization-aware training.")]
 LearningRate = Annotated[float, typer.Option(help="Learning rate of quantization-aware training.")]
 
@@ -152,6 +156,7 @@ def compare(
     rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
+    free_sizes: FreeSizes = False,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = 3,
     learning_rate: LearningRate = 1e-4,
@@ -165,7 +170,9 @@ def compare(
     from zeropoint.resolve import program_and_data
 
     options = _options(context.params)
-    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    program, loaders = program_and_data(
+        model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
+    )
     folder = out or Path("runs") / model.removesuffix(".pt2").replace("/", "-").replace(":", "-")
     with _interruptible():
         results = run_comparison(
@@ -209,6 +216,7 @@ def quantize(
     rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
+    free_sizes: FreeSizes = False,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = 3,
     learning_rate: LearningRate = 1e-4,
@@ -230,7 +238,9 @@ def quantize(
     if out.suffix != ".pt2":
         raise InputError(f"cannot write {out}: a Program is saved as .pt2; give such a name")
     options = _options(context.params).at(bits)
-    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    program, loaders = program_and_data(
+        model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
+    )
     parts: dict[str, Any] = {"calibration": None, "train": None, "validation": None}
     if data is not None:
         parts = {part: getattr(loaders, part) for part in parts}

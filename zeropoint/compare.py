@@ -33,6 +33,7 @@ from zeropoint.program import Program, at_batch, load
 from zeropoint.ranges import check_inputs
 from zeropoint.results import Results, Row
 from zeropoint.results import load as load_results
+from zeropoint.sizes import has_free_sizes, input_shapes
 
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
@@ -166,13 +167,15 @@ def _begin(run: _Run, command: str) -> Results:
 
 
 def _fingerprint(program: Program, data: Loaders) -> str:
-    """A hash of the float graph, its weights, the first batches of data, and how many batches there are."""
+    """A hash of the float graph, its weights and free sizes, the first batches of data, and their number."""
     digest = hashlib.sha256(program.module.code.encode())
     weights = sorted(program.module.state_dict().items())
     first = [split(next(iter(loader))) for loader in (data.calibration, data.evaluation)]
     parts = [part for inputs, labels in first for part in (*inputs, labels) if part is not None]
     batches = [("batch", part) for part in parts]
     update(digest, (*weights, *batches))
+    if has_free_sizes(program.module):
+        digest.update(f"{input_shapes(program.module)}".encode())
     for loader in (data.calibration, data.evaluation, data.train):
         digest.update(f"{0 if loader is None else operator.length_hint(loader)} batches".encode())
     return digest.hexdigest()

@@ -83,5 +83,19 @@ def item_bytes(node: Node) -> int:
     value = node.meta.get("val")
     if node.op == "get_attr" or not isinstance(value, torch.Tensor) or not value.dim():
         return 0
-    sizes = [size if isinstance(size, int) else 1 for size in value.shape[1:]]
-    return math.prod(sizes) * value.element_size()
+    return math.prod(item_sizes(node)[1:]) * value.element_size()
+
+
+def item_sizes(node: Node) -> list[int]:
+    """The sizes of a node's value for a batch of one, other free sizes as in the example of capture."""
+    sizes = node.meta["val"].shape
+    if all(isinstance(size, int) for size in sizes):
+        return list(sizes)
+    known = {
+        size.node.expr: size.node.hint if axis else 1
+        for source in node.graph.find_nodes(op="placeholder")
+        for axis, size in enumerate(source.meta["val"].shape)
+        if isinstance(size, torch.SymInt)
+    }
+    at_one = [size if isinstance(size, int) else size.node.expr.subs(known) for size in sizes]
+    return [int(size) if isinstance(size, int) or size.is_number else 1 for size in at_one]

@@ -22,6 +22,7 @@ from zeropoint import graph as fx
 from zeropoint.errors import InputError, first_line
 from zeropoint.exported import assemble, has_branches
 from zeropoint.files import atomic_write
+from zeropoint.sizes import input_shapes
 
 METADATA = "zeropoint.json"
 
@@ -32,7 +33,8 @@ class Program:
 
     ``module`` is a graph of pure ATen operators over named weights; fake-quantize nodes in it are the
     quantizers.
-    ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free.
+    ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free;
+    where it is, others are, too, if they were captured so.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, and ``quantize_seconds`` what the method
     took.
@@ -97,14 +99,18 @@ def at_batch(program: Program, size: int) -> Program:
 def export(program: Program, module: GraphModule | None = None) -> ExportedProgram:
     """The Program as an ExportedProgram, or ``module`` in its place, which is traced anew.
 
-    The batch size is free where the Program's is. Checks that tracing adds to type conversions are left out.
+    Those sizes are free that the Program's are, none where its batch is not. Checks that tracing adds to type
+    conversions are left out.
     """
     if module is None and not has_branches(program.module):
         return assemble(program.module)
     inputs, shapes = program.example_inputs, None
     if program.dynamic_batch:
         inputs = tuple(torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t for t in inputs)
-        shapes = tuple({0: Dim.AUTO} if tensor.dim() else None for tensor in inputs)
+        shapes = tuple(
+            {number: Dim.AUTO for number, axis in enumerate(shape) if axis.is_free} or None
+            for shape in input_shapes(program.module)
+        )
     with torch.no_grad():
         exported = torch.export.export(module or program.module, inputs, dynamic_shapes=shapes)
     for node in list(exported.graph.nodes):

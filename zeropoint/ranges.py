@@ -18,6 +18,7 @@ from zeropoint import graph as fx
 from zeropoint.batches import gathered, split
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.scheme import Scheme, choose_parameters
+from zeropoint.sizes import input_shapes, misfit
 
 BINS = 4096  # even, so that doubling the range merges whole pairs of bins
 SAMPLED = 1 << 17  # values of a tensor that the histogram takes in of one batch, at most about
@@ -283,15 +284,10 @@ def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) ->
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     if len(inputs) != len(placeholders):
         raise InputError(f"{where} has {len(inputs)} inputs; the model takes {len(placeholders)}")
-    for tensor, placeholder in zip(inputs, placeholders, strict=True):
-        expected, dtype = placeholder.meta["val"].shape, placeholder.meta["val"].dtype
-        fits = tensor.dim() == len(expected) and all(
-            not isinstance(want, int) or want == got for want, got in zip(expected, tensor.shape, strict=True)
-        )
-        if not fits:
-            wanted = tuple(size if isinstance(size, int) else "any" for size in expected)
-            shape = tuple(tensor.shape)
-            raise InputError(f"{where} has shape {shape}; the model takes {wanted}".replace("'", ""))
+    for tensor, placeholder, shape in zip(inputs, placeholders, input_shapes(module), strict=True):
+        dtype = placeholder.meta["val"].dtype
+        if wrong := misfit(tensor, shape):
+            raise InputError(f"{where} {wrong}")
         if tensor.dtype != dtype:
             raise InputError(f"{where} is of {tensor.dtype}; the model takes {dtype}")
         if not tensor.numel():

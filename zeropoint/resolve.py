@@ -35,9 +35,17 @@ class Candidate:
 
 
 def program_and_data(
-    model: str, weights: str, data: str | None, batch_size: int, limit_batches: int | None
+    model: str,
+    weights: str,
+    data: str | None,
+    batch_size: int,
+    limit_batches: int | None,
+    *,
+    free_sizes: bool = False,
 ) -> tuple[Program, Loaders]:
     """The captured or loaded Program, and the data; without any data named, random images."""
+    if free_sizes and models.is_program(model):
+        raise InputError(f"{model} is captured already; give --free-sizes where it is made from the model")
     if data is None and is_userfile(model):
         raise InputError(
             f"the shape of {model}'s inputs is that of its data; give --data, if only random:3x32x32"
@@ -47,7 +55,8 @@ def program_and_data(
     if models.is_program(model):
         return program.load(model), loaders
     network = models.resolve(model, weights)
-    return capture(network, example_inputs(loaders.evaluation), origin=model), loaders
+    example = example_inputs(loaders.evaluation)
+    return capture(network, example, free_sizes=free_sizes, origin=model), loaders
 
 
 def compiled(

@@ -16,6 +16,7 @@ from torch import Tensor, get_num_threads, set_num_threads
 from zeropoint.errors import InputError, closest, first_line
 from zeropoint.measure.machine import cores
 from zeropoint.program import Program, at_batch
+from zeropoint.sizes import Shape, input_shapes, misfit
 from zeropoint.target import Target
 
 NAMES = ("torch", "onnxruntime", "openvino")
@@ -25,41 +26,32 @@ NAMES = ("torch", "onnxruntime", "openvino")
 class Runner:
     """A compiled model on an engine. ``threads`` is the number it computes with, ``artefact`` its file.
 
-    ``shapes``: of the inputs, None for a size that is free; empty where only the artefact knows.
+    ``shapes``: the sizes that the inputs' axes may have; empty where only the artefact knows.
     """
 
     engine: str
     threads: int
     artefact: Path
     run: Callable[..., tuple[Tensor, ...]]
-    shapes: tuple[tuple[int | None, ...], ...] = ()
+    shapes: tuple[Shape, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The output tensors, float32 on the CPU, of the positional input tensors.
 
-        Raises InputError for an input of another shape than the model was captured with: engines would read
-        past its end, or give outputs that mean nothing.
+        Raises InputError for an input of a shape that the model was not captured for: engines would read past
+        its end, or give outputs that mean nothing.
         """
         if self.shapes:
             _check(inputs, self.shapes)
         return self.run(*inputs)
 
 
-def _check(inputs: tuple[Tensor, ...], shapes: tuple[tuple[int | None, ...], ...]) -> None:
+def _check(inputs: tuple[Tensor, ...], shapes: tuple[Shape, ...]) -> None:
     if len(inputs) != len(shapes):
         raise InputError(f"the model takes {len(shapes)} inputs; {len(inputs)} were given")
     for number, (tensor, shape) in enumerate(zip(inputs, shapes, strict=True), 1):
-        sizes = tuple(tensor.shape)
-        fixed = [
-            axis for axis, size in enumerate(shape) if size is not None and size != (*sizes, *shape)[axis]
-        ]
-        if len(sizes) == len(shape) and not fixed:
-            continue
-        takes = ", ".join("any" if size is None else str(size) for size in shape)
-        axis = f"; axis {fixed[0]} was fixed at capture" if len(sizes) == len(shape) else ""
-        raise InputError(
-            f"input {number} has shape {sizes}; the model takes ({takes}){axis}: capture it on such inputs"
-        )
+        if wrong := misfit(tensor, shape):
+            raise InputError(f"input {number} {wrong}")
 
 
 def find(name: str) -> ModuleType:
@@ -122,7 +114,9 @@ def compile(
     try:
         sized = at_batch(program, batch_size)
         lower(sized, engine, file, threads)
-        runner = dataclasses.replace(load_artefact(engine, file, threads), shapes=_shapes(program))
+        runner = dataclasses.replace(
+            load_artefact(engine, file, threads), shapes=input_shapes(program.module)
+        )
         runner(*sized.example_inputs)  # engines compile for the shapes that they meet, or fail to
         return runner
     except InputError:
@@ -142,14 +136,6 @@ def lower(program: Program, engine: str, path: Path, threads: int | None = None)
         find(engine).lower(program, path)
     finally:
         set_num_threads(before)
-
-
-def _shapes(program: Program) -> tuple[tuple[int | None, ...], ...]:
-    free = slice(0, 1 if program.dynamic_batch else 0)
-    shapes: list[list[int | None]] = [list(tensor.shape) for tensor in program.example_inputs]
-    for shape in shapes:
-        shape[free] = [None] * len(shape[free])
-    return tuple(map(tuple, shapes))
 
 
 def load_artefact(engine: str, path: Path, threads: int | None = None) -> Runner:

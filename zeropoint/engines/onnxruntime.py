@@ -57,6 +57,7 @@ def lower(program: Program, path: Path) -> None:
     """Writes the ``.onnx`` file."""
     if program.method == "fp32":  # other methods have folded those that the user did not keep apart
         program = fold_batch_norms(program)  # left apart they make MobileNetV3 2.4 times slower
+    _check_pooling(program)
     module = _with_products(to_pairs(_with_dynamic_linear(program)))
     exported = export(program, module) if has_branches(module) else decomposable(module)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -75,6 +76,23 @@ def lower(program: Program, path: Path) -> None:
         part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator
     with atomic_write(path) as temporary:
         converted.save(temporary)
+
+
+def _check_pooling(program: Program) -> None:
+    """Raises InputError for windows that hang on a free size: the exporter makes those of the example."""
+    for node in program.module.graph.nodes:
+        if node.target in _ADAPTIVE and any(size != 1 for size in node.args[1]):
+            places = node.args[0].meta["val"].shape[2:]
+            if not all(isinstance(size, int) for size in places):
+                raise InputError(
+                    f"ONNX cannot pool any size to {list(node.args[1])}, as {fx.module_name(node)} does;"
+                    " capture with fixed sizes, or take another engine"
+                )
+
+
+_ADAPTIVE = {
+    getattr(aten, f"adaptive_{kind}_pool{axes}d").default for kind in ("avg", "max") for axes in (1, 2, 3)
+}
 
 
 @torch.library.custom_op("zeropoint::dynamic_linear", mutates_args=())

@@ -42,7 +42,8 @@ TARGET = Target(
 PACKAGES = ("torch",)
 PACKAGE_SUFFIX = ".aoti.pt2"
 KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order
-BATCH = "zeropoint_batch"  # key of a package's metadata: the batch size it is compiled for
+# Keys of a package's metadata: the batch size it is compiled for, and the shapes of its inputs.
+BATCH, SHAPES = "zeropoint_batch", "zeropoint_shapes"
 
 
 def unsupported(method: str) -> str | None:
@@ -73,7 +74,7 @@ def lower(program: Program, path: Path) -> None:
     # for one thread has loops without OpenMP, 4 to 10% on ShuffleNetV2; others run with fewer threads too.
     one_thread = torch.get_num_threads() == 1
     batch = str(program.example_inputs[0].shape[0]) if program.dynamic_batch else ""
-    metadata = {BATCH: batch}
+    metadata = {BATCH: batch, SHAPES: json.dumps([list(t.shape) for t in program.example_inputs])}
     configuration = {
         "freezing": True,
         "cpp.dynamic_threads": not one_thread,
@@ -172,8 +173,9 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     if path.name.endswith(PACKAGE_SUFFIX):
         logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
         package = torch._inductor.aoti_load_package(str(path))
-        batch = package.loader.get_metadata().get(BATCH)
-        call = _in_batches(package, int(batch)) if batch else package
+        metadata = package.loader.get_metadata()
+        batch = metadata.get(BATCH)
+        call = _of_shapes(_in_batches(package, int(batch)) if batch else package, metadata)
     else:
         call = load_program(path).module
 
@@ -183,6 +185,26 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
         with torch.inference_mode():
             # A package takes its inputs to lie in memory as they did when it was compiled: unchecked.
             return flat_tensors(call(*(tensor.contiguous() for tensor in inputs)))
+
+    return run
+
+
+def _of_shapes(call: Callable[..., Any], metadata: dict[str, str]) -> Callable[..., Any]:
+    """``call``, which reads its inputs unchecked, for the sizes alone that it is compiled for."""
+    shapes = [tuple(shape) for shape in json.loads(metadata.get(SHAPES, "[]"))]
+    first = 1 if metadata.get(BATCH) else 0  # any batch is cut to the size
+
+    def run(*inputs: Tensor) -> Any:
+        for number, (tensor, shape) in enumerate(zip(inputs, shapes, strict=bool(shapes)), 1):
+            sizes = tuple(tensor.shape)
+            if sizes[first:] != shape[first:]:
+                axis = next(i for i in range(first, len(shape)) if sizes[i : i + 1] != shape[i : i + 1])
+                raise InputError(
+                    f"input {number} has shape {sizes}; a package of the torch engine takes one size, here"
+                    f" {shape[axis]} along axis {axis}: capture on such inputs and compile another,"
+                    " or run it on onnxruntime or openvino"
+                )
+        return call(*inputs)
 
     return run
 

@@ -117,9 +117,12 @@ def distil(
 
 
 def _items(calibration: Iterable[Any]) -> tuple[Tensor, ...]:
-    """The first inputs of the calibration data, as many as MEMORY holds."""
-    batches, room = [], MEMORY
+    """The first inputs of the calibration data, as many as MEMORY holds; those of the first one's sizes."""
+    batches: list[tuple[Tensor, ...]] = []
+    room = MEMORY
     for inputs in gathered((split(batch)[0] for batch in calibration), BATCH):
+        if batches and [t.shape[1:] for t in inputs] != [t.shape[1:] for t in batches[0]]:
+            continue
         batches.append(inputs)
         room -= sum(tensor.numel() * tensor.element_size() for tensor in inputs)
         if room < 0:

@@ -78,7 +78,7 @@ def _share_steps(places: list[Learnable]) -> list[Learnable]:
 
 def _gradient_factor(quantizer: Quantizer, program: Program) -> float:
     """``1 / sqrt(N * Qp)``: Esser et al. 2020, section 2.2, with N the values that share one step size."""
-    shape = [int(size) if isinstance(size, int) else 1 for size in quantizer.source.meta["val"].shape]
+    shape = fx.item_sizes(quantizer.source)
     values = math.prod(shape)
     if quantizer.is_weight and quantizer.scheme.granularity == "per-channel":
         values //= shape[quantizer.axis]
