@@ -4,6 +4,7 @@ Placement rules name families ("conv", "add"), so that a rule holds for every ov
 operator.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,13 @@ FAMILIES: dict[Any, str] = {
     aten.relu.default: "relu",
     aten.hardtanh.default: "relu",
     aten.clamp.default: "relu",
+}
+
+# The two ends that a clamping operator of these arguments clamps to, None where it is open.
+CLAMPS: dict[Any, Callable[..., tuple[float | None, float | None]]] = {
+    aten.relu.default: lambda _: (0.0, None),
+    aten.hardtanh.default: lambda _, low=-1.0, high=1.0: (low, high),
+    aten.clamp.default: lambda _, low=None, high=None: (low, high),
 }
 
 # Operators that only move values or pick among them: quantized in, quantized out, on the same grid.

@@ -4,15 +4,12 @@ Both the PyTorch compiler and the ONNX exporter know ``torch.ops.quantized_decom
 integer constants with a dequantize behind them.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch._inductor.decomposition  # registers torch.ops.quantized_decomposed
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, aten
+from zeropoint.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, aten
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, quantizers
 
@@ -42,21 +39,13 @@ def _drop_implied_clamps(module: GraphModule) -> None:
     """
     for quantizer in quantizers(module):
         clamp, scheme = quantizer.source, quantizer.scheme
-        if clamp.target in _CLAMPS and len(clamp.users) == 1:
-            low, high = _CLAMPS[clamp.target](*clamp.args)
+        if clamp.target in CLAMPS and len(clamp.users) == 1:
+            low, high = CLAMPS[clamp.target](*clamp.args)
             scale, zero_point = _constants(quantizer)
             low_implied = low is None or low / scale + zero_point < scheme.qmin + 0.5
             high_implied = high is None or high / scale + zero_point > scheme.qmax - 0.5
             if low_implied and high_implied:
                 quantizer.node.update_arg(0, clamp.args[0])
-
-
-# The two ends that a clamping operator of these arguments clamps to, None where it is open.
-_CLAMPS: dict[Any, Callable[..., tuple[float | None, float | None]]] = {
-    aten.relu.default: lambda _: (0.0, None),
-    aten.hardtanh.default: lambda _, low=-1.0, high=1.0: (low, high),
-    aten.clamp.default: lambda _, low=None, high=None: (low, high),
-}
 
 
 def _weight(module: GraphModule, quantizer: Quantizer) -> Node:

@@ -10,6 +10,7 @@ from functools import partial
 
 from zeropoint import graph as fx
 from zeropoint.errors import InputError
+from zeropoint.methods.bias import correct_biases
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.methods.insertion import insert_quantizers
 from zeropoint.options import Options
@@ -22,6 +23,8 @@ from zeropoint.target import Target
 def dynamic(program: Program, target: Target, options: Options) -> Program:
     """The Program with integer linear and recurrent weights, and run-time quantizers before linear layers.
 
+    Behind a batch norm, biases make up for what rounding the weights does to the mean output.
+
     Raises InputError for symmetric activations: ranges at run time are affine.
     """
     if options.activation_symmetric:
@@ -31,7 +34,7 @@ def dynamic(program: Program, target: Target, options: Options) -> Program:
     module = fx.copy(folded.module)
     placement = place_dynamic(module, target, options)
     insert_quantizers(module, placement, options, partial(insert_dynamic, module))
-    return dataclasses.replace(
+    quantized = dataclasses.replace(
         folded,
         module=module,
         method="dynamic",
@@ -39,3 +42,4 @@ def dynamic(program: Program, target: Target, options: Options) -> Program:
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,
     )
+    return correct_biases(quantized, program)
