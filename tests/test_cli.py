@@ -25,9 +25,6 @@ def make_model():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
 
-def make_pooled():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-
 class Branching(nn.Module):
     def forward(self, x):
         if x.sum() > 0:
@@ -70,6 +67,9 @@ class Endless:
 
 def that_never_end():
     return {"calibration": Endless(), "evaluation": good}
+
+def make_pooled():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 """
 
 Result = tuple[int, str, str]
@@ -188,7 +188,10 @@ BAD = {
         "label 3 in batch 1 is out of range",
     ),
     "quantized already": ("quantize static.pt2 --method dynamic --out new.pt2", "is static already"),
-    "free sizes of a saved model": ("quantize good.pt2 --free-sizes --out new.pt2", "is captured already"),
+    "free sizes of a saved model": (
+        "quantize good.pt2 --method dynamic --free-sizes --out new.pt2",
+        "good.pt2 is captured already",
+    ),
     "out in a file": (f"quantize {GOOD} --method dynamic --out model.py/new.pt2", "cannot write"),
     "out of another kind": (f"quantize {GOOD} --method dynamic --out new.onnx", "give such a name"),
     "run folder in a file": (f"compare {GOOD} --out model.py", "cannot write to model.py"),
