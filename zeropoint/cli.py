@@ -158,11 +158,13 @@ def compare(
 
     The same command again continues a run that was cut off.
     """
+    from zeropoint.compare import check_methods
     from zeropoint.compare import compare as run_comparison
     from zeropoint.report.table import terminal
     from zeropoint.resolve import program_and_data
 
-    options = _options(context.params)
+    options, listed = _options(context.params), _names(engines) if engines else None
+    check_methods(_names(methods), listed, [options.at(of) for of in _names(bits)])
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     folder = out or Path("runs") / model.removesuffix(".pt2").replace("/", "-").replace(":", "-")
     results = run_comparison(
@@ -170,7 +172,7 @@ def compare(
         loaders,
         out=folder,
         methods=_names(methods),
-        engines=_names(engines) if engines else None,
+        engines=listed,
         bits=_names(bits),
         options=options,
         threads=threads,
@@ -211,9 +213,10 @@ def quantize(
     learning_rate: LearningRate = 1e-4,
 ) -> None:
     """Quantize a model by one method and save it to a .pt2 file that plain PyTorch opens, too."""
+    from zeropoint import engines
     from zeropoint.choose import fastest_target
     from zeropoint.measure.size import on_disk
-    from zeropoint.methods import find
+    from zeropoint.methods import check_target, find
     from zeropoint.methods import quantize as run_method
     from zeropoint.report.bench import chosen
     from zeropoint.resolve import AUTO, program_and_data
@@ -223,6 +226,8 @@ def quantize(
     if out.suffix != ".pt2":
         raise InputError(f"cannot write {out}: a Program is saved as .pt2; give such a name")
     options = _options(context.params).at(bits)
+    if target != AUTO:
+        check_target(engines.target(target), method, options)
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     parts: dict[str, Any] = {"calibration": None, "train": None, "validation": None}
     if data is not None:

@@ -13,7 +13,7 @@ from mixed import (
     batches,
     noise_db,
 )
-from networks import randomized
+from networks import ADDS_INSIDE, randomized
 from torch import Tensor, nn
 
 from zeropoint import engines
@@ -172,6 +172,51 @@ def test_bf16_where_the_processor_has_it(float32: Program, data: list[Tensor]):
 def test_bf16_where_the_engine_has_it_not(float32: Program):
     with pytest.raises(InputError, match="onnxruntime cannot run bf16: "):
         compile(quantize(float32, "bf16"), "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "line"),
+    [
+        (
+            "onnxruntime",
+            {"activation_bits": 4},
+            "onnxruntime cannot run dynamic W8A4: ONNX Runtime quantizes to 8 bits at run time; "
+            "no engine can",
+        ),
+        (
+            "openvino",
+            {"weight_bits": 4, "activation_bits": 6},
+            "openvino cannot run dynamic W4A6: OpenVINO quantizes to 8 bits at run time; no engine can",
+        ),
+        (
+            "onnxruntime",
+            {"weight_symmetric": False},
+            "onnxruntime cannot run dynamic W8A8: ONNX Runtime needs symmetric weights there; openvino can",
+        ),
+        (
+            "torch",
+            {"activation_symmetric": True},
+            "torch cannot run dynamic W8A8: ranges that are found at run time are affine; no engine can",
+        ),
+    ],
+)
+def test_what_an_engine_cannot_run_is_refused_before_any_work(
+    float32: Program, engine: str, settings: dict[str, object], line: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("zeropoint.methods.dynamic", lambda *_: pytest.fail("work was begun"))
+    options = Options(**settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError) as caught:
+        quantize(float32, "dynamic", target=engine, options=options)
+    assert str(caught.value) == line
+    assert engines.unsupported(engine, "dynamic", options) == line.partition(": ")[2]
+    assert engines.unsupported(engine, "weight-only", options) is None
+    assert engines.unsupported(engine, "dynamic", Options()) is None
+
+
+def test_a_program_of_another_target_is_refused_by_its_bits(float32: Program):
+    program = quantize(float32, "dynamic", target=ADDS_INSIDE, options=Options(activation_bits=4))
+    with pytest.raises(InputError, match=r"^openvino cannot run dynamic: OpenVINO quantizes to 8 bits at"):
+        compile(program, "openvino")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -106,11 +106,13 @@ def test_dynamic_linear_layers_are_integer_products(tmp_path: Path):
     assert "Gemm" not in counts
 
 
-def test_dynamic_of_fewer_bits_is_refused():
-    program = capture(nn.Linear(8, 4), torch.randn(2, 8))
-    quantized = quantize(program, "dynamic", options=Options(weight_bits=4))
-    with pytest.raises(InputError, match="8-bit symmetric weights"):
-        compile(quantized, "onnxruntime")
+def test_dynamic_weights_of_fewer_bits_are_integers_as_well(tmp_path: Path):
+    torch.manual_seed(0)
+    program = capture(nn.Linear(32, 8), torch.randn(2, 32))
+    quantized = quantize(program, "dynamic", target="onnxruntime", options=Options(weight_bits=4))
+    assert optimized(quantized, tmp_path)["DynamicQuantizeMatMul"] == 1
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(compile(quantized, "onnxruntime")(x)[0], quantized(x)[0])
 
 
 def test_dynamic_of_weights_off_centre_is_refused():
@@ -118,7 +120,7 @@ def test_dynamic_of_weights_off_centre_is_refused():
     linear.weight.data.abs_()  # affine, so that every zero point is the smallest integer
     options = Options(weight_symmetric=False)
     quantized = quantize(capture(linear, torch.randn(2, 8)), "dynamic", options=options)
-    with pytest.raises(InputError, match="8-bit symmetric weights"):
+    with pytest.raises(InputError, match="symmetric weights and 8-bit inputs"):
         compile(quantized, "onnxruntime")
 
 

@@ -26,7 +26,7 @@ from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
 from zeropoint.program import Program, export
 from zeropoint.quantizers import quantizers
-from zeropoint.target import Target
+from zeropoint.target import AFFINE_AT_RUN_TIME, Limit, Target
 
 TARGET = Target(
     name="onnxruntime",
@@ -37,6 +37,11 @@ TARGET = Target(
     outputs=frozenset({"conv", "conv1d", "mean", "avg_pool"}),
     fused=frozenset({"relu"}),
     adds_before_rounding=False,
+    limits=(
+        AFFINE_AT_RUN_TIME,
+        Limit(("dynamic",), "activation_bits", (8,), "ONNX Runtime quantizes to 8 bits at run time"),
+        Limit(("dynamic",), "weight_symmetric", (None, True), "ONNX Runtime needs symmetric weights there"),
+    ),
 )
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 # The fused addition and layer norm takes nine times as long as the two alone: 19% on a BERT-base encoder.
@@ -123,8 +128,8 @@ def _with_dynamic_linear(program: Program) -> Program:
     for layer in [user for node in dynamic for user in node.users]:
         description = WEIGHTED[layer.target]
         node, quantizer = layer.args[description.input], weights[layer.args[description.weight]]
-        if quantizer.scheme.bits < 8 or node.args[4] != 255 or quantizer.zero_point.any():
-            raise InputError("dynamic layers of onnxruntime have 8-bit symmetric weights and 8-bit inputs")
+        if node.args[4] != 255 or quantizer.zero_point.any():
+            raise InputError("dynamic layers of onnxruntime have symmetric weights and 8-bit inputs")
         integers = quantizer.integers(module)
         outputs_last = integers.t() if quantizer.axis == 0 else integers
         name = f"{quantizer.source.target}_dynamic"

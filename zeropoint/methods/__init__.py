@@ -52,6 +52,17 @@ def find(name: str) -> Method:
     return METHODS[name]
 
 
+def check_target(rules: Target, method: str, options: Options) -> None:
+    """Raises InputError, which names the engines that can, where a target cannot run a method so."""
+    if reason := engines.refusal(rules, method, options):
+        raise InputError(f"{rules.name} cannot run {named(method, options)}: {reason}")
+
+
+def named(method: str, options: Options) -> str:
+    """A method and its bits, as in "dynamic W4A8"."""
+    return f"{method} {find(method).bits(options)}".rstrip()
+
+
 def quantize(
     program: Program,
     method: str = "static",
@@ -65,11 +76,12 @@ def quantize(
     """The float ``program`` after the method of that name, quantized as suits the ``target`` engine.
 
     ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields labelled batches,
-    and ``validation`` chooses among epochs. Raises InputError for an unknown method or target, data that the
-    method needs and has not, or data that does not fit the model.
+    and ``validation`` chooses among epochs. Raises InputError for an unknown method or target, bits or a
+    scheme that the target cannot run, data that the method needs and has not, or that does not fit the model.
     """
     recipe, options = _checked(program, method, calibration, train), options or Options()
     rules = engines.target(target) if isinstance(target, str) else target
+    check_target(rules, method, options)
     started = time.perf_counter()
     if method == "bf16":
         program = bf16(program, options)
