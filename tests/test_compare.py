@@ -255,7 +255,7 @@ def test_bits_that_one_engine_cannot_run_are_a_footnote_and_those_that_none_can_
     results = run(tmp_path / "b", methods=["dynamic"], engines=["openvino"], bits=["W4A8", "W4A4"])
     assert names(results) == ["dynamic W4A8 on openvino"]
     assert list(results.skipped) == ["dynamic W4A4 on openvino"]
-    line = r"^onnxruntime and openvino cannot run dynamic W4A4: ONNX Runtime quantizes .*; no engine can$"
+    line = r"^onnxruntime and openvino cannot run dynamic W4A4: engines quantize .*; no engine can$"
     with pytest.raises(InputError, match=line):
         run(tmp_path / "c", methods=["fp32", "dynamic"], engines=engines, bits=["W4A4"])
     assert not (tmp_path / "c").exists()

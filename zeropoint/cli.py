@@ -75,7 +75,7 @@ Target = Annotated[
         " at batch 1 on one thread."
     ),
 ]
-BITS = "Bits of weights and activations, 2 to 8 each: W8A8, W4A8."
+BITS = "Bits of weights, 2 to 8, and activations, 2 to 16: W8A8, W4A8, W8A16."
 EndBits = Annotated[
     int | None,
     typer.Option(
@@ -108,6 +108,13 @@ Skip = Annotated[
 NoFuse = Annotated[
     list[str] | None,
     typer.Option(help="Keep conv, batch norm and ReLU apart there, each with its own quantizer. Repeatable."),
+]
+Activation16 = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--activation16",
+        help="16-bit activations in and out of modules there, such as 'blocks.*.norm*'. Repeatable.",
+    ),
 ]
 CalibrationBatches = Annotated[int | None, typer.Option(help="Calibrate on at most so many batches.")]
 Epochs = Annotated[int, typer.Option(help="Epochs of quantization-aware training.")]
@@ -150,6 +157,7 @@ def compare(
     rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
+    activation16: Activation16 = None,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = 3,
     learning_rate: LearningRate = 1e-4,
@@ -208,6 +216,7 @@ def quantize(
     rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
+    activation16: Activation16 = None,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = 3,
     learning_rate: LearningRate = 1e-4,
@@ -366,7 +375,7 @@ def _options(parameters: dict[str, Any]) -> "Options":
 
     names = {field.name for field in fields(Options)} & parameters.keys()
     given = {name: parameters[name] for name in names}
-    return Options(**given | {name: tuple(given[name] or ()) for name in ("skip", "no_fuse")})
+    return Options(**given | {name: tuple(given[name] or ()) for name in ("skip", "no_fuse", "activation16")})
 
 
 def _names(listed: str) -> list[str]:

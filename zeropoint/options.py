@@ -14,15 +14,17 @@ ROUNDINGS = ("gptq", "nearest")
 class Options:
     """How to quantize. None leaves a choice to the target engine's own rules.
 
-    ``activation_bits`` are those of what is multiplied by weights or other activations; what is only added,
-    averaged or put together has 8 at least. ``end_bits`` are those of the first and last layers, weights and
-    inputs; None keeps both at 8 bits where weights have fewer than 4, and inputs at 8 in any case.
+    ``weight_bits`` are 2 to 8. ``activation_bits``, 2 to 16, are those of what is multiplied by weights or
+    other activations; what is only added, averaged or put together has 8 at least. ``end_bits`` are those of
+    the first and last layers, weights and inputs; None keeps both at 8 bits where weights have fewer than 4,
+    and inputs at 8 at least in any case.
     ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
     ``mse``; None for the first at 8 bits and the second below.
     ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, or ``nearest``.
-    ``skip`` and ``no_fuse`` are globs over module names: kept float, and kept apart from batch norm and
-    activation with a quantizer of their own. ``calibration_batches`` limits how much calibration data is
-    read. The last three are for quantization-aware training.
+    ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; kept apart from batch
+    norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
+    ``calibration_batches`` limits how much calibration data is read. The last three are for
+    quantization-aware training.
     """
 
     weight_bits: int = 8
@@ -36,6 +38,7 @@ class Options:
     rounding: str = "gptq"
     skip: tuple[str, ...] = ()
     no_fuse: tuple[str, ...] = ()
+    activation16: tuple[str, ...] = ()
     calibration_batches: int | None = None
     epochs: int = 3
     learning_rate: float = 1e-4
@@ -55,8 +58,11 @@ class Options:
             raise InputError("calibration batches must be 1 or more")
         if self.epochs < 1 or self.learning_rate <= 0:
             raise InputError("epochs and learning rate must be positive")
-        if self.end_bits is not None:
-            Scheme(self.end_bits)
+        for bits in (self.weight_bits, self.end_bits):
+            if bits is not None and not 2 <= bits <= 8:
+                raise InputError(
+                    f"{bits} bits cannot be quantized to; give 2 to 8, or up to 16 to activations"
+                )
         for choose in (self.weights, self.activations):
             choose(Scheme())  # raises for bits or a granularity that there is not
 
@@ -89,11 +95,12 @@ class Options:
 
     def check_patterns(self, modules: list[str]) -> None:
         """Raises InputError for a pattern that matches none of the model's modules: most likely a slip."""
-        for option, patterns in (("skip", self.skip), ("no-fuse", self.no_fuse)):
-            for pattern in patterns:
+        for option in ("skip", "no_fuse", "activation16"):
+            for pattern in getattr(self, option):
                 if not any(matches(name, (pattern,)) for name in modules):
                     hint = closest(pattern, modules)
-                    raise InputError(f"--{option} '{pattern}' matches no module of the model; {hint}")
+                    name = option.replace("_", "-")
+                    raise InputError(f"--{name} '{pattern}' matches no module of the model; {hint}")
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain values, for results and reports."""

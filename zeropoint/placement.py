@@ -57,16 +57,24 @@ class Placement:
 
 
 class _Edges:
-    """Edges as they are collected: where two schemes are wanted for one, that of more bits holds."""
+    """Edges as they are collected: where two schemes are wanted for one, that of more bits holds.
 
-    def __init__(self) -> None:
+    ``wide`` are globs of the modules whose inputs and outputs get 16 bits.
+    """
+
+    def __init__(self, wide: tuple[str, ...] = ()) -> None:
         self._schemes: dict[tuple[str, str], Scheme] = {}
+        self._wide = wide
 
-    def add(self, pairs: Iterable[tuple[Node, Node]], scheme: Scheme) -> None:
+    def add(self, pairs: Iterable[tuple[Node, Node]], scheme: Scheme, reader: Node | None = None) -> None:
+        """Takes in edges that lead to ``reader``, if only by way of moves; without one, each to its own."""
         for source, user in pairs:
-            before = self._schemes.setdefault((source.name, user.name), scheme)
-            if scheme.bits > before.bits:
-                self._schemes[source.name, user.name] = scheme
+            ends = (before_moves(source), reader or user)
+            is_wide = any(matches(fx.module_name(end), self._wide) for end in ends)
+            wanted = replace(scheme, bits=16) if is_wide else scheme
+            before = self._schemes.setdefault((source.name, user.name), wanted)
+            if wanted.bits > before.bits:
+                self._schemes[source.name, user.name] = wanted
 
     def sources(self) -> set[str]:
         return {source for source, _ in self._schemes}
@@ -82,8 +90,8 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
     and before operators that only move values (pooling by maximum, reshapes), so that these run on integers
     too.
     """
-    edges = _Edges()
-    products: list[tuple[Node, Node]] = []
+    edges = _Edges(options.activation16)
+    products: list[tuple[tuple[Node, Node], Node]] = []
     weights: set[WeightPlace] = set()
     ends = _ends(module)
     few = options.activations(target.activations)
@@ -98,7 +106,8 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             continue
         kind, description = family(node), weighted(node)
         if description and kind in target.weighted:
-            edges.add(_edges_into(node, [cast(Node, node.args[description.input])], target), entering(node))
+            into = _edges_into(node, [cast(Node, node.args[description.input])], target)
+            edges.add(into, entering(node), node)
             weights.add(_weight_place(node, description, target, options, node in ends))
             behind: list[Node] = []
             if _is_unfused(node, options):  # convolution, batch norm and activation each get their own
@@ -113,21 +122,21 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
                 is_share = before_moves(operand).target in SOFTMAX
                 pairs = _edges_into(node, [operand], target)
                 if is_share:
-                    edges.add(pairs, few)
+                    edges.add(pairs, few, node)
                 else:
-                    products += pairs
+                    products += [(pair, node) for pair in pairs]
         elif kind in target.inputs and (kind != "add" or _stays_in_integers(node, target)):
             operands = _operands(node)
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
             # An addition is done inside one of its operands only, the other one comes to it rounded.
-            edges.add(_edges_into(node, [n for n in operands if n not in fused[:1]], target), enough)
+            edges.add(_edges_into(node, [n for n in operands if n not in fused[:1]], target), enough, node)
             if kind in target.outputs:
                 for pair in _edges_behind(node):
                     edges.add([pair], entering(pair[1]))
     sources, product = edges.sources(), options.activations(target.products)
     others = {before_moves(node) for node in module.graph.nodes if node.name in sources}
-    for pair in products:
-        edges.add([pair], few if before_moves(pair[0]) in others else product)
+    for pair, node in products:
+        edges.add([pair], few if before_moves(pair[0]) in others else product, node)
     return Placement(edges.all(), frozenset(weights))
 
 

@@ -180,13 +180,12 @@ def test_bf16_where_the_engine_has_it_not(float32: Program):
         (
             "onnxruntime",
             {"activation_bits": 4},
-            "onnxruntime cannot run dynamic W8A4: ONNX Runtime quantizes to 8 bits at run time; "
-            "no engine can",
+            "onnxruntime cannot run dynamic W8A4: engines quantize to 8 bits at run time; no engine can",
         ),
         (
             "openvino",
             {"weight_bits": 4, "activation_bits": 6},
-            "openvino cannot run dynamic W4A6: OpenVINO quantizes to 8 bits at run time; no engine can",
+            "openvino cannot run dynamic W4A6: engines quantize to 8 bits at run time; no engine can",
         ),
         (
             "onnxruntime",
@@ -215,7 +214,7 @@ def test_what_an_engine_cannot_run_is_refused_before_any_work(
 
 def test_a_program_of_another_target_is_refused_by_its_bits(float32: Program):
     program = quantize(float32, "dynamic", target=ADDS_INSIDE, options=Options(activation_bits=4))
-    with pytest.raises(InputError, match=r"^openvino cannot run dynamic: OpenVINO quantizes to 8 bits at"):
+    with pytest.raises(InputError, match=r"^openvino cannot run dynamic: engines quantize to 8 bits at"):
         compile(program, "openvino")
 
 

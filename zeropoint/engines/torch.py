@@ -29,7 +29,7 @@ from zeropoint.files import atomic_write
 from zeropoint.operators import SPLITS, TRANSPARENT, aten, family, weighted
 from zeropoint.program import Program, export, flat_tensors
 from zeropoint.program import load as load_program
-from zeropoint.target import AFFINE_AT_RUN_TIME, Limit, Target
+from zeropoint.target import AT_RUN_TIME, Limit, Target
 
 TARGET = Target(
     name="torch",
@@ -39,7 +39,7 @@ TARGET = Target(
     # Concatenated and split as integers, channels make ShuffleNetV2 30% faster.
     inputs=frozenset({"add", "cat"}),
     limits=(
-        AFFINE_AT_RUN_TIME,
+        *AT_RUN_TIME,
         # It takes the zero points of weights for zeros: -3 dB where the simulation has 39.
         Limit(
             ("dynamic", "static", "static-best", "qat"),
@@ -47,8 +47,6 @@ TARGET = Target(
             (None, True),
             "PyTorch's int8 kernels are wrong for affine weights",
         ),
-        # It does not clamp to fewer: the outputs are 22 dB away from the simulation's.
-        Limit(("dynamic",), "activation_bits", (8,), "PyTorch quantizes to 8 bits at run time"),
     ),
 )
 PACKAGES = ("torch",)
