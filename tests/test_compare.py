@@ -250,7 +250,7 @@ def test_bits_that_one_engine_cannot_run_are_a_footnote_and_those_that_none_can_
     engines = ["onnxruntime", "openvino"]
     results = run(tmp_path, methods=["dynamic"], engines=engines, options=options(weight_symmetric=False))
     assert names(results) == ["dynamic on openvino"]
-    reason = "ONNX Runtime needs symmetric weights there; openvino can"
+    reason = "it needs symmetric weights there; openvino can"
     assert results.skipped == {"dynamic on onnxruntime": reason}
     results = run(tmp_path / "b", methods=["dynamic"], engines=["openvino"], bits=["W4A8", "W4A4"])
     assert names(results) == ["dynamic W4A8 on openvino"]

@@ -90,7 +90,11 @@ ActivationSymmetric = Annotated[
     typer.Option("--activation-symmetric/--activation-affine", help="Default: as suits the target."),
 ]
 WeightGranularity = Annotated[
-    str | None, typer.Option(help="per-channel or per-tensor. Default: as suits the target.")
+    str | None, typer.Option(help="per-channel, per-tensor or per-group. Default: as suits the target.")
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(help="Inputs that share a scale in per-group weights. Default: 128, or 32 of fewer."),
 ]
 Ranges = Annotated[
     str, typer.Option(help="Activation ranges: minmax, moving-average, percentile, mse or entropy.")
@@ -152,6 +156,7 @@ def compare(
     weight_symmetric: WeightSymmetric = None,
     activation_symmetric: ActivationSymmetric = None,
     weight_granularity: WeightGranularity = None,
+    group_size: GroupSize = None,
     ranges: Ranges = "mse",
     weight_ranges: WeightRanges = None,
     rounding: Rounding = "gptq",
@@ -211,6 +216,7 @@ def quantize(
     weight_symmetric: WeightSymmetric = None,
     activation_symmetric: ActivationSymmetric = None,
     weight_granularity: WeightGranularity = None,
+    group_size: GroupSize = None,
     ranges: Ranges = "mse",
     weight_ranges: WeightRanges = None,
     rounding: Rounding = "gptq",

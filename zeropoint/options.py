@@ -3,11 +3,14 @@
 import fnmatch
 import re
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from zeropoint.errors import InputError, closest
 from zeropoint.scheme import Granularity, Scheme
 
 ROUNDINGS = ("gptq", "nearest")
+GRANULARITIES = ("per-tensor", "per-channel", "per-group")
+GROUP, SMALL_GROUP = 128, 32  # inputs: of a layer that has so many, and of others
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,9 @@ class Options:
     other activations; what is only added, averaged or put together has 8 at least. ``end_bits`` are those of
     the first and last layers, weights and inputs; None keeps both at 8 bits where weights have fewer than 4,
     and inputs at 8 at least in any case.
+    ``weight_granularity`` ``per-group`` gives every ``group_size`` inputs to an output of a linear layer a
+    scale of their own: by default 128, or 32 where it has fewer. Layers whose inputs are no multiple of it,
+    and all others, have one scale for each channel.
     ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
     ``mse``; None for the first at 8 bits and the second below.
     ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, or ``nearest``.
@@ -32,7 +38,8 @@ class Options:
     end_bits: int | None = None
     weight_symmetric: bool | None = None
     activation_symmetric: bool | None = None
-    weight_granularity: Granularity | None = None
+    weight_granularity: Granularity | Literal["per-group"] | None = None
+    group_size: int | None = None
     ranges: str = "mse"
     weight_ranges: str | None = None
     rounding: str = "gptq"
@@ -63,17 +70,28 @@ class Options:
                 raise InputError(
                     f"{bits} bits cannot be quantized to; give 2 to 8, or up to 16 to activations"
                 )
-        for choose in (self.weights, self.activations):
-            choose(Scheme())  # raises for bits or a granularity that there is not
+        if self.weight_granularity not in (None, *GRANULARITIES):
+            given, valid = self.weight_granularity, ", ".join(GRANULARITIES)
+            raise InputError(f"unknown granularity '{given}'; valid: {valid}")
+        if self.group_size is not None and (self.group_size < 2 or self.weight_granularity != "per-group"):
+            raise InputError("a group size is 2 or more, and goes with --weight-granularity per-group")
+        self.activations(Scheme())  # raises for bits that there are not
 
     def weights(self, default: Scheme) -> Scheme:
-        """The scheme of weights: the target's ``default`` with what the user chose."""
+        """The scheme of weights, or of a group: the target's ``default`` with what the user chose."""
+        chosen = self.weight_granularity or default.granularity
         return replace(
             default,
             bits=self.weight_bits,
             symmetric=default.symmetric if self.weight_symmetric is None else self.weight_symmetric,
-            granularity=self.weight_granularity or default.granularity,
+            granularity="per-channel" if chosen == "per-group" else chosen,
         )
+
+    def group(self, inputs: int) -> int | None:
+        """How many of the ``inputs`` to an output share a scale; None where they all do."""
+        size = self.group_size or (GROUP if inputs >= GROUP else SMALL_GROUP)
+        fits = self.weight_granularity == "per-group" and size < inputs and inputs % size == 0
+        return size if fits else None
 
     def activations(self, default: Scheme) -> Scheme:
         """The scheme of activations: the target's ``default`` with what the user chose."""

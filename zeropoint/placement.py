@@ -36,11 +36,15 @@ class Edge:
 
 @dataclass(frozen=True)
 class WeightPlace:
-    """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme."""
+    """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme.
+
+    ``group``: so many inputs to an output are quantized as a channel of their own; None: all of them as one.
+    """
 
     node: str
     axis: int
     scheme: Scheme
+    group: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,13 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             continue
         kind, description = family(node), weighted(node)
         if description and kind in target.weighted:
-            into = _edges_into(node, [cast(Node, node.args[description.input])], target)
-            edges.add(into, entering(node), node)
-            weights.add(_weight_place(node, description, target, options, node in ends))
+            place = _weight_place(node, description, target, options, node in ends)
+            weights.add(place)
+            # No engine has kernels for integer inputs and a scale for each group: they would be rounded for
+            # nothing, and ONNX Runtime would round such weights again, to one scale for all (28 dB of 38).
+            if place.group is None:
+                into = _edges_into(node, [cast(Node, node.args[description.input])], target)
+                edges.add(into, entering(node), node)
             behind: list[Node] = []
             if _is_unfused(node, options):  # convolution, batch norm and activation each get their own
                 behind = [node, *(user for user in node.users if family(user) == "batch_norm")]
@@ -148,7 +156,10 @@ def _weight_place(
         scheme = replace(
             scheme, bits=options.end_bits or (8 if scheme.bits < END_BITS_BELOW else scheme.bits)
         )
-    return WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim(), scheme)
+    shape = weight.meta["val"].shape
+    axis = description.channel_axis % len(shape)
+    has_rows = description.family == "linear" and axis == 0 and len(shape) == 2
+    return WeightPlace(weight.name, axis, scheme, options.group(shape[1]) if has_rows else None)
 
 
 def _ends(module: GraphModule) -> set[Node]:

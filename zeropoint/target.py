@@ -19,6 +19,10 @@ class Limit:
     reason: str
 
 
+_PER_CHANNEL = (None, "per-channel", "per-tensor")
+NO_GROUPS = Limit(
+    ("dynamic",), "weight_granularity", _PER_CHANNEL, "it needs one scale for each output there"
+)
 # Of other bits OpenVINO and the PyTorch compiler would make 8 as well: 44 dB where 4 bits have 25.
 AT_RUN_TIME = (
     Limit(

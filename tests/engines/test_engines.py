@@ -190,7 +190,7 @@ def test_bf16_where_the_engine_has_it_not(float32: Program):
         (
             "onnxruntime",
             {"weight_symmetric": False},
-            "onnxruntime cannot run dynamic W8A8: ONNX Runtime needs symmetric weights there; openvino can",
+            "onnxruntime cannot run dynamic W8A8: it needs symmetric weights there; openvino can",
         ),
         (
             "torch",

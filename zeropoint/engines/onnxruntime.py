@@ -27,7 +27,7 @@ from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
 from zeropoint.program import Program, export
 from zeropoint.quantizers import quantizers
 from zeropoint.scheme import per_channel_shape
-from zeropoint.target import AT_RUN_TIME, Limit, Target
+from zeropoint.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
 
 TARGET = Target(
     name="onnxruntime",
@@ -40,7 +40,8 @@ TARGET = Target(
     adds_before_rounding=False,
     limits=(
         *AT_RUN_TIME,
-        Limit(("dynamic",), "weight_symmetric", (None, True), "ONNX Runtime needs symmetric weights there"),
+        Limit(("dynamic",), "weight_symmetric", (None, True), "it needs symmetric weights there"),
+        NO_GROUPS,
     ),
 )
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
@@ -127,9 +128,11 @@ def _with_dynamic_linear(program: Program) -> Program:
     dynamic = [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]
     for layer in [user for node in dynamic for user in node.users]:
         description = WEIGHTED[layer.target]
-        node, quantizer = layer.args[description.input], weights[layer.args[description.weight]]
-        if node.args[4] != 255 or quantizer.zero_point.any():
-            raise InputError("dynamic layers of onnxruntime have symmetric weights and 8-bit inputs")
+        node, quantizer = layer.args[description.input], weights.get(layer.args[description.weight])
+        if quantizer is None or node.args[4] != 255 or quantizer.zero_point.any():
+            raise InputError(
+                "dynamic layers of onnxruntime have 8-bit inputs, symmetric weights and no groups"
+            )
         integers = quantizer.integers(module)
         outputs_last = integers.t() if quantizer.axis == 0 else integers
         name = f"{quantizer.source.target}_dynamic"

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
+from zeropoint import graph as fx
 from zeropoint.engines.decompositions import decompose, default_table
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import first_line
@@ -71,6 +72,7 @@ def lower(program: Program, path: Path) -> None:
     module = pack(program, planes=False).module
     drop_wide(module)
     _drop_dynamic(module)
+    _stack_groups(module)
     products = [node for node in module.graph.nodes if _is_product(node)]
     for node in products:
         node.target = torch.ops.zeropoint.product.default
@@ -101,6 +103,31 @@ def _drop_dynamic(module: GraphModule) -> None:
     for node in [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]:
         node.replace_all_uses_with(node.args[0])
     module.graph.eliminate_dead_code()
+
+
+def _stack_groups(module: GraphModule) -> None:
+    """Has weights that are packed in groups hold these as (O, G, g), not as rows (O * G, g).
+
+    OpenVINO would unpack rows when it compiles, and not multiply them by inputs that it quantizes itself.
+    """
+    for whole in [node for node in module.graph.nodes if node.target is aten.reshape.default]:
+        waiting, parts = [whole.args[0]], []
+        while waiting and waiting[-1].target in _UNPACKING:
+            value = waiting.pop()
+            parts.append(value)
+            parts += [part for part in value.all_input_nodes if part.op == "get_attr"]
+            waiting += [part for part in value.all_input_nodes if part.op != "get_attr"]
+        if waiting or not parts:  # what is reshaped is no weight
+            continue
+        outputs = whole.args[1][0]
+        for part in parts:
+            if part.op == "get_attr":
+                stacked = fx.tensor_of(module, part).unflatten(0, (outputs, -1))
+                fx.set_tensor(module, str(part.target), stacked)
+            part.meta.pop("val", None)
+
+
+_UNPACKING = (aten._to_copy.default, aten.sub.Tensor, aten.mul.Tensor)
 
 
 @torch.library.custom_op("zeropoint::product", mutates_args=())

@@ -29,7 +29,7 @@ from zeropoint.files import atomic_write
 from zeropoint.operators import SPLITS, TRANSPARENT, aten, family, weighted
 from zeropoint.program import Program, export, flat_tensors
 from zeropoint.program import load as load_program
-from zeropoint.target import AT_RUN_TIME, Limit, Target
+from zeropoint.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
 
 TARGET = Target(
     name="torch",
@@ -40,6 +40,7 @@ TARGET = Target(
     inputs=frozenset({"add", "cat"}),
     limits=(
         *AT_RUN_TIME,
+        NO_GROUPS,
         # It takes the zero points of weights for zeros: -3 dB where the simulation has 39.
         Limit(
             ("dynamic", "static", "static-best", "qat"),

@@ -11,7 +11,7 @@ from zeropoint import graph as fx
 from zeropoint.engines import Runner
 from zeropoint.engines import find as engine
 from zeropoint.macs import multiply_accumulates
-from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, family
+from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, family, ungrouped
 from zeropoint.program import Program, at_batch
 from zeropoint.quantizers import is_wide
 
@@ -46,7 +46,7 @@ def _is_quantized(node: Node) -> bool:
     if description is None and family(node) != "product":
         return False
     positions = (description.input, description.weight) if description else (0, 1)
-    factors = [node.args[position] for position in positions]
+    factors = [ungrouped(node.args[position]) for position in positions]  # type: ignore[arg-type]
     return all(
         isinstance(factor, Node) and factor.target in FAKE_QUANTIZE and not is_wide(factor)
         for factor in factors
