@@ -20,6 +20,8 @@ from zeropoint import engines
 from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.errors import InputError
+from zeropoint.measure.integers import Integers, integers
+from zeropoint.measure.size import on_disk
 from zeropoint.methods import quantize
 from zeropoint.options import Options
 from zeropoint.program import Program
@@ -140,6 +142,37 @@ def test_single_layers(engine: str, method: str):
             noise_db(program(data[0]), runner(data[0]))
             >= min(noise_db(program(data[0]), quantized(data[0])), 60) - 1
         )
+
+
+class Wide(nn.Module):
+    """Convolutions and a linear layer of many weights; (N, 8, 8, 8) to (N, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(8, 64, 3), nn.Conv2d(64, 64, 3), nn.Linear(1024, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).flatten(1))
+
+
+@pytest.mark.parametrize("engine", QUICK)
+def test_weights_of_four_bits_take_four_in_the_file_and_run_in_integers(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+):
+    data = batches(8, 8, 8)
+    program = capture(randomized(Wide()), data[0])
+    options = Options(weight_bits=4, rounding="nearest")
+    quantized = quantize(program, calibration=data, target=engine, options=options)
+    runner = compile(quantized, engine, threads=1)
+    weights = sum(tensor.numel() for tensor in program.module.parameters() if tensor.dim() > 1)
+    assert on_disk(runner.artefact) < weights // 2 + 30_000
+    assert integers(quantized, runner) == Integers(1.0, ())
+    with monkeypatch.context() as patch:
+        for module in ("openvino", "onnx_rewrites"):
+            patch.setattr(f"zeropoint.engines.{module}.WORTH_HALVING", 1 << 40)
+        whole = compile(quantized, engine, threads=1)
+    assert on_disk(whole.artefact) - on_disk(runner.artefact) > 0.45 * weights
+    assert torch.equal(runner(data[0])[0], whole(data[0])[0])
 
 
 def test_artefact_is_written_where_it_is_asked_for(float32: Program, tmp_path):
