@@ -251,6 +251,15 @@ def test_a_program_of_another_target_is_refused_by_its_bits(float32: Program):
         compile(program, "openvino")
 
 
+def test_affine_weights_of_another_target_are_refused_by_torch(float32: Program, data: list[Tensor]):
+    options = Options(weight_symmetric=False)
+    with pytest.raises(InputError, match=r"^torch cannot run static W8A8: .*; onnxruntime and openvino can$"):
+        quantize(float32, calibration=data, target="torch", options=options)
+    program = quantize(float32, calibration=data, target=ADDS_INSIDE, options=options)
+    with pytest.raises(InputError, match="int8 kernels are wrong for affine weights; quantize for the torch"):
+        compile(program, "torch")
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_an_input_of_another_size_names_the_axis_that_was_fixed(engine):
     program = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)), torch.randn(2, 3, 8, 8))

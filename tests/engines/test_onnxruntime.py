@@ -136,3 +136,20 @@ def test_a_batch_norm_kept_apart_from_a_dynamic_layer_stays_apart():
     dynamic = quantize(capture(network, x), "dynamic", options=Options(no_fuse=("1",)))
     runner = compile(dynamic, "onnxruntime", threads=1)
     torch.testing.assert_close(runner(x)[0], dynamic(x)[0], rtol=0, atol=1e-5)
+
+
+def test_a_weight_that_two_layers_share_is_read_as_each_needs(tmp_path: Path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.inner, self.head = nn.Embedding(64, 32), nn.Linear(32, 32), nn.Linear(32, 64)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.inner(self.embedding(x))))
+
+    data = [torch.arange(64).reshape(8, 8)]
+    program = capture(randomized(Tied()), data[0])
+    static = quantize(program, calibration=data, target="onnxruntime", options=Options(rounding="nearest"))
+    assert optimized(static, tmp_path)["MatMulIntegerToFloat"] == 2
+    torch.testing.assert_close(compile(static, "onnxruntime")(*data)[0], static(*data)[0], rtol=0, atol=1e-3)

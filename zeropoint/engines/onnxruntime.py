@@ -160,7 +160,8 @@ def _with_arithmetic(module: GraphModule) -> GraphModule:
     for node in [node for node in graph.nodes if node.target in _DEQUANTIZES]:
         arguments: Any = node.args
         integers, scale, zero_point, *rest = arguments
-        if integers.op != "get_attr" or all(_reads_integers(user) for user in node.users):
+        floats = [user for user in node.users if not _reads_integers(user)]
+        if integers.op != "get_attr" or not floats:
             continue
         if node.target is pairs.dequantize_per_channel.default:
             name, dimensions = integers.target, fx.tensor_of(module, integers).dim()
@@ -180,7 +181,8 @@ def _with_arithmetic(module: GraphModule) -> GraphModule:
                 value = graph.call_function(aten.sub.Tensor, (value, zero_point))
             value = graph.call_function(aten.mul.Tensor, (value, scale))
         value.meta = dict(node.meta)
-        node.replace_all_uses_with(value)
+        for user in floats:
+            user.replace_input_with(node, value)
     fx.remove_unused(module)
     return module
 
