@@ -121,6 +121,15 @@ BAD = {
     "no number": (f"compare {GOOD} --batch-size many", "--batch-size"),
     "number out of range": (f"compare {GOOD} --threads 0", "--threads"),
     "bits out of range": (f"compare {GOOD} --bits W9A8", "9 bits cannot be quantized to; give 2 to 8"),
+    "bits that no engine can run": (
+        "quantize there.py:x --out new.pt2 --method dynamic --bits W4A4",
+        "openvino cannot run dynamic W4A4",
+        "no engine can",
+    ),
+    "bits that no row can run": (
+        "compare there.py:x --data digits --methods dynamic --bits W4A4 --engines openvino",
+        "openvino cannot run dynamic W4A4",
+    ),
     "no bits": (f"compare {GOOD} --bits W4", "write W4A8"),
     "unknown range estimator": (f"compare {GOOD} --ranges kl", "unknown range estimator 'kl'"),
     "unknown granularity": (f"compare {GOOD} --weight-granularity row", "unknown granularity 'row'"),

@@ -246,6 +246,21 @@ def test_what_an_engine_cannot_run_is_a_footnote(tmp_path: Path):
     assert list(results.skipped) == ["bf16 on onnxruntime"]
 
 
+def test_bits_that_one_engine_cannot_run_are_a_footnote_and_those_that_none_can_an_error(tmp_path: Path):
+    engines = ["onnxruntime", "openvino"]
+    results = run(tmp_path, methods=["dynamic"], engines=engines, options=options(weight_symmetric=False))
+    assert names(results) == ["dynamic on openvino"]
+    reason = "it needs symmetric weights there; openvino can"
+    assert results.skipped == {"dynamic on onnxruntime": reason}
+    results = run(tmp_path / "b", methods=["dynamic"], engines=["openvino"], bits=["W4A8", "W4A4"])
+    assert names(results) == ["dynamic W4A8 on openvino"]
+    assert list(results.skipped) == ["dynamic W4A4 on openvino"]
+    line = r"^onnxruntime and openvino cannot run dynamic W4A4: engines quantize .*; no engine can$"
+    with pytest.raises(InputError, match=line):
+        run(tmp_path / "c", methods=["fp32", "dynamic"], engines=engines, bits=["W4A4"])
+    assert not (tmp_path / "c").exists()
+
+
 def test_without_labels_fidelity_stands_in(tmp_path: Path):
     results = run(tmp_path, data=loaders(evaluation=[images(8)]), engines=["onnxruntime"])
     for row in results.rows:

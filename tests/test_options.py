@@ -9,6 +9,7 @@ from zeropoint.scheme import Scheme
     "wrong",
     [
         {"weight_bits": 9},
+        {"activation_bits": 17},
         {"activation_bits": 1},
         {"end_bits": 9},
         {"rounding": "gtpq"},
@@ -73,9 +74,10 @@ def test_bits_are_written_as_in_papers():
     options = Options(ranges="minmax").at("w4a6")
     assert (options.weight_bits, options.activation_bits, options.ranges) == (4, 6, "minmax")
     assert options.bits == "W4A6"
+    assert Options().at("W8A16").activation_bits == 16
 
 
-@pytest.mark.parametrize("wrong", ["W4", "4", "A8W4", "W4A", "", "W9A8", "W4A16"])
+@pytest.mark.parametrize("wrong", ["W4", "4", "A8W4", "W4A", "", "W9A8", "W4A17", "W16A16"])
 def test_bits_that_there_are_not(wrong: str):
     with pytest.raises(InputError):
         Options().at(wrong)

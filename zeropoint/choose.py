@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from zeropoint.batches import Loader
-from zeropoint.engines import Runner, compile, find, installed, target
+from zeropoint.engines import Runner, compile, find, installed, target, unsupported
 from zeropoint.errors import InputError, first_line
 from zeropoint.measure.latency import Latency, interleave, summarize
 from zeropoint.methods import find as find_method
@@ -79,7 +79,7 @@ def fastest_target(
         raise InputError(f"method '{method}' needs train data; give it")
     timed = "static" if trains else method
     programs: dict[str, Program] = {}
-    failed = {name: reason for name in names if (reason := find(name).unsupported(timed))}
+    failed = {name: reason for name in names if (reason := unsupported(name, timed, options))}
     for group in by_placement(program, timed, [name for name in names if name not in failed], options):
         say(f"{timed}: quantizing for {', '.join(group)}")
         quantized = quantize(program, timed, **data, target=group[0], options=options)

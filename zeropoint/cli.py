@@ -77,7 +77,7 @@ Target = Annotated[
         " at batch 1 on one thread."
     ),
 ]
-BITS = "Bits of weights and activations, 2 to 8 each: W8A8, W4A8."
+BITS = "Bits of weights, 2 to 8, and activations, 2 to 16: W8A8, W4A8, W8A16."
 EndBits = Annotated[
     int | None,
     typer.Option(
@@ -92,7 +92,11 @@ ActivationSymmetric = Annotated[
     typer.Option("--activation-symmetric/--activation-affine", help="Default: as suits the target."),
 ]
 WeightGranularity = Annotated[
-    str | None, typer.Option(help="per-channel or per-tensor. Default: as suits the target.")
+    str | None, typer.Option(help="per-channel, per-tensor or per-group. Default: as suits the target.")
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(help="Inputs that share a scale in per-group weights. Default: 128, or 32 of fewer."),
 ]
 Ranges = Annotated[
     str, typer.Option(help="Activation ranges: minmax, moving-average, percentile, mse or entropy.")
@@ -110,6 +114,13 @@ Skip = Annotated[
 NoFuse = Annotated[
     list[str] | None,
     typer.Option(help="Keep conv, batch norm and ReLU apart there, each with its own quantizer. Repeatable."),
+]
+Activation16 = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--activation16",
+        help="16-bit activations in and out of modules there, such as 'blocks.*.norm*'. Repeatable.",
+    ),
 ]
 CalibrationBatches = Annotated[int | None, typer.Option(help="Calibrate on at most so many batches.")]
 FreeSizes = Annotated[
@@ -151,12 +162,14 @@ def compare(
     weight_symmetric: WeightSymmetric = None,
     activation_symmetric: ActivationSymmetric = None,
     weight_granularity: WeightGranularity = None,
+    group_size: GroupSize = None,
     ranges: Ranges = "mse",
     weight_ranges: WeightRanges = None,
     rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
     free_sizes: FreeSizes = False,
+    activation16: Activation16 = None,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = 3,
     learning_rate: LearningRate = 1e-4,
@@ -165,11 +178,13 @@ def compare(
 
     The same command again continues a run that was cut off, static-best from the step that it had reached.
     """
+    from zeropoint.compare import check_methods
     from zeropoint.compare import compare as run_comparison
     from zeropoint.report.table import terminal
     from zeropoint.resolve import program_and_data
 
-    options = _options(context.params)
+    options, listed = _options(context.params), _names(engines) if engines else None
+    check_methods(_names(methods), listed, [options.at(of) for of in _names(bits)])
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
     )
@@ -180,7 +195,7 @@ def compare(
             loaders,
             out=folder,
             methods=_names(methods),
-            engines=_names(engines) if engines else None,
+            engines=listed,
             bits=_names(bits),
             options=options,
             threads=threads,
@@ -211,12 +226,14 @@ def quantize(
     weight_symmetric: WeightSymmetric = None,
     activation_symmetric: ActivationSymmetric = None,
     weight_granularity: WeightGranularity = None,
+    group_size: GroupSize = None,
     ranges: Ranges = "mse",
     weight_ranges: WeightRanges = None,
     rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
     free_sizes: FreeSizes = False,
+    activation16: Activation16 = None,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = 3,
     learning_rate: LearningRate = 1e-4,
@@ -225,10 +242,11 @@ def quantize(
 
     The same command again continues a static-best that was cut off.
     """
+    from zeropoint import engines
     from zeropoint.checkpoint import beside
     from zeropoint.choose import fastest_target
     from zeropoint.measure.size import on_disk
-    from zeropoint.methods import find
+    from zeropoint.methods import check_target, find
     from zeropoint.methods import quantize as run_method
     from zeropoint.report.bench import chosen
     from zeropoint.resolve import AUTO, program_and_data
@@ -238,6 +256,8 @@ def quantize(
     if out.suffix != ".pt2":
         raise InputError(f"cannot write {out}: a Program is saved as .pt2; give such a name")
     options = _options(context.params).at(bits)
+    if target != AUTO:
+        check_target(engines.target(target), method, options)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
     )
@@ -382,7 +402,7 @@ def _options(parameters: dict[str, Any]) -> "Options":
 
     names = {field.name for field in fields(Options)} & parameters.keys()
     given = {name: parameters[name] for name in names}
-    return Options(**given | {name: tuple(given[name] or ()) for name in ("skip", "no_fuse")})
+    return Options(**given | {name: tuple(given[name] or ()) for name in ("skip", "no_fuse", "activation16")})
 
 
 class _StoppedError(Exception):

@@ -18,7 +18,7 @@ from zeropoint.batches import example_inputs, split
 from zeropoint.checkpoint import beside, update
 from zeropoint.choose import by_placement
 from zeropoint.data import Loaders
-from zeropoint.engines import Runner, installed, load_artefact, lower, missing
+from zeropoint.engines import Runner, installed, load_artefact, lower, missing, refusal, target, unsupported
 from zeropoint.engines import find as engine
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
@@ -27,7 +27,7 @@ from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.integers import integers
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
 from zeropoint.measure.size import on_disk, parameter_bytes
-from zeropoint.methods import find, quantize
+from zeropoint.methods import find, named, quantize
 from zeropoint.options import Options
 from zeropoint.program import Program, at_batch, load
 from zeropoint.ranges import check_inputs
@@ -82,7 +82,8 @@ def compare(
     options = options or Options()
     variants = [options.at(of) for of in dict.fromkeys(bits)] or [options]
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
-    _check(program, data, methods, engines, options)
+    check_methods(methods, engines, variants)
+    _check(program, data, methods, options)
     folder = make_folder(out)
     run = _Run(at_batch(program, batch_size), data, folder, options, threads, say)
     results = _begin(run, command)
@@ -97,12 +98,14 @@ def compare(
             for group in by_placement(program, method, engines, variant)
         ]
         for method, variant, group in plan:
-            reasons = {name: engine(name).unsupported(method) for name in group}
-            skipped = {f"{method} on {name}": reason for name, reason in reasons.items() if reason}
+            reasons = {name: unsupported(name, method, variant) for name in group}
+            what = named(method, variant).removesuffix(" W8A8")
+            skipped = {f"{what} on {name}": reason for name, reason in reasons.items() if reason}
             results = dataclasses.replace(results, skipped=results.skipped | skipped)
             done = {row.engine for row in results.rows if row.error is None and _is_of(row, method, variant)}
-            todo = [name for name in group if not reasons[name] and name not in done]
-            for row, images in _rows(run, method, variant, todo, group[0]):
+            able = [name for name in group if not reasons[name]]
+            todo = [name for name in able if name not in done]
+            for row, images in _rows(run, method, variant, todo, *able[:1]):
                 kept = [old for old in results.rows if old.name != row.name]
                 results = dataclasses.replace(results, rows=(*kept, row), images=images or results.images)
                 results.save(run.folder)
@@ -112,15 +115,32 @@ def compare(
     return results
 
 
-def _check(program: Program, data: Loaders, methods: list[str], engines: list[str], options: Options) -> None:
+def check_methods(methods: Sequence[str], engines: Sequence[str] | None, variants: Sequence[Options]) -> None:
+    """Raises InputError for an unknown method or engine, or where no engine can run what is to be quantized.
+
+    It needs neither model nor data. ``engines`` are those installed where None.
+    """
+    engines = installed() if engines is None else engines
+    if not methods or not engines:
+        raise InputError("there is nothing to compare; name at least one method and one engine")
+    quantizing = [method for method in methods if find(method).quantizes]
+    for name in engines:
+        engine(name)
+    refused = {
+        named(method, options): [refusal(target(name), method, options) for name in engines]
+        for method in quantizing
+        for options in variants
+    }
+    if refused and all(reason for reasons in refused.values() for reason in reasons):
+        row, (reason, *_) = next(iter(refused.items()))
+        raise InputError(f"{' and '.join(engines)} cannot run {row}: {reason}")
+
+
+def _check(program: Program, data: Loaders, methods: list[str], options: Options) -> None:
     """Raises InputError for what would only fail later, before anything is measured or written."""
     if program.method != "fp32":
         raise InputError(f"the Program is {program.method} already; compare the float one")
-    if not methods or not engines:
-        raise InputError("there is nothing to compare; name at least one method and one engine")
     needs = [find(method) for method in methods]
-    for name in engines:
-        engine(name)
     if any(need.trains for need in needs) and data.train is None:
         raise InputError(
             f"qat needs training data, and {data.name} has none; leave qat out or add a train loader"
@@ -186,7 +206,7 @@ def _is_of(row: Row, method: str, options: Options) -> bool:
 
 
 def _rows(
-    run: _Run, method: str, options: Options, names: list[str], target: str
+    run: _Run, method: str, options: Options, names: list[str], target: str = ""
 ) -> Iterator[tuple[Row, int]]:
     """A row for each engine, with the number of images evaluated; one pass over the data serves all."""
     if not names:

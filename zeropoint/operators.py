@@ -102,12 +102,22 @@ FAKE_QUANTIZE = {
 }
 
 
+def ungrouped(weight: Node) -> Node:
+    """The quantizer of a weight that is quantized in groups, from the reshape behind it; else the weight.
+
+    The groups are the rows of a matrix there, and the reshape gives them the shape that the layer takes.
+    """
+    source = weight.args[0] if weight.target in (aten.reshape.default, aten.view.default) else None
+    return source if isinstance(source, Node) and source.target in FAKE_QUANTIZE else weight
+
+
 def weighted(node: Node) -> Weighted | None:
     """The Weighted description of a node whose weight is a parameter of the model, else None."""
     description = WEIGHTED.get(node.target) if node.op == "call_function" else None
     if description is None:
         return None
     weight = node.args[description.weight]
+    weight = ungrouped(weight) if isinstance(weight, Node) else weight
     while isinstance(weight, Node) and weight.target in FAKE_QUANTIZE:
         weight = weight.args[0]
     is_weight = isinstance(weight, Node) and weight.op == "get_attr" and weight.meta["val"].dim() > 1

@@ -3,26 +3,34 @@
 import fnmatch
 import re
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from zeropoint.errors import InputError, closest
 from zeropoint.scheme import Granularity, Scheme
 
 ROUNDINGS = ("gptq", "nearest")
+GRANULARITIES = ("per-tensor", "per-channel", "per-group")
+GROUP, SMALL_GROUP = 128, 32  # inputs: of a layer that has so many, and of others
 
 
 @dataclass(frozen=True)
 class Options:
     """How to quantize. None leaves a choice to the target engine's own rules.
 
-    ``activation_bits`` are those of what is multiplied by weights or other activations; what is only added,
-    averaged or put together has 8 at least. ``end_bits`` are those of the first and last layers, weights and
-    inputs; None keeps both at 8 bits where weights have fewer than 4, and inputs at 8 in any case.
+    ``weight_bits`` are 2 to 8. ``activation_bits``, 2 to 16, are those of what is multiplied by weights or
+    other activations; what is only added, averaged or put together has 8 at least. ``end_bits`` are those of
+    the first and last layers, weights and inputs; None keeps both at 8 bits where weights have fewer than 4,
+    and inputs at 8 at least in any case.
+    ``weight_granularity`` ``per-group`` gives every ``group_size`` inputs to an output of a linear layer a
+    scale of their own: by default 128, or 32 where it has fewer. Layers whose inputs are no multiple of it,
+    and all others, have one scale for each channel.
     ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
     ``mse``; None for the first at 8 bits and the second below.
     ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, or ``nearest``.
-    ``skip`` and ``no_fuse`` are globs over module names: kept float, and kept apart from batch norm and
-    activation with a quantizer of their own. ``calibration_batches`` limits how much calibration data is
-    read. The last three are for quantization-aware training.
+    ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; kept apart from batch
+    norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
+    ``calibration_batches`` limits how much calibration data is read. The last three are for
+    quantization-aware training.
     """
 
     weight_bits: int = 8
@@ -30,12 +38,14 @@ class Options:
     end_bits: int | None = None
     weight_symmetric: bool | None = None
     activation_symmetric: bool | None = None
-    weight_granularity: Granularity | None = None
+    weight_granularity: Granularity | Literal["per-group"] | None = None
+    group_size: int | None = None
     ranges: str = "mse"
     weight_ranges: str | None = None
     rounding: str = "gptq"
     skip: tuple[str, ...] = ()
     no_fuse: tuple[str, ...] = ()
+    activation16: tuple[str, ...] = ()
     calibration_batches: int | None = None
     epochs: int = 3
     learning_rate: float = 1e-4
@@ -55,19 +65,33 @@ class Options:
             raise InputError("calibration batches must be 1 or more")
         if self.epochs < 1 or self.learning_rate <= 0:
             raise InputError("epochs and learning rate must be positive")
-        if self.end_bits is not None:
-            Scheme(self.end_bits)
-        for choose in (self.weights, self.activations):
-            choose(Scheme())  # raises for bits or a granularity that there is not
+        for bits in (self.weight_bits, self.end_bits):
+            if bits is not None and not 2 <= bits <= 8:
+                raise InputError(
+                    f"{bits} bits cannot be quantized to; give 2 to 8, or up to 16 to activations"
+                )
+        if self.weight_granularity not in (None, *GRANULARITIES):
+            given, valid = self.weight_granularity, ", ".join(GRANULARITIES)
+            raise InputError(f"unknown granularity '{given}'; valid: {valid}")
+        if self.group_size is not None and (self.group_size < 2 or self.weight_granularity != "per-group"):
+            raise InputError("a group size is 2 or more, and goes with --weight-granularity per-group")
+        self.activations(Scheme())  # raises for bits that there are not
 
     def weights(self, default: Scheme) -> Scheme:
-        """The scheme of weights: the target's ``default`` with what the user chose."""
+        """The scheme of weights, or of a group: the target's ``default`` with what the user chose."""
+        chosen = self.weight_granularity or default.granularity
         return replace(
             default,
             bits=self.weight_bits,
             symmetric=default.symmetric if self.weight_symmetric is None else self.weight_symmetric,
-            granularity=self.weight_granularity or default.granularity,
+            granularity="per-channel" if chosen == "per-group" else chosen,
         )
+
+    def group(self, inputs: int) -> int | None:
+        """How many of the ``inputs`` to an output share a scale; None where they all do."""
+        size = self.group_size or (GROUP if inputs >= GROUP else SMALL_GROUP)
+        fits = self.weight_granularity == "per-group" and size < inputs and inputs % size == 0
+        return size if fits else None
 
     def activations(self, default: Scheme) -> Scheme:
         """The scheme of activations: the target's ``default`` with what the user chose."""
@@ -89,11 +113,12 @@ class Options:
 
     def check_patterns(self, modules: list[str]) -> None:
         """Raises InputError for a pattern that matches none of the model's modules: most likely a slip."""
-        for option, patterns in (("skip", self.skip), ("no-fuse", self.no_fuse)):
-            for pattern in patterns:
+        for option in ("skip", "no_fuse", "activation16"):
+            for pattern in getattr(self, option):
                 if not any(matches(name, (pattern,)) for name in modules):
                     hint = closest(pattern, modules)
-                    raise InputError(f"--{option} '{pattern}' matches no module of the model; {hint}")
+                    name = option.replace("_", "-")
+                    raise InputError(f"--{name} '{pattern}' matches no module of the model; {hint}")
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain values, for results and reports."""

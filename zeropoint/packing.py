@@ -18,6 +18,8 @@ from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, insert_weight
 from zeropoint.scheme import Granularity, Scheme, dequantize, per_channel_shape
 
+WORTH_HALVING = 1024  # weights, of which half the bytes are more than what tells an engine to unpack them
+
 
 def pack(program: Program, *, planes: bool = True) -> Program:
     """The Program with integer weights in place of fake-quantized float ones; the same outputs.

@@ -36,11 +36,15 @@ class Edge:
 
 @dataclass(frozen=True)
 class WeightPlace:
-    """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme."""
+    """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme.
+
+    ``group``: so many inputs to an output are quantized as a channel of their own; None: all of them as one.
+    """
 
     node: str
     axis: int
     scheme: Scheme
+    group: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,24 @@ class Placement:
 
 
 class _Edges:
-    """Edges as they are collected: where two schemes are wanted for one, that of more bits holds."""
+    """Edges as they are collected: where two schemes are wanted for one, that of more bits holds.
 
-    def __init__(self) -> None:
+    ``wide`` are globs of the modules whose inputs and outputs get 16 bits.
+    """
+
+    def __init__(self, wide: tuple[str, ...] = ()) -> None:
         self._schemes: dict[tuple[str, str], Scheme] = {}
+        self._wide = wide
 
-    def add(self, pairs: Iterable[tuple[Node, Node]], scheme: Scheme) -> None:
+    def add(self, pairs: Iterable[tuple[Node, Node]], scheme: Scheme, reader: Node | None = None) -> None:
+        """Takes in edges that lead to ``reader``, if only by way of moves; without one, each to its own."""
         for source, user in pairs:
-            before = self._schemes.setdefault((source.name, user.name), scheme)
-            if scheme.bits > before.bits:
-                self._schemes[source.name, user.name] = scheme
+            ends = (before_moves(source), reader or user)
+            is_wide = any(matches(fx.module_name(end), self._wide) for end in ends)
+            wanted = replace(scheme, bits=16) if is_wide else scheme
+            before = self._schemes.setdefault((source.name, user.name), wanted)
+            if wanted.bits > before.bits:
+                self._schemes[source.name, user.name] = wanted
 
     def sources(self) -> set[str]:
         return {source for source, _ in self._schemes}
@@ -82,8 +94,8 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
     and before operators that only move values (pooling by maximum, reshapes), so that these run on integers
     too.
     """
-    edges = _Edges()
-    products: list[tuple[Node, Node]] = []
+    edges = _Edges(options.activation16)
+    products: list[tuple[tuple[Node, Node], Node]] = []
     weights: set[WeightPlace] = set()
     ends = _ends(module)
     few = options.activations(target.activations)
@@ -98,8 +110,13 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             continue
         kind, description = family(node), weighted(node)
         if description and kind in target.weighted:
-            edges.add(_edges_into(node, [cast(Node, node.args[description.input])], target), entering(node))
-            weights.add(_weight_place(node, description, target, options, node in ends))
+            place = _weight_place(node, description, target, options, node in ends)
+            weights.add(place)
+            # No engine has kernels for integer inputs and a scale for each group: they would be rounded for
+            # nothing, and ONNX Runtime would round such weights again, to one scale for all (28 dB of 38).
+            if place.group is None:
+                into = _edges_into(node, [cast(Node, node.args[description.input])], target)
+                edges.add(into, entering(node), node)
             behind: list[Node] = []
             if _is_unfused(node, options):  # convolution, batch norm and activation each get their own
                 behind = [node, *(user for user in node.users if family(user) == "batch_norm")]
@@ -113,21 +130,21 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
                 is_share = before_moves(operand).target in SOFTMAX
                 pairs = _edges_into(node, [operand], target)
                 if is_share:
-                    edges.add(pairs, few)
+                    edges.add(pairs, few, node)
                 else:
-                    products += pairs
+                    products += [(pair, node) for pair in pairs]
         elif kind in target.inputs and (kind != "add" or _stays_in_integers(node, target)):
             operands = _operands(node)
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
             # An addition is done inside one of its operands only, the other one comes to it rounded.
-            edges.add(_edges_into(node, [n for n in operands if n not in fused[:1]], target), enough)
+            edges.add(_edges_into(node, [n for n in operands if n not in fused[:1]], target), enough, node)
             if kind in target.outputs:
                 for pair in _edges_behind(node):
                     edges.add([pair], entering(pair[1]))
     sources, product = edges.sources(), options.activations(target.products)
     others = {before_moves(node) for node in module.graph.nodes if node.name in sources}
-    for pair in products:
-        edges.add([pair], few if before_moves(pair[0]) in others else product)
+    for pair, node in products:
+        edges.add([pair], few if before_moves(pair[0]) in others else product, node)
     return Placement(edges.all(), frozenset(weights))
 
 
@@ -139,7 +156,10 @@ def _weight_place(
         scheme = replace(
             scheme, bits=options.end_bits or (8 if scheme.bits < END_BITS_BELOW else scheme.bits)
         )
-    return WeightPlace(weight.name, description.channel_axis % weight.meta["val"].dim(), scheme)
+    shape = weight.meta["val"].shape
+    axis = description.channel_axis % len(shape)
+    has_rows = description.family == "linear" and axis == 0 and len(shape) == 2
+    return WeightPlace(weight.name, axis, scheme, options.group(shape[1]) if has_rows else None)
 
 
 def _ends(module: GraphModule) -> set[Node]:

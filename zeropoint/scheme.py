@@ -22,7 +22,7 @@ SMALLEST_SCALE = 2.0**-60
 class Scheme:
     """Bits, signedness, symmetry and granularity of a quantizer.
 
-    Raises InputError for bits outside 2 to 8 or an unknown granularity.
+    Raises InputError for bits outside 2 to 16 or an unknown granularity.
     """
 
     bits: int = 8
@@ -31,8 +31,8 @@ class Scheme:
     granularity: Granularity = "per-tensor"
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise InputError(f"{self.bits} bits cannot be quantized to; give 2 to 8")
+        if not 2 <= self.bits <= 16:
+            raise InputError(f"{self.bits} bits cannot be quantized to; give 2 to 16")
         if self.granularity not in ("per-tensor", "per-channel"):
             raise InputError(f"unknown granularity '{self.granularity}'; valid: per-tensor, per-channel")
 
@@ -79,6 +79,7 @@ def per_channel_shape(parameters: Tensor, dimensions: int, axis: int) -> list[in
 def quantize(tensor: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme, axis: int = 0) -> Tensor:
     """The int8 or uint8 integers ``clamp(round(tensor / scale) + zero_point)`` (Jacob et al. 2018, eq. 12).
 
+    ``scheme`` has 8 bits at most.
     ``scale`` and ``zero_point`` hold one value, or one per channel along ``axis``. Rounds half to even, and
     multiplies by the reciprocal in float32, as ATen's fake-quantize does, so both give the same integers.
     """

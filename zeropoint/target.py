@@ -10,6 +10,30 @@ _UINT8 = Scheme(signed=False, symmetric=False)
 
 
 @dataclass(frozen=True)
+class Limit:
+    """The only ``values`` of one of the Options with which an engine runs some methods, and the reason."""
+
+    methods: tuple[str, ...]
+    option: str
+    values: tuple[object, ...]
+    reason: str
+
+
+_PER_CHANNEL = (None, "per-channel", "per-tensor")
+NO_GROUPS = Limit(
+    ("dynamic",), "weight_granularity", _PER_CHANNEL, "it needs one scale for each output there"
+)
+# Of other bits OpenVINO and the PyTorch compiler would make 8 as well: 44 dB where 4 bits have 25.
+AT_RUN_TIME = (
+    Limit(
+        ("dynamic",), "activation_symmetric", (None, False), "ranges that are found at run time are affine"
+    ),
+    Limit(("dynamic",), "activation_bits", (8,), "engines quantize to 8 bits at run time"),
+    Limit(("dynamic",), "activation16", ((),), "engines quantize to 8 bits at run time"),
+)
+
+
+@dataclass(frozen=True)
 class Target:
     """What an engine runs in int8, and on which terms. Families are those of ``zeropoint.operators``.
 
@@ -23,6 +47,7 @@ class Target:
     quantizer on that side of the addition would only cost accuracy.
     ``products``: the scheme of what is multiplied with another activation, as in attention; VNNI instructions
     multiply unsigned by signed integers, and two signed ones by way of a correction.
+    ``limits``: what of the methods and Options it cannot run at all, or only as something else.
     """
 
     name: str
@@ -34,3 +59,12 @@ class Target:
     weights: Scheme = _INT8_BY_CHANNEL
     activations: Scheme = _UINT8
     products: Scheme = _INT8
+    limits: tuple[Limit, ...] = ()
+
+    def refuses(self, method: str, settings: object) -> str | None:
+        """Why this engine cannot run a method with ``settings``, Options or a Program; None if it can."""
+        for limit in self.limits:
+            value = getattr(settings, limit.option, limit.values[0])  # a Program knows its bits alone
+            if method in limit.methods and value not in limit.values:
+                return limit.reason
+        return None

@@ -13,13 +13,15 @@ from mixed import (
     batches,
     noise_db,
 )
-from networks import randomized
+from networks import ADDS_INSIDE, randomized
 from torch import Tensor, nn
 
 from zeropoint import engines
 from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.errors import InputError
+from zeropoint.measure.integers import Integers, integers
+from zeropoint.measure.size import on_disk
 from zeropoint.methods import quantize
 from zeropoint.options import Options
 from zeropoint.program import Program
@@ -142,6 +144,37 @@ def test_single_layers(engine: str, method: str):
         )
 
 
+class Wide(nn.Module):
+    """Convolutions and a linear layer of many weights; (N, 8, 8, 8) to (N, 16)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(8, 64, 3), nn.Conv2d(64, 64, 3), nn.Linear(1024, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).flatten(1))
+
+
+@pytest.mark.parametrize("engine", QUICK)
+def test_weights_of_four_bits_take_four_in_the_file_and_run_in_integers(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+):
+    data = batches(8, 8, 8)
+    program = capture(randomized(Wide()), data[0])
+    options = Options(weight_bits=4, rounding="nearest")
+    quantized = quantize(program, calibration=data, target=engine, options=options)
+    runner = compile(quantized, engine, threads=1)
+    weights = sum(tensor.numel() for tensor in program.module.parameters() if tensor.dim() > 1)
+    assert on_disk(runner.artefact) < weights // 2 + 30_000
+    assert integers(quantized, runner) == Integers(1.0, ())
+    with monkeypatch.context() as patch:
+        for module in ("openvino", "onnx_rewrites"):
+            patch.setattr(f"zeropoint.engines.{module}.WORTH_HALVING", 1 << 40)
+        whole = compile(quantized, engine, threads=1)
+    assert on_disk(whole.artefact) - on_disk(runner.artefact) > 0.45 * weights
+    assert torch.equal(runner(data[0])[0], whole(data[0])[0])
+
+
 def test_artefact_is_written_where_it_is_asked_for(float32: Program, tmp_path):
     runner = compile(float32, "onnxruntime", path=tmp_path / "deep" / "m", threads=1)
     assert runner.artefact == tmp_path / "deep" / "m.onnx"
@@ -172,6 +205,59 @@ def test_bf16_where_the_processor_has_it(float32: Program, data: list[Tensor]):
 def test_bf16_where_the_engine_has_it_not(float32: Program):
     with pytest.raises(InputError, match="onnxruntime cannot run bf16: "):
         compile(quantize(float32, "bf16"), "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "line"),
+    [
+        (
+            "onnxruntime",
+            {"activation_bits": 4},
+            "onnxruntime cannot run dynamic W8A4: engines quantize to 8 bits at run time; no engine can",
+        ),
+        (
+            "openvino",
+            {"weight_bits": 4, "activation_bits": 6},
+            "openvino cannot run dynamic W4A6: engines quantize to 8 bits at run time; no engine can",
+        ),
+        (
+            "onnxruntime",
+            {"weight_symmetric": False},
+            "onnxruntime cannot run dynamic W8A8: it needs symmetric weights there; openvino can",
+        ),
+        (
+            "torch",
+            {"activation_symmetric": True},
+            "torch cannot run dynamic W8A8: ranges that are found at run time are affine; no engine can",
+        ),
+    ],
+)
+def test_what_an_engine_cannot_run_is_refused_before_any_work(
+    float32: Program, engine: str, settings: dict[str, object], line: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("zeropoint.methods.dynamic", lambda *_: pytest.fail("work was begun"))
+    options = Options(**settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError) as caught:
+        quantize(float32, "dynamic", target=engine, options=options)
+    assert str(caught.value) == line
+    assert engines.unsupported(engine, "dynamic", options) == line.partition(": ")[2]
+    assert engines.unsupported(engine, "weight-only", options) is None
+    assert engines.unsupported(engine, "dynamic", Options()) is None
+
+
+def test_a_program_of_another_target_is_refused_by_its_bits(float32: Program):
+    program = quantize(float32, "dynamic", target=ADDS_INSIDE, options=Options(activation_bits=4))
+    with pytest.raises(InputError, match=r"^openvino cannot run dynamic: engines quantize to 8 bits at"):
+        compile(program, "openvino")
+
+
+def test_affine_weights_of_another_target_are_refused_by_torch(float32: Program, data: list[Tensor]):
+    options = Options(weight_symmetric=False)
+    with pytest.raises(InputError, match=r"^torch cannot run static W8A8: .*; onnxruntime and openvino can$"):
+        quantize(float32, calibration=data, target="torch", options=options)
+    program = quantize(float32, calibration=data, target=ADDS_INSIDE, options=options)
+    with pytest.raises(InputError, match="int8 kernels are wrong for affine weights; quantize for the torch"):
+        compile(program, "torch")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -146,6 +146,28 @@ def test_other_convolutions_stay(shape: tuple[int, ...], size: tuple[int, int], 
     assert operators(rewritten(before)) == operators(before)
 
 
+@pytest.mark.parametrize(("low", "high", "halved"), [(-8, 8, 1), (-2, 2, 1), (-9, 8, 0), (-8, 9, 0)])
+def test_weights_that_four_bits_hold_take_four(low: int, high: int, halved: int):
+    random = np.random.default_rng(0)
+    image = random.normal(0, 2, (2, 16, 8, 8)).astype(np.float32)
+    weight = random.integers(low, high, (16, 16, 3, 3)).astype(np.int8)
+    weight.flat[:2] = low, high - 1
+    before = convolution(weight, (8, 8), 1)
+    after = rewritten(before)
+    assert operators(after) - operators(before) == Counter(Cast=halved)
+    kinds = [each.data_type for each in after.graph.initializer if each.dims == [16, 16, 3, 3]]
+    assert kinds == [TensorProto.INT4 if halved else TensorProto.INT8]
+    expected = by_hand(image, weight, 1)
+    assert np.array_equal(run(after, image), expected)
+    saved = len(before.SerializeToString()) - len(after.SerializeToString())
+    assert not halved or saved > weight.size // 2 - 300
+
+
+def test_a_few_weights_stay_as_they_are():
+    before = convolution(np.ones((5, 3, 3, 3), np.int8), (9, 8), 1)
+    assert rewritten(before).opset_import[0].version == 20
+
+
 def lowered(function: Callable[..., object], x: Tensor) -> Counter[str]:
     """The operators of the ONNX file of a function, which computes what the function does at any batch."""
     program = capture(Function(lambda _, x: function(x)), x)

@@ -106,11 +106,13 @@ def test_dynamic_linear_layers_are_integer_products(tmp_path: Path):
     assert "Gemm" not in counts
 
 
-def test_dynamic_of_fewer_bits_is_refused():
-    program = capture(nn.Linear(8, 4), torch.randn(2, 8))
-    quantized = quantize(program, "dynamic", options=Options(weight_bits=4))
-    with pytest.raises(InputError, match="8-bit symmetric weights"):
-        compile(quantized, "onnxruntime")
+def test_dynamic_weights_of_fewer_bits_are_integers_as_well(tmp_path: Path):
+    torch.manual_seed(0)
+    program = capture(nn.Linear(32, 8), torch.randn(2, 32))
+    quantized = quantize(program, "dynamic", target="onnxruntime", options=Options(weight_bits=4))
+    assert optimized(quantized, tmp_path)["DynamicQuantizeMatMul"] == 1
+    x = torch.randn(3, 32)
+    torch.testing.assert_close(compile(quantized, "onnxruntime")(x)[0], quantized(x)[0])
 
 
 def test_dynamic_of_weights_off_centre_is_refused():
@@ -118,7 +120,7 @@ def test_dynamic_of_weights_off_centre_is_refused():
     linear.weight.data.abs_()  # affine, so that every zero point is the smallest integer
     options = Options(weight_symmetric=False)
     quantized = quantize(capture(linear, torch.randn(2, 8)), "dynamic", options=options)
-    with pytest.raises(InputError, match="8-bit symmetric weights"):
+    with pytest.raises(InputError, match="have 8-bit inputs, symmetric weights"):
         compile(quantized, "onnxruntime")
 
 
@@ -134,3 +136,20 @@ def test_a_batch_norm_kept_apart_from_a_dynamic_layer_stays_apart():
     dynamic = quantize(capture(network, x), "dynamic", options=Options(no_fuse=("1",)))
     runner = compile(dynamic, "onnxruntime", threads=1)
     torch.testing.assert_close(runner(x)[0], dynamic(x)[0], rtol=0, atol=1e-5)
+
+
+def test_a_weight_that_two_layers_share_is_read_as_each_needs(tmp_path: Path):
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.inner, self.head = nn.Embedding(64, 32), nn.Linear(32, 32), nn.Linear(32, 64)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.inner(self.embedding(x))))
+
+    data = [torch.arange(64).reshape(8, 8)]
+    program = capture(randomized(Tied()), data[0])
+    static = quantize(program, calibration=data, target="onnxruntime", options=Options(rounding="nearest"))
+    assert optimized(static, tmp_path)["MatMulIntegerToFloat"] == 2
+    torch.testing.assert_close(compile(static, "onnxruntime")(*data)[0], static(*data)[0], rtol=0, atol=1e-3)

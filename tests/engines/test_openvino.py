@@ -18,6 +18,7 @@ from zeropoint.engines import compile
 from zeropoint.errors import InputError
 from zeropoint.measure.size import on_disk
 from zeropoint.methods import quantize
+from zeropoint.options import Options
 from zeropoint.program import Program, load
 
 
@@ -143,6 +144,16 @@ def test_products_stay_whole_at_any_batch(method: str):
     # Two of the products are attention, which stays apart only where there are quantizers in it.
     fused = 1 if method == "fp32" else 0
     assert (ranks["MatMul", 4], ranks["ScaledDotProductAttention", 4]) == (3 - 2 * fused, fused)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_alone_are_quantized_by_weight_only(bits: int):
+    torch.manual_seed(0)
+    data = [torch.randn(8, 512)]
+    program = capture(nn.Linear(512, 64), data[0])
+    options = Options(weight_bits=bits)
+    quantized = quantize(program, "weight-only", calibration=data, target="openvino", options=options)
+    assert noise_db(quantized(*data), compile(quantized, "openvino", threads=1)(*data)) > 110
 
 
 def test_attention_runs_in_integers():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mixed import noise_db
-from networks import images, options, residual
+from networks import ADDS_INSIDE, images, options, residual
 from torch import Tensor, nn
 
 from zeropoint.capture import capture
@@ -18,7 +18,7 @@ from zeropoint.program import flat_tensors
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 def test_pairs_compute_what_the_quantizers_do(bits: int, granularity: str, method: str):
     chosen = options(weight_bits=bits, activation_bits=bits, weight_granularity=granularity)
-    program = quantize(residual(), method, calibration=[images()], options=chosen)
+    program = quantize(residual(), method, calibration=[images()], target=ADDS_INSIDE, options=chosen)
     lowered = to_pairs(program)
     assert not {node.target for node in lowered.graph.nodes} & FAKE_QUANTIZE
     beyond = images(seed=3) * 2  # of what calibration has seen

@@ -126,3 +126,11 @@ def test_parity(make_row, make_results):
 def test_a_table_of_no_rows(make_results):
     assert "No verdict" in printed(make_results())
     assert "No verdict" in markdown(make_results())
+
+
+def test_wide_activations_are_said_to_be_float(make_row, make_results):
+    line = "activations of 16 bits are rounded in simulation only: engines compute on them in float"
+    wide = replace(make_row("static"), activation_bits=16)
+    assert line in markdown(make_results(wide))
+    assert line in markdown(make_results(make_row("static"), options={"activation16": ("norm",)}))
+    assert line not in markdown(make_results(make_row("fp32"), make_row("bf16"), make_row("static")))

@@ -15,6 +15,7 @@ from torch import Tensor, get_num_threads, set_num_threads
 
 from zeropoint.errors import InputError, closest, first_line
 from zeropoint.measure.machine import cores
+from zeropoint.options import Options
 from zeropoint.program import Program, at_batch
 from zeropoint.sizes import Shape, input_shapes, misfit
 from zeropoint.target import Target
@@ -89,6 +90,20 @@ def target(name: str) -> Target:
     return _module(name).TARGET
 
 
+def refusal(rules: Target, method: str, settings: Options | Program) -> str | None:
+    """Why an engine of these rules cannot run a method with these settings, and which ones can; or None."""
+    reason = rules.refuses(method, settings)
+    if reason is None:
+        return None
+    able = [name for name in NAMES if target(name).refuses(method, settings) is None]
+    return f"{reason}; {' and '.join(able) or 'no engine'} can"
+
+
+def unsupported(name: str, method: str, settings: Options | Program) -> str | None:
+    """Why an engine cannot run a method with these settings on this processor, or None."""
+    return refusal(target(name), method, settings) or _module(name).unsupported(method)
+
+
 def compile(
     program: Program,
     engine: str,
@@ -105,7 +120,7 @@ def compile(
     Raises InputError where the engine is unknown, not installed, or cannot run the Program.
     """
     module = find(engine)
-    if reason := module.unsupported(program.method):
+    if reason := unsupported(engine, program.method, program):
         raise InputError(f"{engine} cannot run {program.method}: {reason}")
     ending = module.artefact_name(program)
     file = Path(path) if path is not None else Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"

@@ -26,7 +26,8 @@ from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
 from zeropoint.program import Program, export
 from zeropoint.quantizers import quantizers
-from zeropoint.target import Target
+from zeropoint.scheme import per_channel_shape
+from zeropoint.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
 
 TARGET = Target(
     name="onnxruntime",
@@ -37,6 +38,11 @@ TARGET = Target(
     outputs=frozenset({"conv", "conv1d", "mean", "avg_pool"}),
     fused=frozenset({"relu"}),
     adds_before_rounding=False,
+    limits=(
+        *AT_RUN_TIME,
+        Limit(("dynamic",), "weight_symmetric", (None, True), "it needs symmetric weights there"),
+        NO_GROUPS,
+    ),
 )
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 # The fused addition and layer norm takes nine times as long as the two alone: 19% on a BERT-base encoder.
@@ -58,7 +64,7 @@ def lower(program: Program, path: Path) -> None:
     if program.method == "fp32":  # other methods have folded those that the user did not keep apart
         program = fold_batch_norms(program)  # left apart they make MobileNetV3 2.4 times slower
     _check_pooling(program)
-    module = _with_products(to_pairs(_with_dynamic_linear(program)))
+    module = _with_products(_with_arithmetic(to_pairs(_with_dynamic_linear(program))))
     exported = export(program, module) if has_branches(module) else decomposable(module)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -140,9 +146,11 @@ def _with_dynamic_linear(program: Program) -> Program:
     dynamic = [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]
     for layer in [user for node in dynamic for user in node.users]:
         description = WEIGHTED[layer.target]
-        node, quantizer = layer.args[description.input], weights[layer.args[description.weight]]
-        if quantizer.scheme.bits < 8 or node.args[4] != 255 or quantizer.zero_point.any():
-            raise InputError("dynamic layers of onnxruntime have 8-bit symmetric weights and 8-bit inputs")
+        node, quantizer = layer.args[description.input], weights.get(layer.args[description.weight])
+        if quantizer is None or node.args[4] != 255 or quantizer.zero_point.any():
+            raise InputError(
+                "dynamic layers of onnxruntime have 8-bit inputs, symmetric weights and no groups"
+            )
         integers = quantizer.integers(module)
         outputs_last = integers.t() if quantizer.axis == 0 else integers
         name = f"{quantizer.source.target}_dynamic"
@@ -159,6 +167,52 @@ def _with_dynamic_linear(program: Program) -> Program:
         layer.replace_all_uses_with(fused)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
+
+
+def _with_arithmetic(module: GraphModule) -> GraphModule:
+    """The weights of layers that compute in float unpacked by a cast, a difference and a product.
+
+    These ONNX Runtime folds when it loads the file; a DequantizeLinear it would compute at every call.
+    """
+    graph = module.graph
+    for node in [node for node in graph.nodes if node.target in _DEQUANTIZES]:
+        arguments: Any = node.args
+        integers, scale, zero_point, *rest = arguments
+        floats = [user for user in node.users if not _reads_integers(user)]
+        if integers.op != "get_attr" or not floats:
+            continue
+        if node.target is pairs.dequantize_per_channel.default:
+            name, dimensions = integers.target, fx.tensor_of(module, integers).dim()
+            values = [fx.tensor_of(module, part).float() for part in (scale, zero_point)]
+            shape = per_channel_shape(values[0], dimensions, rest[0])
+            with graph.inserting_before(node):
+                scale, zero_point = (
+                    graph.get_attr(fx.set_tensor(module, f"{name}_{part}_shaped", value.reshape(shape)))
+                    for part, value in zip(("scale", "zero_point"), values, strict=True)
+                )
+            is_symmetric = not values[1].any()
+        else:
+            is_symmetric = zero_point == 0
+        with graph.inserting_before(node):
+            value = graph.call_function(aten._to_copy.default, (integers,), {"dtype": torch.float32})
+            if not is_symmetric:
+                value = graph.call_function(aten.sub.Tensor, (value, zero_point))
+            value = graph.call_function(aten.mul.Tensor, (value, scale))
+        value.meta = dict(node.meta)
+        for user in floats:
+            user.replace_input_with(node, value)
+    fx.remove_unused(module)
+    return module
+
+
+_DEQUANTIZES: tuple[Any, ...] = (pairs.dequantize_per_tensor.default, pairs.dequantize_per_channel.default)
+
+
+def _reads_integers(layer: Node) -> bool:
+    """Whether the input of a layer is quantized."""
+    description = WEIGHTED.get(layer.target)
+    source = layer.args[description.input] if description else None
+    return isinstance(source, Node) and source.target in _DEQUANTIZES
 
 
 def _with_products(module: GraphModule) -> GraphModule:
@@ -193,9 +247,7 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     import onnx
     import onnxruntime
 
-    graph = onnx.load(path, load_external_data=False).graph
-    inputs, kinds = graph.input, {node.op_type for node in graph.node}
-    weights_only = "DequantizeLinear" in kinds and "QuantizeLinear" not in kinds
+    inputs = onnx.load(path, load_external_data=False).graph.input
     names = [value.name for value in inputs]
     free = [[size.dim_param for size in value.type.tensor_type.shape.dim] for value in inputs]
 
@@ -207,8 +259,6 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
             for name, size in zip(dimensions, shape, strict=True):
                 if name:
                     options.add_free_dimension_override_by_name(name, size)
-        if weights_only:  # unpacked once at load, not at every call
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
         session = onnxruntime.InferenceSession(
             path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
         )

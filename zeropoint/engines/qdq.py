@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from zeropoint import graph as fx
 from zeropoint.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, aten
 from zeropoint.program import Program
-from zeropoint.quantizers import Quantizer, quantizers
+from zeropoint.quantizers import Quantizer, drop_wide, quantizers
 
 pairs = torch.ops.quantized_decomposed
 
@@ -19,6 +19,7 @@ pairs = torch.ops.quantized_decomposed
 def to_pairs(program: Program) -> GraphModule:
     """The Program's graph with every quantizer as a quantize/dequantize pair, or an integer weight."""
     module = fx.copy(program.module)
+    drop_wide(module)
     _drop_implied_clamps(module)
     for quantizer in list(quantizers(module)):
         with module.graph.inserting_before(quantizer.node):

@@ -29,8 +29,11 @@ from zeropoint.files import atomic_write
 from zeropoint.operators import SPLITS, TRANSPARENT, aten, family, weighted
 from zeropoint.program import Program, export, flat_tensors
 from zeropoint.program import load as load_program
-from zeropoint.target import Target
+from zeropoint.quantizers import quantizers
+from zeropoint.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
 
+# They take the zero points of weights for zeros: -3 dB where the simulation has 39.
+AFFINE_WRONG = "PyTorch's int8 kernels are wrong for affine weights"
 TARGET = Target(
     name="torch",
     weighted=frozenset({"conv", "linear"}),  # a quantized convolution of one dimension is beyond the compiler
@@ -38,6 +41,16 @@ TARGET = Target(
     # traffic: 8% on ResNet-50.
     # Concatenated and split as integers, channels make ShuffleNetV2 30% faster.
     inputs=frozenset({"add", "cat"}),
+    limits=(
+        *AT_RUN_TIME,
+        NO_GROUPS,
+        Limit(
+            ("dynamic", "static", "static-best", "qat"),
+            "weight_symmetric",
+            (None, True),
+            AFFINE_WRONG,
+        ),
+    ),
 )
 PACKAGES = ("torch",)
 PACKAGE_SUFFIX = ".aoti.pt2"
@@ -68,6 +81,9 @@ def lower(program: Program, path: Path) -> None:
     """
     if program.method == "fp32":
         return program.save(path)
+    weights = [quantizer for quantizer in quantizers(program.module) if quantizer.is_weight]
+    if program.method != "weight-only" and any(weight.zero_point.any() for weight in weights):
+        raise InputError(f"{AFFINE_WRONG}; quantize for the torch engine, or run this on another one")
     fixed = dataclasses.replace(program, dynamic_batch=False)
     exported = export(fixed, module=_with_integer_moves(to_pairs(fixed)))
     # Weights go in as integer constants only if the compiler may treat them as constants: freezing. A package

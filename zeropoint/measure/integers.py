@@ -11,8 +11,9 @@ from zeropoint import graph as fx
 from zeropoint.engines import Runner
 from zeropoint.engines import find as engine
 from zeropoint.macs import multiply_accumulates
-from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, family
+from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, family, ungrouped
 from zeropoint.program import Program, at_batch
+from zeropoint.quantizers import is_wide
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,16 @@ def integers(program: Program, runner: Runner) -> Integers:
 
 
 def _is_quantized(node: Node) -> bool:
-    """Whether a product of tensors has quantizers on both of them."""
+    """Whether a product of tensors has quantizers on both of them, which engines have integer kernels for."""
     description = WEIGHTED.get(node.target)
     if description is None and family(node) != "product":
         return False
     positions = (description.input, description.weight) if description else (0, 1)
-    factors = [node.args[position] for position in positions]
-    return all(isinstance(factor, Node) and factor.target in FAKE_QUANTIZE for factor in factors)
+    factors = [ungrouped(node.args[position]) for position in positions]  # type: ignore[arg-type]
+    return all(
+        isinstance(factor, Node) and factor.target in FAKE_QUANTIZE and not is_wide(factor)
+        for factor in factors
+    )
 
 
 def _described(node: Node) -> str:

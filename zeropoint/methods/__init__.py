@@ -54,6 +54,17 @@ def find(name: str) -> Method:
     return METHODS[name]
 
 
+def check_target(rules: Target, method: str, options: Options) -> None:
+    """Raises InputError, which names the engines that can, where a target cannot run a method so."""
+    if reason := engines.refusal(rules, method, options):
+        raise InputError(f"{rules.name} cannot run {named(method, options)}: {reason}")
+
+
+def named(method: str, options: Options) -> str:
+    """A method and its bits, as in "dynamic W4A8"."""
+    return f"{method} {find(method).bits(options)}".rstrip()
+
+
 def quantize(
     program: Program,
     method: str = "static",
@@ -72,11 +83,12 @@ def quantize(
     minutes, keeps how far it has got: after an interruption the same call goes on from there, to the same
     result. The file stays; remove it when the Program is saved.
 
-    Raises InputError for an unknown method or target, data that the method needs and has not, data that does
-    not fit the model, or a checkpoint that cannot be written.
+    Raises InputError for an unknown method or target, bits or a scheme that the target cannot run, data that
+    the method needs and has not, data that does not fit the model, or a checkpoint that cannot be written.
     """
     recipe, options = _checked(program, method, calibration, train), options or Options()
     rules = engines.target(target) if isinstance(target, str) else target
+    check_target(rules, method, options)
     started = time.perf_counter()
     if method == "bf16":
         program = bf16(program, options)

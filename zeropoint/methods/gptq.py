@@ -19,7 +19,15 @@ from torch.nn import functional
 
 from zeropoint import graph as fx
 from zeropoint.batches import gathered, split
-from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, WEIGHTED, Weighted, aten, weighted
+from zeropoint.operators import (
+    FAKE_QUANTIZE,
+    FAKE_QUANTIZE_TENSOR,
+    WEIGHTED,
+    Weighted,
+    aten,
+    ungrouped,
+    weighted,
+)
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, fake_quantize, quantizers
 
@@ -51,10 +59,10 @@ def gptq(
     with torch.no_grad():
         for node in module.graph.nodes:
             description = weighted(node)
-            quantizer = by_weight.get(cast(Node, node.args[description.weight])) if description else None
+            quantizer = by_weight.get(ungrouped(_weight(node, description))) if description else None
             bias = None
             if description and quantizer and _is_own(node, description, quantizer):
-                if _unfolds(node) and (largest is None or _fan_in(module, description, quantizer) <= largest):
+                if _unfolds(node) and (largest is None or _fan_in(node, description) <= largest):
                     folds = _moments(node, description, floats, integers)
                     _fit(module, node, description, quantizer, folds, integers)
                 else:
@@ -128,14 +136,18 @@ def _value(node: Node, env: dict[Node, Any]) -> Any:
 
 def _is_own(layer: Node, description: Weighted, quantizer: Quantizer) -> bool:
     """Whether nothing else uses the layer's weight and bias."""
-    parts = [quantizer.node, quantizer.source, _bias(layer, description)]
+    parts = [_weight(layer, description), quantizer.node, quantizer.source, _bias(layer, description)]
     return not layer.kwargs and all(part is None or len(part.users) == 1 for part in parts)
 
 
-def _fan_in(module: GraphModule, description: Weighted, quantizer: Quantizer) -> int:
+def _weight(layer: Node, description: Weighted) -> Node:
+    return cast(Node, layer.args[description.weight])
+
+
+def _fan_in(layer: Node, description: Weighted) -> int:
     """The number of inputs to an output."""
-    weight = fx.tensor_of(module, quantizer.source)
-    return weight.numel() // weight.shape[description.channel_axis]
+    weight = _weight(layer, description).meta["val"]
+    return int(weight.numel() // weight.shape[description.channel_axis])
 
 
 def _unfolds(layer: Node) -> bool:
@@ -298,7 +310,9 @@ def _fit(
     integers: list[dict[Node, Any]],
 ) -> None:
     """Refits and rounds the weight of a layer."""
-    weight, bias = fx.tensor_of(module, quantizer.source), _bias(layer, description)
+    node, bias = _weight(layer, description), _bias(layer, description)
+    stored = fx.tensor_of(module, quantizer.source)  # group by group, perhaps
+    weight = stored.reshape(node.meta["val"].shape)
     rows = weight.movedim(description.channel_axis, 0)
     groups = len(folds[0].xx)
     matrix = rows.flatten(1).unflatten(0, (groups, -1)).double()
@@ -314,9 +328,9 @@ def _fit(
         _set(module, bias, matrix[..., -1].flatten().float(), integers)
         matrix = matrix[..., :-1]
     new = matrix.flatten(0, 1).reshape(rows.shape).movedim(0, description.channel_axis).float().contiguous()
-    _set(module, quantizer.source, new, integers)
+    _set(module, quantizer.source, new.reshape(stored.shape), integers)
     for values in integers:
-        values[quantizer.node] = new
+        values[node] = new
 
 
 def _rounded(weight: Tensor, hessian: Tensor, quantizer: Quantizer, keeps_last: bool) -> Tensor:
@@ -331,14 +345,22 @@ def _rounded(weight: Tensor, hessian: Tensor, quantizer: Quantizer, keeps_last: 
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     factor = torch.linalg.cholesky(inverse, upper=True)
     scheme = quantizer.scheme
-    per_channel = (len(weight), -1, 1) if quantizer.scale.numel() > 1 else (1, 1, 1)
-    scale = quantizer.scale.double().reshape(per_channel)
-    zero_point = quantizer.zero_point.double().reshape(per_channel)
+
+    def by_column(parameters: Tensor) -> Tensor:
+        """One of each input to each output, (groups, O, inputs), in the order of rounding."""
+        rows = (*weight.shape[:2], -1) if parameters.numel() > 1 else (1, 1, 1)
+        columns = parameters.double().reshape(rows)
+        if columns.shape[2] == 1:
+            return columns.expand(-1, -1, inputs)
+        columns = columns.repeat_interleave(inputs // columns.shape[2], 2)
+        return columns.gather(2, order[:, None, :inputs].expand_as(columns))
+
+    scales, zero_points = by_column(quantizer.scale), by_column(quantizer.zero_point)
     for first in range(0, inputs, BLOCK):
         last = min(first + BLOCK, inputs)
         errors = torch.empty_like(weight[..., first:last])
         for i in range(first, last):
-            column = weight[..., i : i + 1]
+            column, scale, zero_point = (part[..., i : i + 1] for part in (weight, scales, zero_points))
             levels = (torch.round(column / scale) + zero_point).clamp(scheme.qmin, scheme.qmax)
             rounded = (levels - zero_point) * scale
             error = (column - rounded) / factor[:, i : i + 1, i : i + 1]

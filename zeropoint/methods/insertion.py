@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
+from zeropoint.operators import aten
 from zeropoint.options import Options
 from zeropoint.placement import Placement
 from zeropoint.quantizers import insert_weight
@@ -30,7 +31,22 @@ def insert_quantizers(
             nodes[user].replace_input_with(nodes[source], quantizer)
     for place in sorted(placement.weights, key=lambda place: place.node):
         node, scheme = nodes[place.node], place.scheme
+        if place.group is not None:
+            _regroup(module, node, place.group)
         estimate = WEIGHT_ESTIMATORS[options.weight_ranges or ("minmax" if scheme.bits == 8 else "mse")]
         scale, zero_point = estimate(fx.tensor_of(module, node), scheme, place.axis)
         insert_weight(module, node, scale, zero_point, scheme, place.axis)
     fx.remove_unused(module)
+
+
+def _regroup(module: GraphModule, weight: Node, size: int) -> None:
+    """Has a weight hold its groups as rows, and its users read it in its old shape."""
+    users, before = list(weight.users), weight.meta["val"]
+    with module.graph.inserting_after(weight):
+        whole = module.graph.call_function(aten.reshape.default, (weight, list(before.shape)))
+    whole.meta = dict(weight.meta)
+    rows = fx.tensor_of(module, weight).reshape(-1, size)
+    fx.set_tensor(module, str(weight.target), rows, trainable=True)
+    weight.meta["val"] = rows
+    for user in users:
+        user.replace_input_with(weight, whole)

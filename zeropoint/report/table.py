@@ -111,6 +111,7 @@ def _notes(results: Results) -> list[str]:
     notes += [f"not run: {name}, since {reason}" for name, reason in results.skipped.items()]
     notes += _parity(results.rows)
     notes += [_fallback(row) for row in results.rows if row.fallbacks]
+    notes += _wide(results)
     notes.append(_machine(results))
     notes += [f"{engine} is not installed: {command}" for engine, command in results.missing.items()]
     return notes
@@ -141,6 +142,15 @@ def _fallback(row: Row) -> str:
         f"{row.name} runs {first}{more} in float although quantized: keep that float by --skip, or take"
         " another engine"
     )
+
+
+def _wide(results: Results) -> list[str]:
+    """A line where activations have more than eight bits, for which no engine has kernels."""
+    bits = {row.activation_bits or 0 for row in results.rows if row.quantized}
+    bits |= {16} if results.options.get("activation16") else set()
+    wide = ", ".join(str(number) for number in sorted(bits) if 8 < number <= 16)
+    line = f"activations of {wide} bits are rounded in simulation only: engines compute on them in float"
+    return [f"{line}, which the share of int8 leaves out"] if wide else []
 
 
 def _machine(results: Results) -> str:
