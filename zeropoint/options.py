@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from zeropoint.errors import InputError, closest
 from zeropoint.scheme import Granularity, Scheme
 
-ROUNDINGS = ("gptq", "nearest")
+ROUNDINGS = ("gptq", "adaround", "nearest")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Options:
     inputs; None keeps both at 8 bits where weights have fewer than 4, and inputs at 8 in any case.
     ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
     ``mse``; None for the first at 8 bits and the second below.
-    ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, or ``nearest``.
+    ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, ``adaround``,
+    which goes on from there block by block, or ``nearest``.
     ``skip`` and ``no_fuse`` are globs over module names: kept float, and kept apart from batch norm and
     activation with a quantizer of their own. ``calibration_batches`` limits how much calibration data is
     read. The last three are for quantization-aware training.
