@@ -19,12 +19,13 @@ from zeropoint.batches import gathered, split
 from zeropoint.macs import multiply_accumulates
 from zeropoint.methods.blocks import block_ends, relative_error, stretch, without_quantizers
 from zeropoint.methods.rows import Rows
+from zeropoint.methods.softround import SoftWeight, rectified_sigmoid, regularizer, soft_weight
 from zeropoint.operators import LEARNABLE_TENSOR, bias_of, weighted
 from zeropoint.placement import before_moves
 from zeropoint.program import Program
 from zeropoint.progress import track
 from zeropoint.quantizers import Quantizer, Simulation, quantizers
-from zeropoint.scheme import Scheme, per_channel_shape
+from zeropoint.scheme import Scheme
 
 MEMORY = 1 << 30  # bytes of what enters and leaves a block that are held; what is more goes to files
 ITEMS = 1024  # that are learned from, at most
@@ -34,12 +35,9 @@ HELD_OUT = 8  # of so many items one is kept to judge by
 STEPS = 1000  # a block, at most
 WORK = 1 << 40  # multiply-accumulates of the float network in all steps
 LEAST = 100  # steps, however large the network
-ZETA, GAMMA = 1.1, -0.1  # the ends that the sigmoid is stretched to: Nagel et al. 2020, eq. 23
 BETA = (20.0, 2.0)  # from the end of the warm-up to that of the steps
 WARM_UP = 0.2  # share of the steps
 PULL = 1.0  # what the regulariser weighs: as much as the block's error at first where all are undecided
-ON_GRID = 1e-4  # of a step: nearer to the grid a weight counts as lying on it
-DECIDED = 0.1  # from where a weight that lies on the grid sets out, of the step to its neighbour
 FLOAT = 0.5  # share of the activations that stay float: Wei et al. 2022, section 4
 REACH = 3.0  # how far Adam moves a V in all steps, at most; the ends are 4.8 apart
 # What Adam moves a value by in a step, at first: a step size or a bias, in its own size.
@@ -185,64 +183,6 @@ def _learn(soft: "_Soft", lesson: _Lesson, error: float, steps: int, message: st
         schedule.step()
 
 
-@dataclasses.dataclass(frozen=True)
-class _SoftWeight:
-    """A weight between ``floor``, in steps of its grid from zero, and the next step, as V says."""
-
-    quantizer: Quantizer
-    floor: Tensor
-    v: Tensor
-
-    def at(self, h: Tensor) -> Tensor:
-        """``s * clip(floor + h, n, p)``: Nagel et al. 2020, eq. 22."""
-        shape = per_channel_shape(self.quantizer.scale, h.dim(), self.quantizer.axis)
-        zero_point, scheme = self.quantizer.zero_point.reshape(shape), self.quantizer.scheme
-        steps = torch.clamp(self.floor + h, scheme.qmin - zero_point, scheme.qmax - zero_point)
-        return steps * self.quantizer.scale.reshape(shape)
-
-    @property
-    def soft(self) -> Tensor:
-        """What is learned from."""
-        return self.at(_rectified_sigmoid(self.v))
-
-    @property
-    def hard(self) -> Tensor:
-        """The nearest on the grid."""
-        return self.at((_rectified_sigmoid(self.v.detach()) >= 0.5).float())
-
-
-def _soft_weight(weight: Tensor, quantizer: Quantizer, origin: Tensor) -> _SoftWeight:
-    """The weight with a V that gives it back.
-
-    One that lies on the grid already may move to its neighbour on the side of ``origin``, which is what it
-    was rounded from, and sets out a little towards it, since V has no gradient at the ends.
-    """
-    scale = quantizer.scale.reshape(per_channel_shape(quantizer.scale, weight.dim(), quantizer.axis))
-    steps = weight / scale
-    level = steps.round()
-    on_grid = (steps - level).abs() < ON_GRID
-    beside = level - (origin / scale < level).float()
-    floor = torch.where(on_grid, beside, steps.floor())
-    fraction = (steps - floor).clamp(0, 1)
-    fraction = torch.where(on_grid, fraction.clamp(DECIDED, 1 - DECIDED), fraction)
-    return _SoftWeight(quantizer, floor, _inverse_sigmoid(fraction).requires_grad_())
-
-
-def _rectified_sigmoid(v: Tensor) -> Tensor:
-    """``h(V)`` from 0 to 1, both of which it reaches: Nagel et al. 2020, eq. 23."""
-    return (torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
-
-
-def _inverse_sigmoid(h: Tensor) -> Tensor:
-    """The V nearest to 0 for which ``_rectified_sigmoid`` gives ``h``."""
-    return torch.logit((h - GAMMA) / (ZETA - GAMMA))
-
-
-def _regularizer(h: Tensor, beta: float) -> Tensor:
-    """The sum of ``1 - |2h - 1|^beta``, 0 where all are 0 or 1: Nagel et al. 2020, eq. 24."""
-    return (1 - (2 * h - 1).abs().pow(beta)).sum()
-
-
 def _annealed(done: float) -> float | None:
     """Beta when this share of the steps is done, falling by a cosine; None while warming up."""
     if done < WARM_UP:
@@ -262,7 +202,7 @@ class _Soft(Interpreter):
     ) -> None:
         super().__init__(block)
         self.generator = generator
-        self.weights: dict[str, _SoftWeight] = {}
+        self.weights: dict[str, SoftWeight] = {}
         self.biases: dict[str, Tensor] = {}
         self.activations: dict[str, tuple[Quantizer, Tensor]] = {}
         users = {node.name: len(node.users) for node in module.graph.nodes}
@@ -275,7 +215,7 @@ class _Soft(Interpreter):
                 self.activations[node.name] = quantizer, scale
             elif all(len(part.users) == users[part.name] for part in (node, source)):
                 origin = fx.tensor_of(teacher, source)
-                self.weights[node.name] = _soft_weight(fx.tensor_of(block, source), quantizer, origin)
+                self.weights[node.name] = soft_weight(fx.tensor_of(block, source), quantizer, origin)
         for layer in block.graph.nodes:
             description = weighted(layer)
             bias = bias_of(layer, description) if description else None
@@ -298,8 +238,8 @@ class _Soft(Interpreter):
 
     def undecided(self, beta: float) -> Tensor:
         """The regulariser, mean over the weights."""
-        hs = [_rectified_sigmoid(weight.v) for weight in self.weights.values()]
-        return sum((_regularizer(h, beta) for h in hs), torch.zeros(())) / sum(h.numel() for h in hs)
+        hs = [rectified_sigmoid(weight.v) for weight in self.weights.values()]
+        return sum((regularizer(h, beta) for h in hs), torch.zeros(())) / sum(h.numel() for h in hs)
 
     def parameter_groups(self, steps: int) -> list[dict[str, Any]]:
         """For Adam, whose rates fall by half a cosine: to half of the first one in the mean."""
