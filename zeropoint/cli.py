@@ -105,7 +105,8 @@ WeightRanges = Annotated[
     str | None, typer.Option(help="Weight ranges: minmax (by itself at 8 bits) or mse (below).")
 ]
 Rounding = Annotated[
-    str, typer.Option(help="Of static weights: gptq, which fits them to the data, or nearest.")
+    str,
+    typer.Option(help="Of static weights: gptq fits them to the data, adaround takes longer; or nearest."),
 ]
 Skip = Annotated[
     list[str] | None,

@@ -6,7 +6,7 @@ operator.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import Node
@@ -122,6 +122,14 @@ def weighted(node: Node) -> Weighted | None:
         weight = weight.args[0]
     is_weight = isinstance(weight, Node) and weight.op == "get_attr" and weight.meta["val"].dim() > 1
     return description if is_weight else None
+
+
+def bias_of(node: Node, description: Weighted) -> Node | None:
+    """The bias of a weighted node, or None where it has none."""
+    position = description.bias
+    if position is None or len(node.args) <= position:
+        return None
+    return cast(Node | None, node.args[position])
 
 
 def family(node: Node) -> str | None:

@@ -8,7 +8,7 @@ from typing import Literal
 from zeropoint.errors import InputError, closest
 from zeropoint.scheme import Granularity, Scheme
 
-ROUNDINGS = ("gptq", "nearest")
+ROUNDINGS = ("gptq", "adaround", "nearest")
 GRANULARITIES = ("per-tensor", "per-channel", "per-group")
 GROUP, SMALL_GROUP = 128, 32  # inputs: of a layer that has so many, and of others
 
@@ -26,7 +26,8 @@ class Options:
     and all others, have one scale for each channel.
     ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
     ``mse``; None for the first at 8 bits and the second below.
-    ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, or ``nearest``.
+    ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, ``adaround``,
+    which goes on from there block by block, or ``nearest``.
     ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; kept apart from batch
     norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
     ``calibration_batches`` limits how much calibration data is read. The last three are for

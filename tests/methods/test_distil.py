@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import ADDS_INSIDE, Function, Residual, images, options, randomized, residual, sqnr
-from torch import nn
+from networks import ADDS_INSIDE, images, options, residual, sqnr
 
-from zeropoint.capture import capture
 from zeropoint.methods import distil as module_of
 from zeropoint.methods import quantize
-from zeropoint.methods.distil import _block_ends, _distance, _items, _mixed, _without_quantizers, distil
+from zeropoint.methods.distil import _distance, _items, _mixed, _taps, distil
 from zeropoint.methods.static import round_to_nearest
 from zeropoint.operators import FAKE_QUANTIZE
 from zeropoint.program import Program
@@ -64,17 +62,11 @@ def test_the_same_seed_gives_the_same_program():
     assert not torch.equal(one, other)
 
 
-def test_the_teacher_is_the_float_network():
-    program, start = rounded(weight_bits=2)
-    torch.testing.assert_close(_without_quantizers(start)(UNSEEN), program(UNSEEN)[0])
-
-
-def test_block_ends_have_no_shortcut_past_them():
-    found = _block_ends(capture(randomized(Residual()), images()).module)
-    # Up to the shortcut, and from the addition on; the last operator gives the output itself.
-    assert found == ["conv2d", "batch_norm", "relu_", "add", "relu"]
-    shortcut = Function(lambda parts, x: x + parts[0](x), nn.Conv2d(3, 3, 1))
-    assert _block_ends(capture(shortcut, images()).module) == []
+def test_matched_are_a_few_of_the_block_ends(monkeypatch: pytest.MonkeyPatch):
+    module = residual().module
+    assert _taps(module) == ["conv2d", "batch_norm", "relu_", "add", "relu"]
+    monkeypatch.setattr(module_of, "MATCHED", 2)
+    assert _taps(module) == ["conv2d", "add"]
 
 
 def test_distance_by_hand():

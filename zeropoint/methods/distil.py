@@ -20,8 +20,8 @@ from zeropoint.batches import gathered, split
 from zeropoint.checkpoint import checkpoint
 from zeropoint.errors import InputError
 from zeropoint.macs import multiply_accumulates
+from zeropoint.methods.blocks import block_ends, relative_error, without_quantizers
 from zeropoint.methods.learnable import Learnable, constant, learnable
-from zeropoint.operators import FAKE_QUANTIZE, TRANSPARENT
 from zeropoint.program import Program
 from zeropoint.progress import track
 
@@ -66,8 +66,8 @@ def distil(
     work = sum(multiply_accumulates(unfitted).values()) * batch_size
     steps = max(LEAST, min(STEPS, WORK // max(work, 1)))
     student, places = learnable(start)
-    teacher = _without_quantizers(unfitted)
-    blocks = _block_ends(teacher)
+    teacher = without_quantizers(unfitted)
+    blocks = _taps(teacher)
     groups = _parameter_groups(student, places)
     descent = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, steps)
@@ -143,31 +143,10 @@ def _mixed(inputs: list[Tensor], generator: torch.Generator) -> list[Tensor]:
     return [t.lerp(t.roll(1, 0), share) for t, share in zip(inputs, shares, strict=True)]
 
 
-def _without_quantizers(program: Program) -> GraphModule:
-    module = fx.copy(program.module)
-    for node in [node for node in module.graph.nodes if node.target in FAKE_QUANTIZE]:
-        node.replace_all_uses_with(node.args[0])
-    fx.remove_unused(module)
-    return module
-
-
-def _block_ends(module: GraphModule) -> list[str]:
-    """Nodes, evenly spaced, that everything behind them is computed from: no shortcut leads past them."""
-    done = Interpreter(module).user_to_last_uses
-    live: set[Node] = set()
-    ends = []
-    for node in module.graph.nodes:
-        from_inputs = node.op == "call_function" and any(
-            source.op == "placeholder" or source in live for source in node.all_input_nodes
-        )
-        if node.op == "placeholder" or from_inputs:
-            live.add(node)
-        live -= set(done.get(node, ()))
-        computed = from_inputs and fx.is_float(node) and node.target not in TRANSPARENT
-        if computed and live == {node}:
-            ends.append(node.name)
-    inner = ends[:-1]  # the last one is the output
-    return inner[:: -(-len(inner) // MATCHED)] if inner else []
+def _taps(teacher: GraphModule) -> list[str]:
+    """The ends of blocks, evenly spaced, that are matched."""
+    ends = block_ends(teacher)
+    return ends[:: -(-len(ends) // MATCHED)] if ends else []
 
 
 class _Tapped(Interpreter):
@@ -194,12 +173,8 @@ def _values(
 
 def _distance(found: tuple[list[Tensor], list[Tensor]], wanted: tuple[list[Tensor], list[Tensor]]) -> Tensor:
     """The squared errors relative to the squares: mean over the outputs, plus mean over the blocks."""
-    total = torch.zeros(())
-    for values, targets in zip(found, wanted, strict=True):
-        for value, target in zip(values, targets, strict=True):
-            scale = target.square().sum().clamp(min=1e-30) * len(targets)
-            total = total + (value - target).square().sum() / scale
-    return total
+    (outputs, blocks), (wanted_outputs, wanted_blocks) = found, wanted
+    return relative_error(outputs, wanted_outputs) + relative_error(blocks, wanted_blocks)
 
 
 def _parameter_groups(student: GraphModule, places: list[Learnable]) -> list[dict[str, Any]]:

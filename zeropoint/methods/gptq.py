@@ -25,6 +25,7 @@ from zeropoint.operators import (
     WEIGHTED,
     Weighted,
     aten,
+    bias_of,
     ungrouped,
     weighted,
 )
@@ -66,7 +67,7 @@ def gptq(
                     folds = _moments(node, description, floats, integers)
                     _fit(module, node, description, quantizer, folds, integers)
                 else:
-                    bias = _bias(node, description)
+                    bias = bias_of(node, description)
             _step(module, node, floats, integers)
             if bias:
                 _correct_bias(module, node, bias, floats, integers)
@@ -136,7 +137,7 @@ def _value(node: Node, env: dict[Node, Any]) -> Any:
 
 def _is_own(layer: Node, description: Weighted, quantizer: Quantizer) -> bool:
     """Whether nothing else uses the layer's weight and bias."""
-    parts = [_weight(layer, description), quantizer.node, quantizer.source, _bias(layer, description)]
+    parts = [_weight(layer, description), quantizer.node, quantizer.source, bias_of(layer, description)]
     return not layer.kwargs and all(part is None or len(part.users) == 1 for part in parts)
 
 
@@ -154,13 +155,6 @@ def _unfolds(layer: Node) -> bool:
     """Whether ``_columns`` knows how the layer reads its input."""
     families = {aten.conv1d.default, aten.conv2d.default}
     return layer.target in families or WEIGHTED[layer.target].family == "linear"
-
-
-def _bias(layer: Node, description: Weighted) -> Node | None:
-    position = description.bias
-    if position is None or len(layer.args) <= position:
-        return None
-    return cast(Node | None, layer.args[position])
 
 
 def _correct_bias(
@@ -208,7 +202,7 @@ def _moments(
 ) -> tuple[_Moments, _Moments]:
     """The moments of every other batch, and of those between."""
     folds: list[_Moments | None] = [None, None]
-    has_bias = _bias(layer, description) is not None
+    has_bias = bias_of(layer, description) is not None
     generator = torch.Generator().manual_seed(0)
     for number, (float_values, values) in enumerate(zip(floats, integers, strict=True)):
         x, y = _columns(layer, description, values), _columns(layer, description, float_values)
@@ -310,7 +304,7 @@ def _fit(
     integers: list[dict[Node, Any]],
 ) -> None:
     """Refits and rounds the weight of a layer."""
-    node, bias = _weight(layer, description), _bias(layer, description)
+    node, bias = _weight(layer, description), bias_of(layer, description)
     stored = fx.tensor_of(module, quantizer.source)  # group by group, perhaps
     weight = stored.reshape(node.meta["val"].shape)
     rows = weight.movedim(description.channel_axis, 0)

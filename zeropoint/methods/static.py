@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 from zeropoint import graph as fx
 from zeropoint.batches import limit
 from zeropoint.macs import multiply_accumulates
+from zeropoint.methods.adaround import adaround
 from zeropoint.methods.attention import decompose_attention
 from zeropoint.methods.bf16 import narrowed
 from zeropoint.methods.fold import fold_batch_norms
@@ -38,7 +39,8 @@ HEAVY = 1 << 30
 def static(program: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
     """The Program with fake-quantized weights and activations where ``target`` runs in int8.
 
-    Weights and biases are fitted to the data by GPTQ where that brings the outputs nearer to float.
+    Weights and biases are fitted to the data, as ``options.rounding`` says, where that brings the outputs
+    nearer to float.
     """
     return fitted(program, round_to_nearest(program, target, calibration, options), calibration, options)
 
@@ -51,7 +53,10 @@ def fitted(
     *,
     thorough: bool = False,
 ) -> Program:
-    """``rounded`` by GPTQ, where batches that it has not seen come out nearer to float ``program``'s so."""
+    """``rounded`` with its weights fitted, where batches not seen come nearer to float ``program``'s so.
+
+    They are by GPTQ, and from there by AdaRound where ``options`` say so.
+    """
     if options.rounding == "nearest":
         return rounded
     fits, judged = {}, ITEMS
@@ -59,8 +64,10 @@ def fitted(
         items = max(1, min(FITTED, WORK // _work(program)))
         fits, judged = {"largest": WIDEST, "items": items}, -(-items // 4)
     seen = limit(calibration, options.calibration_batches)
-    to_fit = (batch for number, batch in enumerate(seen) if number % HELD_OUT != HELD_OUT - 1)
-    return nearest(program, (gptq(rounded, to_fit, **fits), rounded), _held_out(seen), judged)
+    candidates = [gptq(rounded, _to_fit(seen), **fits), rounded]
+    if options.rounding == "adaround":
+        candidates.insert(0, adaround(candidates[0], rounded, _to_fit(seen), options.seed))
+    return nearest(program, candidates, _held_out(seen), judged)
 
 
 def _work(program: Program) -> int:
@@ -121,6 +128,11 @@ def _observable(module: GraphModule, program: Program, names: set[str]) -> Graph
     except (RuntimeError, NotImplementedError):  # an operator without such a kernel, a view of another layout
         return module
     return narrow if names <= {node.name for node in narrow.graph.nodes} else module
+
+
+def _to_fit(batches: Iterable[Any]) -> Iterator[Any]:
+    """Every batch but those held out."""
+    return (batch for number, batch in enumerate(batches) if number % HELD_OUT != HELD_OUT - 1)
 
 
 def _held_out(batches: Iterable[Any]) -> Iterator[Any]:
