@@ -4,6 +4,7 @@ What is kept per tensor is its extremes, their moving averages and a histogram o
 not grow with the data.
 """
 
+import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -242,12 +243,8 @@ def observe(
     alone = estimator == "moving-average" or not _is_batch_free(module)
     with torch.no_grad():
         for inputs in checked() if alone else gathered(checked(), GATHERED):
-            try:
+            with failing_on(f"calibration batch {last}"):
                 observer.run(*inputs)
-            except (RuntimeError, IndexError) as error:
-                raise InputError(
-                    f"the model fails on calibration batch {last}: {first_line(error)}"
-                ) from error
     if last < 0:
         raise InputError("the calibration set is empty; give at least one batch")
     _warn_of_little(module, statistics, rows)
@@ -256,6 +253,15 @@ def observe(
         low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](statistics[source], scheme))
         parameters[source, scheme] = choose_parameters(low, high, scheme)
     return parameters
+
+
+@contextlib.contextmanager
+def failing_on(batch: str) -> Iterator[None]:
+    """Within it, where the model fails on inputs that looked right, InputError says on which."""
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        raise InputError(f"the model fails on {batch}: {first_line(error)}") from error
 
 
 def _warn_of_little(module: GraphModule, statistics: dict[str, Statistics], rows: int) -> None:

@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
 from zeropoint.batches import gathered, split
-from zeropoint.macs import multiply_accumulates
+from zeropoint.macs import work
 from zeropoint.methods.blocks import block_ends, relative_error, stretch, without_quantizers
 from zeropoint.methods.rows import Rows
 from zeropoint.methods.softround import SoftWeight, rectified_sigmoid, regularizer, soft_weight
@@ -58,8 +58,7 @@ def adaround(start: Program, unfitted: Program, calibration: Iterable[Any], seed
     if not is_held.any():
         return start
     module, teacher = fx.copy(start.module), without_quantizers(unfitted)
-    work = sum(multiply_accumulates(unfitted).values()) * BATCH
-    steps = max(LEAST, min(STEPS, WORK // max(work, 1)))
+    steps = max(LEAST, min(STEPS, WORK // (work(unfitted) * BATCH)))
     generator = torch.Generator().manual_seed(seed)
     blocks = _blocks(module, teacher)
     for number, (entry, exits) in enumerate(blocks, 1):

@@ -7,9 +7,14 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_map_only
 
 from zeropoint import graph as fx
+from zeropoint.macs import work
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.options import Options
 from zeropoint.program import Program
+
+# Multiply-accumulates of one item, from which values are observed in bfloat16: in ResNet-50 half the time,
+# and no SQNR less.
+HEAVY = 1 << 30
 
 
 def bf16(program: Program, options: Options | None = None) -> Program:
@@ -54,3 +59,22 @@ def narrowed(module: GraphModule) -> GraphModule:
                 node.replace_input_with(result, wide)
     fx.remove_unused(module)
     return module
+
+
+def observable(program: Program, names: set[str]) -> GraphModule:
+    """The module to observe the nodes of these ``names`` in.
+
+    It is narrower where the processor is faster so, the network large, and all of them are still there.
+    """
+    module = program.module
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    if not fast or work(program) < HEAVY:
+        return module
+    narrow = narrowed(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with torch.no_grad():
+            narrow(*program.example_inputs)
+    except (RuntimeError, NotImplementedError):  # an operator without such a kernel, a view of another layout
+        return module
+    return narrow if names <= {node.name for node in narrow.graph.nodes} else module

@@ -19,7 +19,7 @@ from zeropoint import graph as fx
 from zeropoint.batches import gathered, split
 from zeropoint.checkpoint import checkpoint
 from zeropoint.errors import InputError
-from zeropoint.macs import multiply_accumulates
+from zeropoint.macs import work
 from zeropoint.methods.blocks import block_ends, relative_error, without_quantizers
 from zeropoint.methods.learnable import Learnable, constant, learnable
 from zeropoint.program import Program
@@ -63,8 +63,7 @@ def distil(
     fits = torch.tensor(sorted(set(range(len(inputs[0]))) - set(held)))
     kept = sum(fx.item_bytes(node) for node in start.module.graph.nodes)
     batch_size = max(2, min(BATCH, ACTIVATIONS // max(kept, 1)))
-    work = sum(multiply_accumulates(unfitted).values()) * batch_size
-    steps = max(LEAST, min(STEPS, WORK // max(work, 1)))
+    steps = max(LEAST, min(STEPS, WORK // (work(unfitted) * batch_size)))
     student, places = learnable(start)
     teacher = without_quantizers(unfitted)
     blocks = _taps(teacher)

@@ -5,15 +5,15 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
 from zeropoint import graph as fx
 from zeropoint.batches import limit
-from zeropoint.macs import multiply_accumulates
+from zeropoint.macs import work
 from zeropoint.methods.adaround import adaround
 from zeropoint.methods.attention import decompose_attention
-from zeropoint.methods.bf16 import narrowed
+from zeropoint.methods.bf16 import observable
+from zeropoint.methods.equalize import equalize
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.methods.gptq import gptq
 from zeropoint.methods.insertion import insert_quantizers
@@ -32,8 +32,6 @@ HELD_OUT = 8  # of so many batches one is kept to judge by
 WIDEST = 256  # inputs to an output that are fitted
 FITTED = 128  # items
 WORK = 1 << 37  # multiply-accumulates of the float network on them
-# Of one item, from which ranges are observed in bfloat16: in ResNet-50 half the time, and no SQNR less.
-HEAVY = 1 << 30
 
 
 def static(program: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
@@ -61,7 +59,7 @@ def fitted(
         return rounded
     fits, judged = {}, ITEMS
     if rounded.weight_bits == 8 and not thorough:
-        items = max(1, min(FITTED, WORK // _work(program)))
+        items = max(1, min(FITTED, WORK // work(program)))
         fits, judged = {"largest": WIDEST, "items": items}, -(-items // 4)
     seen = limit(calibration, options.calibration_batches)
     candidates = [gptq(rounded, _to_fit(seen), **fits), rounded]
@@ -70,17 +68,13 @@ def fitted(
     return nearest(program, candidates, _held_out(seen), judged)
 
 
-def _work(program: Program) -> int:
-    """Multiply-accumulates of the network at batch 1."""
-    return max(1, sum(multiply_accumulates(program).values()))
-
-
 def round_to_nearest(
     program: Program, target: Target, calibration: Iterable[Any], options: Options
 ) -> Program:
     """The Program with ranges from calibration data, and every weight at the nearest of its grid."""
     options.check_patterns(fx.module_names(program.module))
     folded = fold_shuffles(fold_batch_norms(program, options.no_fuse))
+    folded = equalize(folded, limit(calibration, options.calibration_batches), options)
     if "product" in target.inputs:
         folded = decompose_attention(folded)
     module = fx.copy(folded.module)
@@ -93,7 +87,7 @@ def round_to_nearest(
 
     observed = {(origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
     parameters = observe(
-        _observable(module, folded, {name for name, _ in observed}),
+        observable(dataclasses.replace(folded, module=module), {name for name, _ in observed}),
         observed,
         calibration,
         options.ranges,
@@ -113,21 +107,6 @@ def round_to_nearest(
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,
     )
-
-
-def _observable(module: GraphModule, program: Program, names: set[str]) -> GraphModule:
-    """The module to observe ranges in: narrower where the processor is faster so and the network large."""
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    if not fast or _work(program) < HEAVY:
-        return module
-    narrow = narrowed(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    try:
-        with torch.no_grad():
-            narrow(*program.example_inputs)
-    except (RuntimeError, NotImplementedError):  # an operator without such a kernel, a view of another layout
-        return module
-    return narrow if names <= {node.name for node in narrow.graph.nodes} else module
 
 
 def _to_fit(batches: Iterable[Any]) -> Iterator[Any]:
