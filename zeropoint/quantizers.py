@@ -92,7 +92,7 @@ def is_wide(node: Node) -> bool:
 def drop_wide(module: GraphModule) -> None:
     """Drops quantizers of more than eight bits, for engines: none has kernels for them on a CPU.
 
-    OpenVINO drops them by itself, the PyTorch compiler fuses none, and ONNX Runtime adds rounding to a float
+    OpenVINO drops them by itself, and ONNX Runtime adds rounding to a float
     product: 2.8 times its time.
     """
     for node in [node for node in module.graph.nodes if is_wide(node)]:

@@ -132,11 +132,12 @@ def test_dead_channels_and_constant_inputs(ranges):
 
 
 def test_calibration_batches_limits_what_is_read():
-    def endless():
-        while True:
-            yield images(2)
+    class Endless:
+        def __iter__(self):
+            while True:
+                yield images(2)
 
-    static(residual(), ADDS_INSIDE, endless(), options(calibration_batches=2))
+    static(residual(), ADDS_INSIDE, Endless(), options(calibration_batches=2))
 
 
 def test_empty_calibration():
@@ -158,7 +159,7 @@ def test_large_networks_are_observed_in_bfloat16(monkeypatch: pytest.MonkeyPatch
     wide = scales()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     assert scales() == wide  # it is too small to be worth it
-    monkeypatch.setattr(module_of, "HEAVY", 0)
+    monkeypatch.setattr(importlib.import_module("zeropoint.methods.bf16"), "HEAVY", 0)
     assert scales() != wide
     assert scales() == pytest.approx(wide, rel=0.01)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)

@@ -175,19 +175,19 @@ def _passed_axis(node: Node, axes: list[int | None]) -> int | None:
     """The axis of the node's channels, where it gives scaled ones back scaled alike, each in its place."""
     if node.op != "call_function" or not axes or axes[0] is None:
         return None
-    if not isinstance(node.args[0], Node):  # a concatenation's list
+    if not isinstance(node.args[0], Node) or not fx.is_float(node):  # a concatenation's list, say
         return None
-    axis, shape = axes[0], node.args[0].meta["val"].shape
+    axis, shape, new = axes[0], fx.item_sizes(node.args[0]), fx.item_sizes(node)
     if node.target is aten.add.Tensor:
-        passes = axes == [axis, axis] and not node.kwargs and node.meta["val"].shape == shape
+        passes = axes == [axis, axis] and not node.kwargs and new == shape
     elif node.target in _CLIPS:
-        passes = len(node.args) == 3 and node.args[1] == 0 and isinstance(node.args[2], int | float)
+        passes = len(node.args) == 3 and isinstance(node.args[2], int | float) and bool(node.args[1] == 0)
     elif node.target is aten.mean.dim:
         passes = axis == 1 and sorted(i % len(shape) for i in cast(list[int], node.args[1])) == [2, 3]
     elif node.target in _POOLS:
         passes = axis == 1
     elif node.target in TRANSPARENT:  # (N, C, 1, 1) as (N, C)
-        passes = axis == 1 and node.meta["val"].shape[1:] == shape[1:2] and all(n == 1 for n in shape[2:])
+        passes = axis == 1 and new[1:] == shape[1:2] and all(n == 1 for n in shape[2:])
     else:
         passes = node.target in _ANY_AXIS
     return axis if passes else None

@@ -1,0 +1,81 @@
+"""What the default methods do to the weights, beyond rounding them, must not cost fidelity on any network."""
+
+import functools
+import importlib
+
+import pytest
+import torch
+from torch import nn
+
+from zeropoint import models
+from zeropoint.capture import capture
+from zeropoint.engines import target
+from zeropoint.measure.fidelity import FidelityMeter
+from zeropoint.options import Options
+
+static = importlib.import_module("zeropoint.methods.static")  # the package names the function so
+
+SIDE = 64
+MOST_LOST = 0.2  # dB
+
+
+def encoder():
+    """Four layers of a transformer over patches, with channels that stand out as trained ones have them."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, norm_first=True, activation="gelu")
+    network = nn.Sequential(
+        nn.Conv2d(3, 64, 8, 8), nn.Flatten(2), _Swap(), nn.TransformerEncoder(layer, 4), nn.Linear(64, 10)
+    )
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.data[::13] *= 15
+    return network.eval()
+
+
+class _Swap(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
+NETWORKS = {"encoder": encoder} | {
+    name: functools.partial(models.resolve, f"torchvision/{name}", "none")
+    for name in ("resnet18", "mobilenet_v2", "mnasnet0_5", "shufflenet_v2_x0_5", "regnet_x_400mf")
+}
+
+
+def pictures(seed, count):
+    """Images with the amplitude spectrum of natural ones, 1 / frequency."""
+    noise = torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    frequency = torch.hypot(torch.fft.fftfreq(SIDE).unsqueeze(1), torch.fft.rfftfreq(SIDE))
+    frequency[0, 0] = 1 / SIDE
+    images = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(SIDE, SIDE))
+    return images / images.std()
+
+
+def decibels(network, program, data):
+    meter = FidelityMeter()
+    with torch.no_grad():
+        for batch in data:
+            meter.add([network(batch)], [program(batch)[0]])
+    return meter.result().sqnr_db
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["W8A8", "W4A8"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_pass_costs_fidelity(name, bits, monkeypatch):
+    network = NETWORKS[name]()
+    calibration, unseen = pictures(0, 64).split(8), pictures(1, 32).split(8)
+    program, options = capture(network, calibration[0][:2]), Options().at(bits)
+
+    def score():
+        rounded = static.round_to_nearest(program, target("openvino"), calibration, options)
+        fitted = static.fitted(program, rounded, calibration, options)
+        return [decibels(network, of, unseen) for of in (rounded, fitted)]
+
+    rounded, fitted = score()
+    monkeypatch.setattr(static, "equalize", lambda program, *_: program)
+    plain, plain_fitted = score()
+    assert fitted > rounded - MOST_LOST
+    assert rounded > plain - MOST_LOST
+    assert fitted > plain_fitted - MOST_LOST
