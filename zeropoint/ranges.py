@@ -5,7 +5,6 @@ not grow with the data.
 """
 
 import contextlib
-import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -213,7 +212,6 @@ def observe(
     sources: Collection[tuple[str, Scheme]],
     calibration: Iterable[Any],
     estimator: str,
-    batches: int | None = None,
     *,
     shared: Mapping[str, str] | None = None,
 ) -> dict[tuple[str, Scheme], tuple[Tensor, Tensor]]:
@@ -232,7 +230,7 @@ def observe(
 
     def checked() -> Iterator[tuple[Tensor, ...]]:
         nonlocal last, rows
-        for batch in itertools.islice(calibration, batches):
+        for batch in calibration:
             inputs, _ = split(batch)
             last += 1
             check_inputs(module, inputs, f"calibration batch {last}")

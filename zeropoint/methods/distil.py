@@ -32,7 +32,9 @@ HELD_OUT = 8  # of so many items one is kept to judge by
 STEPS = 500  # at most
 WORK = 1 << 39  # multiply-accumulates of the float network in all steps
 LEAST = 50  # steps, however large the network
-LONGER = 4  # times as many steps below 4 bits, where most is to be regained: 92% agreement for 90 in ResNet-20
+LONGER = (
+    4  # times as many steps below 4 bits, where most is to be regained: 92% agreement for 90 in ResNet-20
+)
 JUDGED = 25  # steps after which the Program is judged
 MATCHED = 12  # block ends, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart

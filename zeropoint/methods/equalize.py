@@ -67,6 +67,7 @@ def equalize(
 ) -> Program:
     """The float Program with channels scaled for quantization with ``options``; the same outputs.
 
+    ``program`` itself comes back where there is nothing to gain.
     Without ``activations`` only the rounding of weights counts. A clip, as of ReLU6, stays what it is:
     channels that reach it are not scaled, the others at most up to it.
     """
@@ -77,9 +78,14 @@ def equalize(
     seen = _observe(program, module, regions, calibration)
     if not seen:  # no data: ranges will say so
         return program
+    is_scaled = False
     for region in regions:
         readers = [_reader(module, layer, seen) for layer in region.readers]
-        _apply(module, region, _best_scale(region, readers, seen, options, activations))
+        if (scale := _best_scale(region, readers, seen, options, activations)) is not None:
+            _apply(module, region, scale)
+            is_scaled = True
+    if not is_scaled:
+        return program
     module.recompile()
     return dataclasses.replace(program, module=module)
 
@@ -259,8 +265,8 @@ def _best_scale(
     seen: dict[Node, _Channels],
     options: Options,
     activations: bool,
-) -> Tensor:
-    """What each channel is divided by for the least noise, (channels,); ones to leave them as they are."""
+) -> Tensor | None:
+    """What each channel is divided by for the least noise, (channels,); None to leave them as they are."""
     values = [seen[value] for value in region.axes if value in seen]
     spread = _relative(torch.stack([_relative(value.high - value.low) for value in values]).amax(0))
     columns = [_relative(reader.largest.amax(1).flatten()) for reader in readers]
@@ -277,8 +283,7 @@ def _best_scale(
 
     scales = [spread**own / weights**other for own, other in itertools.product(POWERS, POWERS)]
     found = min((torch.where(reached, 1.0, scale.maximum(least)) for scale in scales), key=noise)
-    ones = torch.ones_like(found)
-    return found if noise(found) < LEAST_GAIN * noise(ones) else ones
+    return found if noise(found) < LEAST_GAIN * noise(torch.ones_like(found)) else None
 
 
 def _relative(ranges: Tensor) -> Tensor:

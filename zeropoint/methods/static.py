@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch.fx import Node
 
 from zeropoint import graph as fx
-from zeropoint.batches import limit
+from zeropoint.batches import limit, split
 from zeropoint.macs import work
 from zeropoint.methods.adaround import adaround
 from zeropoint.methods.attention import decompose_attention
@@ -31,6 +32,7 @@ HELD_OUT = 8  # of so many batches one is kept to judge by
 # At 8 bits, where rounding to nearest is near already: what fitting weights to data may cost.
 WIDEST = 256  # inputs to an output that are fitted
 FITTED = 128  # items
+CHECKED = 64  # items, whose ranges say whether equalization gains anything
 WORK = 1 << 37  # multiply-accumulates of the float network on them
 
 
@@ -74,9 +76,33 @@ def round_to_nearest(
     """The Program with ranges from calibration data, and every weight at the nearest of its grid."""
     options.check_patterns(fx.module_names(program.module))
     folded = fold_shuffles(fold_batch_norms(program, options.no_fuse))
-    folded = equalize(folded, limit(calibration, options.calibration_batches), options)
     if "product" in target.inputs:
         folded = decompose_attention(folded)
+    seen = limit(calibration, options.calibration_batches)
+    equalized = equalize(folded, seen, options)
+    if equalized is not folded:
+        items = max(1, min(CHECKED, WORK // work(folded)))
+        few = _first(seen, items)
+        with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
+            candidates = [_rounded(of, target, few, options) for of in (equalized, folded)]
+        if nearest(folded, candidates, _held_out(seen), -(-items // 4)) is candidates[0]:
+            folded = equalized
+    return _rounded(folded, target, seen, options)
+
+
+def _first(batches: Iterable[Any], items: int) -> list[Any]:
+    """As many batches as hold so many items, or all."""
+    taken: list[Any] = []
+    for batch in batches:
+        taken.append(batch)
+        items -= len(split(batch)[0][0])
+        if items <= 0:
+            break
+    return taken
+
+
+def _rounded(folded: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
+    """The Program with its quantizers, as it is but for them."""
     module = fx.copy(folded.module)
     placement = place_static(module, target, options)
     nodes = {node.name: node for node in module.graph.nodes}
@@ -91,7 +117,6 @@ def round_to_nearest(
         observed,
         calibration,
         options.ranges,
-        options.calibration_batches,
         shared=shared_grids(module, placement),
     )
 
