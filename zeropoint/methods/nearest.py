@@ -15,11 +15,17 @@ GATHERED = 8  # at a time
 
 
 def nearest(
-    reference: Program, candidates: Sequence[Program], calibration: Iterable[Any], items: int = ITEMS
+    reference: Program,
+    candidates: Sequence[Program],
+    calibration: Iterable[Any],
+    items: int = ITEMS,
+    *,
+    at_most: float = 1.0,
 ) -> Program:
     """The candidate of the smallest squared error, each output's relative to its own mean square.
 
-    The first one among equals, or where an error is NaN. Looks at ``items``, and at the rest of their batch.
+    The first one among equals, or where an error is NaN; but the last one where none has ``at_most`` times
+    its error. Looks at ``items``, and at the rest of their batch.
     """
     errors, seen = torch.zeros(len(candidates), dtype=torch.float64), 0
     read = (split(batch)[0] for batch in calibration)
@@ -31,7 +37,9 @@ def nearest(
         seen += len(inputs[0])
         if seen >= items:
             break
-    return candidates[int(errors.nan_to_num(torch.inf).argmin())]
+    errors = errors.nan_to_num(torch.inf)
+    errors[-1] *= at_most
+    return candidates[int(errors.argmin())]
 
 
 def _outputs(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
