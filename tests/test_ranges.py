@@ -347,3 +347,26 @@ def test_data_that_says_too_little_is_warned_of(calibration, match):
 def test_other_data_is_not(calibration, recwarn):
     run(calibration, estimator="moving-average")  # batch by batch
     assert not [one for one in recwarn if one.category is InputWarning]
+
+
+def test_what_a_relu_cuts_off_behind_an_addition_needs_no_range():
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x, y):
+            return torch.relu(self.layer(x) + y)
+
+    model = Shortcut()
+    nn.init.ones_(model.layer.weight)
+    nn.init.zeros_(model.layer.bias)
+    x, y = (
+        torch.tensor(values).reshape(4, 1, 1, 1)
+        for values in ([-9.0, -3.0, 2.0, -8.0], [1.0, 4.0, 5.0, -6.0])
+    )
+    # -9 + 1 and -8 - 6 are cut off; -3 + 4 is not, nor 2 + 5.
+    ((scale, zero_point),) = observe(
+        capture(model, (x, y)).module, {("conv2d", UNSIGNED)}, [(x, y)], "minmax"
+    ).values()
+    assert (scale, zero_point) == choose_parameters(torch.tensor([-3.0]), torch.tensor([2.0]), UNSIGNED)
