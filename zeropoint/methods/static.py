@@ -32,9 +32,10 @@ HELD_OUT = 8  # of so many batches one is kept to judge by
 # At 8 bits, where rounding to nearest is near already: what fitting weights to data may cost.
 WIDEST = 256  # inputs to an output that are fitted
 FITTED = 128  # items
-CHECKED = 64  # items, whose ranges say whether equalization gains anything
-WORTH = 0.8  # of the squared error before is left, at most, where it does: fits differ by 0.3 dB as it is
 WORK = 1 << 37  # multiply-accumulates of the float network on them
+# Whether equalization is worth it: on so many items, and as much work, by what it leaves of the squared error.
+CHECKED = 64
+WORTH = 0.8  # fits differ by 0.3 dB as it is
 
 
 def static(program: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
