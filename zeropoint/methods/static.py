@@ -33,7 +33,7 @@ HELD_OUT = 8  # of so many batches one is kept to judge by
 WIDEST = 256  # inputs to an output that are fitted
 FITTED = 128  # items
 WORK = 1 << 37  # multiply-accumulates of the float network on them
-# Whether equalization is worth it: on so many items, and as much work, by what it leaves of the squared error.
+# Whether equalization is worth it: on so many items, and as much work, by the squared error that it leaves.
 CHECKED = 64
 WORTH = 0.8  # fits differ by 0.3 dB as it is
 
