@@ -19,6 +19,7 @@ from zeropoint.quantizers import quantizers
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module_of, "STEPS", 200)  # as many as it takes of large networks
+    monkeypatch.setattr(module_of, "LONGER", 1)
 
 
 DATA = [images(16, seed) for seed in range(4)]

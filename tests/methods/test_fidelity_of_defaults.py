@@ -60,9 +60,14 @@ def decibels(network, program, data):
     return meter.result().sqnr_db
 
 
+# Layers of ResNet-18 with 4,608 inputs to an output take GPTQ minutes at 4 bits.
+CASES = [
+    (name, bits) for name in NETWORKS for bits in ("W8A8", "W4A8") if (name, bits) != ("resnet18", "W4A8")
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", ["W8A8", "W4A8"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "bits"), CASES)
 def test_no_pass_costs_fidelity(name, bits, monkeypatch):
     network = NETWORKS[name]()
     calibration, unseen = pictures(0, 64).split(8), pictures(1, 32).split(8)
