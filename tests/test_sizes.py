@@ -194,3 +194,11 @@ def test_the_torch_engine_runs_the_size_of_the_example():
     assert sqnr(quantized(*example)[0], runner(*example)[0]) > 40
     with pytest.raises(InputError, match="here 16 along axis 2"):
         runner(*other)
+
+
+def test_a_guard_on_the_batch_leaves_it_free():
+    """Lowering asks whether the batch is small, and the exporter takes the answer for a bound."""
+    program = capture(randomized(Pooled()), torch.randn(2, 3, 16, 16))
+    (source,) = program.module.graph.find_nodes(op="placeholder")
+    assert source.meta["val"].shape[0] < 16
+    assert input_shapes(program.module)[0][0] == ANY

@@ -32,9 +32,18 @@ Shape = tuple[Axis, ...]
 
 
 def input_shapes(module: GraphModule) -> tuple[Shape, ...]:
-    """The axes of each input, by the symbols that capture left on them."""
+    """The axes of each input, by the symbols that capture left on them.
+
+    A free batch has any size: bounds of it come of guards that passes and lowering left for their own hints.
+    """
     values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
-    return tuple(tuple(_axis(size) for size in value.shape) for value in values)
+    return tuple(
+        tuple(
+            Axis(0, math.inf) if number == 0 and not isinstance(size, int) else _axis(size)
+            for number, size in enumerate(value.shape)
+        )
+        for value in values
+    )
 
 
 def _axis(size: Any) -> Axis:

@@ -127,11 +127,9 @@ def compile(
     if not file.name.endswith(ending):
         file = file.with_name(file.name + ending)
     try:
-        sized = at_batch(program, batch_size)
-        lower(sized, engine, file, threads)
-        runner = dataclasses.replace(
-            load_artefact(engine, file, threads), shapes=input_shapes(program.module)
-        )
+        sized, shapes = at_batch(program, batch_size), input_shapes(program.module)
+        lower(sized, engine, file, threads)  # which may leave guards on sizes
+        runner = dataclasses.replace(load_artefact(engine, file, threads), shapes=shapes)
         runner(*sized.example_inputs)  # engines compile for the shapes that they meet, or fail to
         return runner
     except InputError:
