@@ -18,7 +18,7 @@ from zeropoint.errors import InputError, InputWarning
 from zeropoint.methods import quantize
 from zeropoint.program import Program, load
 from zeropoint.ranges import check_inputs
-from zeropoint.sizes import Axis, has_free_sizes, input_shapes, misfit
+from zeropoint.sizes import Axis, has_free_sizes, input_shapes, keeping_bounds, misfit
 
 ANY = Axis(0, math.inf)
 Inputs = tuple[Tensor, ...]
@@ -196,9 +196,10 @@ def test_the_torch_engine_runs_the_size_of_the_example():
         runner(*other)
 
 
-def test_a_guard_on_the_batch_leaves_it_free():
-    """Lowering asks whether the batch is small, and the exporter takes the answer for a bound."""
+def test_guards_of_lowering_are_no_bounds():
     program = capture(randomized(Pooled()), torch.randn(2, 3, 16, 16))
     (source,) = program.module.graph.find_nodes(op="placeholder")
-    assert source.meta["val"].shape[0] < 16
+    with keeping_bounds(program.module):
+        assert source.meta["val"].shape[0] < 16  # which the exporter takes for a bound
+        assert input_shapes(program.module)[0][0] == Axis(0, 15)
     assert input_shapes(program.module)[0][0] == ANY

@@ -1,9 +1,12 @@
 """Sizes: those that the axes of a captured graph's inputs may have, and whether given inputs have them."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -32,18 +35,26 @@ Shape = tuple[Axis, ...]
 
 
 def input_shapes(module: GraphModule) -> tuple[Shape, ...]:
-    """The axes of each input, by the symbols that capture left on them.
-
-    A free batch has any size: bounds of it come of guards that passes and lowering left for their own hints.
-    """
+    """The axes of each input, by the symbols that capture left on them."""
     values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
-    return tuple(
-        tuple(
-            Axis(0, math.inf) if number == 0 and not isinstance(size, int) else _axis(size)
-            for number, size in enumerate(value.shape)
-        )
-        for value in values
-    )
+    return tuple(tuple(_axis(size) for size in value.shape) for value in values)
+
+
+@contextmanager
+def keeping_bounds(module: GraphModule) -> Iterator[None]:
+    """Free sizes have the same bounds behind it as before.
+
+    Decompositions ask of symbolic sizes whether they are small, and the answer for capture's own example
+    would stay on the graph as a bound: MobileNetV2, once lowered to ONNX, took batches of at most 15.
+    """
+    shapes = [node.meta["val"].shape for node in module.graph.find_nodes(op="placeholder")]
+    free = [size for shape in shapes for size in shape if isinstance(size, torch.SymInt)]
+    bounds = [(size.node.shape_env.var_to_range, dict(size.node.shape_env.var_to_range)) for size in free]
+    try:
+        yield
+    finally:
+        for ranges, before in bounds:
+            ranges.update(before)
 
 
 def _axis(size: Any) -> Axis:

@@ -17,7 +17,7 @@ from zeropoint.errors import InputError, closest, first_line
 from zeropoint.measure.machine import cores
 from zeropoint.options import Options
 from zeropoint.program import Program, at_batch
-from zeropoint.sizes import Shape, input_shapes, misfit
+from zeropoint.sizes import Shape, input_shapes, keeping_bounds, misfit
 from zeropoint.target import Target
 
 NAMES = ("torch", "onnxruntime", "openvino")
@@ -127,9 +127,11 @@ def compile(
     if not file.name.endswith(ending):
         file = file.with_name(file.name + ending)
     try:
-        sized, shapes = at_batch(program, batch_size), input_shapes(program.module)
-        lower(sized, engine, file, threads)  # which may leave guards on sizes
-        runner = dataclasses.replace(load_artefact(engine, file, threads), shapes=shapes)
+        sized = at_batch(program, batch_size)
+        lower(sized, engine, file, threads)
+        runner = dataclasses.replace(
+            load_artefact(engine, file, threads), shapes=input_shapes(program.module)
+        )
         runner(*sized.example_inputs)  # engines compile for the shapes that they meet, or fail to
         return runner
     except InputError:
@@ -146,7 +148,8 @@ def lower(program: Program, engine: str, path: Path, threads: int | None = None)
     before = get_num_threads()
     set_num_threads(threads or cores())
     try:
-        find(engine).lower(program, path)
+        with keeping_bounds(program.module):
+            find(engine).lower(program, path)
     finally:
         set_num_threads(before)
 
