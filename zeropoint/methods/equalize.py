@@ -29,7 +29,7 @@ from zeropoint.scheme import per_channel_shape
 
 ITEMS = 64  # that are looked at
 GATHERED = 8  # at a time
-WORK = 1 << 37  # multiply-accumulates of the network on them, at most
+WORK = 1 << 36  # multiply-accumulates of the network on them, at most
 # How much of the spread of activations is moved to the weights, and of theirs to the activations.
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 WIDEST = 2.0**10  # between the ranges of two channels that are told apart

@@ -33,7 +33,7 @@ HELD_OUT = 8  # of so many batches one is kept to judge by
 WIDEST = 256  # inputs to an output that are fitted
 FITTED = 128  # items
 WORK = 1 << 37  # multiply-accumulates of the float network on them
-# Whether equalization is worth it: on so many items, and as much work, by the squared error that it leaves.
+# Whether equalization is worth it: on so many items, and half the work, by the squared error that it leaves.
 CHECKED = 64
 WORTH = 0.8  # fits differ by 0.3 dB as it is
 
@@ -83,7 +83,7 @@ def round_to_nearest(
     seen = limit(calibration, options.calibration_batches)
     equalized = equalize(folded, seen, options)
     if equalized is not folded:
-        items = max(1, min(CHECKED, WORK // work(folded)))
+        items = max(1, min(CHECKED, WORK // 2 // work(folded)))
         few = _first(seen, items)
         with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
             candidates = [_rounded(of, target, few, options) for of in (equalized, folded)]
