@@ -65,6 +65,12 @@ def check(loader: object, name: str) -> None:
         )
 
 
+def inputs_of(loader: Loader, together: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs of batches, as they are or put together to at most ``together`` rows."""
+    alone = (split(batch)[0] for batch in loader)
+    return alone if together is None else gathered(alone, together)
+
+
 def gathered(batches: Iterable[tuple[Tensor, ...]], items: int) -> Iterator[tuple[Tensor, ...]]:
     """Batches of inputs with consecutive ones put together, to at most ``items`` rows, where shapes allow."""
     waiting: list[tuple[Tensor, ...]] = []

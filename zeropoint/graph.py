@@ -2,11 +2,12 @@
 
 import copy as copy_module
 import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 
 def copy(module: GraphModule) -> GraphModule:
@@ -46,6 +47,24 @@ def replace_argument(node: Node, position: int, value: object) -> None:
     arguments: list[Any] = [*node.args] + [None] * (position + 1 - len(node.args))
     arguments[position] = value
     node.args = tuple(arguments)
+
+
+class Watching(Interpreter):
+    """Runs a graph and shows what the nodes of these ``names`` give, as soon as it is there."""
+
+    def __init__(
+        self, module: GraphModule, names: Collection[str], show: Callable[[Node, Any], None]
+    ) -> None:
+        super().__init__(module)
+        self.extra_traceback = False  # an InputError's message stays as it is
+        self.names, self.show = set(names), show
+
+    def run_node(self, n: Node) -> Any:
+        """A node's value."""
+        value = super().run_node(n)
+        if n.name in self.names:
+            self.show(n, value)
+        return value
 
 
 def module_name(node: Node) -> str:

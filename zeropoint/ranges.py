@@ -4,19 +4,18 @@ What is kept per tensor is its extremes, their moving averages and a histogram o
 not grow with the data.
 """
 
-import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
-from zeropoint.batches import gathered, split
+from zeropoint.batches import gathered, inputs_of
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.operators import aten
 from zeropoint.scheme import Scheme, choose_parameters
@@ -190,7 +189,7 @@ ESTIMATORS: dict[str, Callable[[Statistics, Scheme], Range]] = {
 _NEED_HISTOGRAM = {"percentile", "mse", "entropy"}
 
 
-class _Observer(Interpreter):
+class _Observer(fx.Watching):
     """Runs a graph and shows the values of the named nodes to their Statistics.
 
     Where a ReLU comes behind an addition, what it cuts off needs no range: for x, which is added to y, they
@@ -198,22 +197,18 @@ class _Observer(Interpreter):
     """
 
     def __init__(self, module: GraphModule, statistics: dict[str, Statistics], with_histogram: bool) -> None:
-        super().__init__(module)
-        self.extra_traceback = False  # an InputError's message stays as it is
+        self.cut = _cut_off(module) & statistics.keys()
+        super().__init__(module, statistics.keys() - self.cut, self._add)
         self.statistics, self.with_histogram = statistics, with_histogram
-        self.cut = {name for name in _cut_off(module) if name in statistics}
 
     def run_node(self, n: Node) -> Any:
         if n.target is aten.add.Tensor:
             for x, y in itertools.permutations(n.all_input_nodes, 2):
                 if x.name in self.cut:
-                    self._show(x, torch.maximum(self.env[x], self.env[y].neg().clamp_max_(0)))
-        value = super().run_node(n)
-        if n.name in self.statistics and n.name not in self.cut:
-            self._show(n, value)
-        return value
+                    self._add(x, torch.maximum(self.env[x], self.env[y].neg().clamp_max_(0)))
+        return super().run_node(n)
 
-    def _show(self, node: Node, value: Tensor) -> None:
+    def _add(self, node: Node, value: Tensor) -> None:
         try:
             self.statistics[node.name].add(value, self.with_histogram)
         except ValueError as error:
@@ -253,24 +248,9 @@ def observe(
     owned = {group: Statistics() for group in groups.values()}
     statistics = {source: owned[group] for source, group in groups.items()}
     observer = _Observer(module, statistics, estimator in _NEED_HISTOGRAM)
-    last, rows = -1, 0
-
-    def checked() -> Iterator[tuple[Tensor, ...]]:
-        nonlocal last, rows
-        for batch in calibration:
-            inputs, _ = split(batch)
-            last += 1
-            check_inputs(module, inputs, f"calibration batch {last}")
-            rows += len(inputs[0]) if inputs[0].dim() else 1
-            yield inputs
-
     # The moving average is one of batches as they are.
-    alone = estimator == "moving-average" or not _is_batch_free(module)
-    with torch.no_grad():
-        for inputs in checked() if alone else gathered(checked(), GATHERED):
-            with failing_on(f"calibration batch {last}"):
-                observer.run(*inputs)
-    if last < 0:
+    rows = run_on(observer, calibration, alone=estimator == "moving-average")
+    if not rows:
         raise InputError("the calibration set is empty; give at least one batch")
     _warn_of_little(module, statistics, rows)
     parameters = {}
@@ -280,13 +260,35 @@ def observe(
     return parameters
 
 
-@contextlib.contextmanager
-def failing_on(batch: str) -> Iterator[None]:
-    """Within it, where the model fails on inputs that looked right, InputError says on which."""
-    try:
-        yield
-    except (RuntimeError, IndexError) as error:
-        raise InputError(f"the model fails on {batch}: {first_line(error)}") from error
+def run_on(
+    observer: Interpreter, calibration: Iterable[Any], *, alone: bool = False, items: int | None = None
+) -> int:
+    """Runs a graph on calibration batches, up to so many ``items``, and gives the number of them.
+
+    Small batches are put together where the batch size is free, unless ``alone``. Raises InputError that says
+    in which batch the inputs do not fit, or the model fails on them.
+    """
+    last, rows, module = -1, 0, cast(GraphModule, observer.module)
+
+    def checked() -> Iterator[tuple[Tensor, ...]]:
+        nonlocal last
+        for last, inputs in enumerate(inputs_of(calibration)):
+            check_inputs(module, inputs, f"calibration batch {last}")
+            yield inputs
+
+    is_free = not alone and _is_batch_free(module)
+    with torch.no_grad():
+        for inputs in gathered(checked(), GATHERED) if is_free else checked():
+            try:
+                observer.run(*inputs)
+            except (RuntimeError, IndexError) as error:
+                raise InputError(
+                    f"the model fails on calibration batch {last}: {first_line(error)}"
+                ) from error
+            rows += len(inputs[0]) if inputs[0].dim() else 1
+            if items is not None and rows >= items:
+                break
+    return rows
 
 
 def _warn_of_little(module: GraphModule, statistics: dict[str, Statistics], rows: int) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from zeropoint import Options
 from zeropoint.capture import capture
 from zeropoint.engines import target
+from zeropoint.errors import InputError
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.methods.equalize import equalize
 from zeropoint.methods.static import round_to_nearest
@@ -200,3 +201,9 @@ def test_functional_use_of_relu6():
     model, data = spread(Net()).eval(), [images(4)]
     equalized = equalize(capture(model, data[0]), data, Options())
     torch.testing.assert_close(equalized(data[0])[0], model(data[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_told_by_its_number():
+    data = [*(images(1, seed) for seed in range(3)), torch.randn(1, 3, 9, 8)]
+    with pytest.raises(InputError, match=r"calibration batch 3 has shape \(1, 3, 9, 8\)"):
+        equalize(capture(mobile().eval(), data[0]), data, Options())

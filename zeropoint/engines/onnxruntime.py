@@ -23,7 +23,7 @@ from zeropoint.errors import InputError
 from zeropoint.exported import has_branches
 from zeropoint.files import atomic_write
 from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten
+from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
 from zeropoint.program import Program, export
 from zeropoint.quantizers import quantizers
 from zeropoint.scheme import per_channel_shape
@@ -154,8 +154,7 @@ def _with_dynamic_linear(program: Program) -> Program:
         integers = quantizer.integers(module)
         outputs_last = integers.t() if quantizer.axis == 0 else integers
         name = f"{quantizer.source.target}_dynamic"
-        position = description.bias
-        bias = layer.args[position] if position is not None and len(layer.args) > position else None
+        bias = bias_of(layer, description)
         with module.graph.inserting_before(layer):
             constants = [
                 module.graph.get_attr(fx.set_tensor(module, f"{name}_{part}", value.contiguous()))

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
-from zeropoint.batches import gathered, split
+from zeropoint.batches import inputs_of
 from zeropoint.macs import work
 from zeropoint.methods.blocks import block_ends, relative_error, stretch, without_quantizers
+from zeropoint.methods.descent import BATCH, Descent, items_a_step
 from zeropoint.methods.rows import Rows
 from zeropoint.methods.softround import SoftWeight, rectified_sigmoid, regularizer, soft_weight
 from zeropoint.operators import LEARNABLE_TENSOR, bias_of, weighted
@@ -29,8 +30,6 @@ from zeropoint.scheme import Scheme
 
 MEMORY = 1 << 30  # bytes of what enters and leaves a block that are held; what is more goes to files
 ITEMS = 1024  # that are learned from, at most
-BATCH = 32  # items a step, at most
-ACTIVATIONS = 1 << 30  # bytes of values that a step keeps for its gradients, at most about
 HELD_OUT = 8  # of so many items one is kept to judge by
 STEPS = 1000  # a block, at most
 WORK = 1 << 40  # multiply-accumulates of the float network in all steps
@@ -63,8 +62,7 @@ def adaround(start: Program, unfitted: Program, calibration: Iterable[Any], seed
     blocks = _blocks(module, teacher)
     for number, (entry, exits) in enumerate(blocks, 1):
         block = stretch(module, entry, exits)
-        kept = sum(fx.item_bytes(node) for node in block.graph.nodes)
-        size = max(2, min(BATCH, ACTIVATIONS // max(kept, 1)))
+        size = items_a_step(block)
         wanted = _outputs(stretch(teacher, entry, exits), wanted, size)
         soft = _Soft(block, module, teacher, generator)
         if soft.weights:
@@ -84,7 +82,7 @@ def adaround(start: Program, unfitted: Program, calibration: Iterable[Any], seed
 def _items(calibration: Iterable[Any]) -> list[Rows]:
     """The inputs of the calibration data, one after another."""
     items: list[Rows] = []
-    for inputs in gathered((split(batch)[0] for batch in calibration), BATCH):
+    for inputs in inputs_of(calibration, BATCH):
         items = items or [_rows(ITEMS, tensor) for tensor in inputs]
         if any(rows.shape[1:] != tensor.shape[1:] for rows, tensor in zip(items, inputs, strict=True)):
             break
@@ -167,19 +165,14 @@ class _Lesson:
 def _learn(soft: "_Soft", lesson: _Lesson, error: float, steps: int, message: str) -> None:
     """Gradient steps: Nagel et al. 2020, eq. 21 and 25, with errors relative to the ``error`` at first."""
     fits = (~lesson.is_held).nonzero()[:, 0]
-    descent = torch.optim.Adam(soft.parameter_groups(steps))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, steps)
+    descent = Descent(soft.parameter_groups(steps), steps)
     for step in track(range(steps), message):
         chosen = fits[torch.randperm(len(fits), generator=soft.generator)[: lesson.size]]
         loss = lesson.error(soft, chosen) / max(error, 1e-30)
         if (beta := _annealed(step / steps)) is not None:
             loss = loss + PULL * soft.undecided(beta)
-        if not loss.isfinite():
+        if not descent.step(loss):
             break
-        descent.zero_grad()
-        loss.backward()
-        descent.step()
-        schedule.step()
 
 
 def _annealed(done: float) -> float | None:

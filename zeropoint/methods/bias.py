@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import CLAMPS, Weighted, aten, family, weighted
+from zeropoint.operators import CLAMPS, Weighted, aten, bias_of, family, weighted
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, quantizers
 from zeropoint.scheme import dequantize
@@ -36,7 +36,7 @@ def correct_biases(program: Program, float_program: Program) -> Program:
         quantizer = by_weight.get(cast(Node, layer.args[description.weight])) if description else None
         if description and quantizer and layer.name in inputs and description.bias is not None:
             error = _weight_error(module, quantizer, description)
-            _move_bias(module, layer, description.bias, -_output(error, inputs[layer.name]))
+            _move_bias(module, layer, description, -_output(error, inputs[layer.name]))
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
 
@@ -148,13 +148,14 @@ def _output(weight: Tensor, mean: Tensor) -> Tensor:
     return torch.einsum("goi,gi->go", matrix.unflatten(0, (groups, -1)), mean.reshape(groups, -1)).flatten()
 
 
-def _move_bias(module: GraphModule, layer: Node, position: int, by: Tensor) -> None:
-    bias = layer.args[position] if len(layer.args) > position else None
+def _move_bias(module: GraphModule, layer: Node, description: Weighted, by: Tensor) -> None:
+    assert description.bias is not None
+    bias = bias_of(layer, description)
     name = f"{layer.name}__bias"  # of its own, where another layer has the same
-    if isinstance(bias, Node):
+    if bias is not None:
         by = by + _value(module, bias)
         name = str(bias.target) if len(bias.users) == 1 else name
     with module.graph.inserting_before(layer):
         node = module.graph.get_attr(fx.set_tensor(module, name, by.float(), trainable=True))
     node.meta["val"] = by.float()
-    fx.replace_argument(layer, position, node)
+    fx.replace_argument(layer, description.bias, node)

@@ -13,28 +13,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule
 
 from zeropoint import graph as fx
-from zeropoint.batches import gathered, split
+from zeropoint.batches import inputs_of
 from zeropoint.checkpoint import checkpoint
 from zeropoint.errors import InputError
 from zeropoint.macs import work
 from zeropoint.methods.blocks import block_ends, relative_error, without_quantizers
+from zeropoint.methods.descent import BATCH, Descent, items_a_step
 from zeropoint.methods.learnable import Learnable, constant, learnable
 from zeropoint.program import Program
 from zeropoint.progress import track
 
 MEMORY = 1 << 29  # bytes of inputs that are held, at most about
-BATCH = 32  # items a step, at most
-ACTIVATIONS = 1 << 30  # bytes of values that a step keeps for its gradients, at most about
 HELD_OUT = 8  # of so many items one is kept to judge by
 STEPS = 500  # at most
 WORK = 1 << 39  # multiply-accumulates of the float network in all steps
 LEAST = 50  # steps, however large the network
-LONGER = (
-    4  # times as many steps below 4 bits, where most is to be regained: 92% agreement for 90 in ResNet-20
-)
+# Times as many steps below 4 bits, where most is to be regained: ResNet-20 at W2A8 agrees on 92% for 90.
+LONGER = 4
 JUDGED = 25  # steps after which the Program is judged
 MATCHED = 12  # block ends, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart
@@ -64,18 +62,15 @@ def distil(
     if not start.dynamic_batch or not held:
         return start
     fits = torch.tensor(sorted(set(range(len(inputs[0]))) - set(held)))
-    kept = sum(fx.item_bytes(node) for node in start.module.graph.nodes)
-    batch_size = max(2, min(BATCH, ACTIVATIONS // max(kept, 1)))
+    batch_size = items_a_step(start.module)
     steps = max(LEAST, min(STEPS, WORK // (work(unfitted) * batch_size)))
     steps *= LONGER if start.weight_bits < 4 else 1
     student, places = learnable(start)
     teacher = without_quantizers(unfitted)
     blocks = _taps(teacher)
-    groups = _parameter_groups(student, places)
-    descent = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(descent, steps)
+    descent = Descent(_parameter_groups(student, places), steps)
     generator = torch.Generator().manual_seed(seed)
-    learning: dict[str, Any] = {"student": student, "descent": descent, "schedule": schedule}
+    learning: dict[str, Any] = {"student": student, "descent": descent}
     first, best, best_state = 0, math.inf, None
     file = checkpoint(path, start, unfitted, *inputs, seed, batch_size, steps)
     if earlier := file.load():
@@ -106,12 +101,8 @@ def distil(
                 break
             rows = fits[torch.randperm(len(fits), generator=generator)[:batch_size]]
             loss = loss_of(_mixed([tensor[rows] for tensor in inputs], generator))
-            if not loss.isfinite():
+            if not descent.step(loss):
                 break
-            descent.zero_grad()
-            loss.backward()
-            descent.step()
-            schedule.step()
     if best_state is None:
         raise InputError("the network's outputs are NaN or infinite on the calibration data; mend the data")
     student.load_state_dict(best_state)
@@ -123,7 +114,7 @@ def _items(calibration: Iterable[Any]) -> tuple[Tensor, ...]:
     """The first inputs of the calibration data, as many as MEMORY holds; those of the first one's sizes."""
     batches: list[tuple[Tensor, ...]] = []
     room = MEMORY
-    for inputs in gathered((split(batch)[0] for batch in calibration), BATCH):
+    for inputs in inputs_of(calibration, BATCH):
         if batches and [t.shape[1:] for t in inputs] != [t.shape[1:] for t in batches[0]]:
             continue
         batches.append(inputs)
@@ -152,26 +143,15 @@ def _taps(teacher: GraphModule) -> list[str]:
     return ends[:: -(-len(ends) // MATCHED)] if ends else []
 
 
-class _Tapped(Interpreter):
-    def __init__(self, module: GraphModule, names: list[str]) -> None:
-        super().__init__(module)
-        self.names, self.values = set(names), dict[str, Tensor]()
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.names:
-            self.values[n.name] = value
-        return value
-
-
 def _values(
     module: GraphModule, inputs: list[Tensor], blocks: list[str]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The outputs, and what leaves the blocks."""
-    run = _Tapped(module, blocks)
-    outputs = torch.utils._pytree.tree_leaves(run.run(*inputs))
+    ends: dict[str, Tensor] = {}
+    watching = fx.Watching(module, blocks, lambda node, value: ends.update({node.name: value}))
+    outputs = torch.utils._pytree.tree_leaves(watching.run(*inputs))
     tensors = [output for output in outputs if isinstance(output, Tensor) and output.is_floating_point()]
-    return tensors, [run.values[name] for name in blocks]
+    return tensors, [ends[name] for name in blocks]
 
 
 def _distance(found: tuple[list[Tensor], list[Tensor]], wanted: tuple[list[Tensor], list[Tensor]]) -> Tensor:

@@ -15,20 +15,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.batches import gathered, split
 from zeropoint.macs import work
 from zeropoint.methods.bf16 import observable
-from zeropoint.operators import TRANSPARENT, WEIGHTED, aten, family, weighted
+from zeropoint.operators import TRANSPARENT, WEIGHTED, aten, bias_of, family, weighted
 from zeropoint.options import Options, matches
 from zeropoint.program import Program
-from zeropoint.ranges import check_inputs, failing_on
+from zeropoint.ranges import run_on
 from zeropoint.scheme import per_channel_shape
 
 ITEMS = 64  # that are looked at
-GATHERED = 8  # at a time
+LEAST = 8  # items, however large the network
 WORK = 1 << 36  # multiply-accumulates of the network on them, at most
 # How much of the spread of activations is moved to the weights, and of theirs to the activations.
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -75,7 +74,7 @@ def equalize(
     regions = [region for region in _regions(module) if not _is_skipped(region, options)]
     if not regions:
         return program
-    seen = _observe(program, module, regions, calibration)
+    seen = _observe(program, regions, calibration)
     if not seen:  # no data: ranges will say so
         return program
     is_scaled = False
@@ -143,8 +142,7 @@ def _is_convolution(node: Node) -> bool:
 def _parameters(node: Node) -> list[Node]:
     """The nodes of a layer's weight, and of its bias where it has one."""
     description = weighted(node)
-    positions = (description.weight, description.bias) if description else (2, 3)
-    parts = [node.args[i] for i in positions if i is not None and i < len(node.args)]
+    parts = [node.args[description.weight], bias_of(node, description)] if description else node.args[2:4]
     return [part for part in parts if isinstance(part, Node)]
 
 
@@ -201,41 +199,19 @@ def _passed_axis(node: Node, axes: list[int | None]) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Channels:
-    """What was seen of each channel of a value: its ends, and its mean square."""
+    """What was seen of each channel of a value: its ends, and the sum of so many squares."""
 
     low: Tensor
     high: Tensor
-    mean_square: Tensor
+    squares: Tensor
+    count: int
+
+    @property
+    def mean_square(self) -> Tensor:
+        return self.squares / self.count
 
 
-class _Observer(Interpreter):
-    """Runs a graph, and notes the ends and squares of the named values' channels."""
-
-    def __init__(self, module: GraphModule, axes: dict[str, int]) -> None:
-        super().__init__(module)
-        self.extra_traceback = False  # an error's message stays as it is
-        self.axes = axes
-        self.seen: dict[str, list[tuple[Tensor, Tensor, Tensor, int]]] = defaultdict(list)
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.axes:
-            rows = value.movedim(self.axes[n.name], -1).flatten(0, -2).float()
-            low, high = rows.amin(0).clamp(max=0), rows.amax(0).clamp(min=0)
-            self.seen[n.name].append((low, high, rows.square().sum(0), len(rows)))
-        return value
-
-    def channels(self, name: str) -> _Channels:
-        """What all batches showed of a value."""
-        lows, highs, squares, counts = zip(*self.seen[name], strict=True)
-        mean_square = torch.stack(squares).sum(0) / sum(counts)
-        low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
-        return _Channels(low.double(), high.double(), mean_square.double())
-
-
-def _observe(
-    program: Program, module: GraphModule, regions: list[_Region], calibration: Iterable[Any]
-) -> dict[Node, _Channels]:
+def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any]) -> dict[Node, _Channels]:
     """What the first inputs show of every value that may be rounded."""
     rounded = {
         value: axis
@@ -245,18 +221,26 @@ def _observe(
         or any(weighted(user) or family(user) in ("add", "avg_pool", "mean") for user in value.users)
     }
     axes = {value.name: axis for value, axis in rounded.items()}
-    observer = _Observer(observable(program, set(axes)), axes)
-    wanted = max(GATHERED, min(ITEMS, WORK // work(program)))
-    read = (split(batch)[0] for batch in calibration)
-    with torch.no_grad():
-        for number, inputs in enumerate(gathered(read, GATHERED) if program.dynamic_batch else read):
-            check_inputs(module, inputs, batch := f"calibration batch {number}")
-            with failing_on(batch):
-                observer.run(*inputs)
-            wanted -= len(inputs[0])
-            if wanted <= 0:
-                break
-    return {value: observer.channels(value.name) for value in rounded if value.name in observer.seen}
+    seen: dict[str, list[_Channels]] = defaultdict(list)
+
+    def show(node: Node, value: Tensor) -> None:
+        rows = value.movedim(axes[node.name], -1).flatten(0, -2).float()
+        low, high = rows.amin(0).clamp(max=0), rows.amax(0).clamp(min=0)
+        seen[node.name].append(_Channels(low, high, rows.square().sum(0), len(rows)))
+
+    items = max(LEAST, min(ITEMS, WORK // work(program)))
+    run_on(fx.Watching(observable(program, set(axes)), axes, show), calibration, items=items)
+    return {value: _joined(seen[value.name]) for value in rounded if value.name in seen}
+
+
+def _joined(parts: list[_Channels]) -> _Channels:
+    """What all batches showed of a value."""
+    return _Channels(
+        torch.stack([part.low for part in parts]).amin(0).double(),
+        torch.stack([part.high for part in parts]).amax(0).double(),
+        torch.stack([part.squares for part in parts]).sum(0).double(),
+        sum(part.count for part in parts),
+    )
 
 
 def _best_scale(

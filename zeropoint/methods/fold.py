@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import aten, weighted
+from zeropoint.operators import aten, bias_of, weighted
 from zeropoint.options import matches
 from zeropoint.program import Program
 from zeropoint.scheme import per_channel_shape
@@ -57,7 +57,7 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
     factor = torch.rsqrt(variance_value + cast(float, epsilon))
     if gamma is not None:
         factor = factor * _value(module, gamma)
-    bias_node = layer.args[description.bias] if len(layer.args) > description.bias else None
+    bias_node = bias_of(layer, description)
     bias = torch.zeros_like(mean_value) if bias_node is None else _value(module, bias_node)
     bias = (bias - mean_value) * factor
     if beta is not None:

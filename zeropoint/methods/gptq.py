@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 from torch.nn import functional
 
 from zeropoint import graph as fx
-from zeropoint.batches import gathered, split
+from zeropoint.batches import inputs_of
 from zeropoint.operators import (
     FAKE_QUANTIZE,
     FAKE_QUANTIZE_TENSOR,
@@ -85,9 +85,8 @@ def _batches(
     """The first inputs of the calibration data, a few items each where the batch size is free."""
     room = MEMORY // (2 * _live_bytes(program))
     room = room if items is None else min(room, items)
-    read = (split(batch)[0] for batch in calibration)
     batches: list[tuple[Tensor, ...]] = []
-    for inputs in gathered(read, ITEMS) if program.dynamic_batch else read:
+    for inputs in inputs_of(calibration, ITEMS if program.dynamic_batch else None):
         size = ITEMS if program.dynamic_batch else max(len(inputs[0]), 1)
         for parts in zip(*(tensor.split(size) for tensor in inputs), strict=True):
             room -= len(parts[0])

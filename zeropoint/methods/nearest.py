@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.batches import gathered, split
+from zeropoint.batches import inputs_of
 from zeropoint.program import Program, flat_tensors
 from zeropoint.quantizers import Simulation
 
@@ -28,8 +28,7 @@ def nearest(
     its error. Looks at ``items``, and at the rest of their batch.
     """
     errors, seen = torch.zeros(len(candidates), dtype=torch.float64), 0
-    read = (split(batch)[0] for batch in calibration)
-    for inputs in gathered(read, min(items, GATHERED)) if reference.dynamic_batch else read:
+    for inputs in inputs_of(calibration, min(items, GATHERED) if reference.dynamic_batch else None):
         expected = _outputs(reference, inputs)
         for index, candidate in enumerate(candidates):
             for output, wanted in zip(_outputs(candidate, inputs), expected, strict=True):
