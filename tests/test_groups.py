@@ -20,6 +20,7 @@ from zeropoint.options import Options
 from zeropoint.placement import place_static
 from zeropoint.program import Program, load
 from zeropoint.quantizers import quantizers
+from zeropoint.training.recipe import Recipe
 
 QUICK = ("openvino", "onnxruntime")
 
@@ -114,7 +115,8 @@ def test_wrong_group_sizes(wrong: dict[str, object]):
 
 def test_they_are_trained_like_others():
     data = [(images(8, seed), torch.arange(8) % 5) for seed in range(2)]
-    trained = qat(residual(), ADDS_INSIDE, [images(8)], grouped(16, weight_bits=4, epochs=1), data)
+    chosen = grouped(16, weight_bits=4, training=Recipe(epochs=1))
+    trained = qat(residual(), ADDS_INSIDE, [images(8)], chosen, data)
     found = {str(q.source.target): q.scale.numel() for q in quantizers(trained.module) if q.is_weight}
     assert found["head.weight"] == 5 * 64 // 16
 

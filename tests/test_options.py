@@ -16,8 +16,8 @@ from zeropoint.scheme import Scheme
         {"ranges": "minmx"},
         {"weight_ranges": "entropy"},
         {"calibration_batches": 0},
-        {"epochs": 0},
-        {"learning_rate": 0.0},
+        {"distillation": 1.5},
+        {"step_sizes": "lqs"},
     ],
 )
 def test_wrong_values_are_input_errors(wrong):

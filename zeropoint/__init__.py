@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from zeropoint.options import Options
     from zeropoint.program import Program, load
     from zeropoint.results import Results
+    from zeropoint.training.quantized import train_quantized
+    from zeropoint.training.recipe import Recipe
 
 # Where each public name lives. Imported when first used: `zeropoint --help` need not wait for torch.
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "Loaders": "zeropoint.data",
     "Options": "zeropoint.options",
     "Program": "zeropoint.program",
+    "Recipe": "zeropoint.training.recipe",
     "Results": "zeropoint.results",
     "Runner": "zeropoint.engines",
     "benchmark": "zeropoint.measure.benchmark",
@@ -43,11 +46,13 @@ _HOMES = {
     "fastest_target": "zeropoint.choose",
     "load": "zeropoint.program",
     "quantize": "zeropoint.methods",
+    "train_quantized": "zeropoint.training.quantized",
 }
 
 __all__ = [  # noqa: RUF022  # the order of use
     "capture",
     "quantize",
+    "train_quantized",
     "load",
     "compile",
     "evaluate",
@@ -65,6 +70,7 @@ __all__ = [  # noqa: RUF022  # the order of use
     "Loaders",
     "Options",
     "Program",
+    "Recipe",
     "Results",
     "Runner",
 ]

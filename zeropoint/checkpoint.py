@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.measure import machine
 from zeropoint.program import Program
@@ -21,16 +22,31 @@ from zeropoint.program import Program
 class Checkpoint:
     """The file that a pass keeps its state in; without a ``path`` nothing is kept.
 
-    ``key`` says of which pass on what the state is: that of another key is not used.
+    ``key`` says of which pass on what the state is: that of another key is not used, or, where it is
+    ``expected``, an error.
     """
 
     path: Path | None
     key: str = ""
+    expected: bool = False
 
     def load(self) -> dict[str, Any] | None:
-        """The state last saved under this key, None where there is none; runs no code from the file."""
+        """The state last saved under this key, None where there is none; runs no code from the file.
+
+        Raises InputError where it is expected, and there is a file that is damaged or of another origin.
+        """
         kept = self._read()
+        if kept is None and self.expected and self.path is not None and self.path.exists():
+            raise InputError(
+                f"cannot go on from {self.path}: it is damaged, or of other versions of zeropoint or torch;"
+                " delete it to begin anew"
+            )
         return kept["state"] if kept else None
+
+    def reached(self) -> str | None:
+        """How far the state that ``load`` gives had got, None where there is none."""
+        kept = self._read()
+        return kept["reached"] if kept else None
 
     def save(self, state: dict[str, Any], reached: str) -> None:
         """Puts ``state``, of tensors and plain values, in the place of the one before, which else stays.
@@ -50,21 +66,21 @@ class Checkpoint:
         try:
             yield
         except KeyboardInterrupt:
-            if (kept := self._read()) is None:
+            if (reached := self.reached()) is None:
                 raise
-            raise KeyboardInterrupt(f"{doing} is kept as of {kept['reached']} in {self.path}") from None
+            raise KeyboardInterrupt(f"{doing} is kept as of {reached} in {self.path}") from None
 
     def _read(self) -> dict[str, Any] | None:
         if self.path is None:
             return None
         try:
-            kept = torch.load(self.path, weights_only=True)
+            kept = torch.load(self.path, map_location="cpu", weights_only=True)
             return kept if kept["key"] == self.key else None
         except Exception:  # no file, a damaged one, or one of another origin, which may fail in any way
             return None
 
 
-def checkpoint(path: Path | None, *of: object) -> Checkpoint:
+def checkpoint(path: Path | None, *of: object, expected: bool = False) -> Checkpoint:
     """The Checkpoint at ``path`` of a pass that is told from others by ``of``: Programs, tensors, settings.
 
     With other versions of zeropoint or torch it is another pass, too: they may compute something else.
@@ -80,7 +96,12 @@ def checkpoint(path: Path | None, *of: object) -> Checkpoint:
             update(digest, [("tensor", part)])
         else:
             digest.update(repr(part).encode())
-    return Checkpoint(path, digest.hexdigest())
+    return Checkpoint(path, digest.hexdigest(), expected)
+
+
+def fingerprint(program: Program) -> str:
+    """A hash of a Program's graph and weights."""
+    return checkpoint(Path(), program).key
 
 
 def update(digest: "hashlib._Hash", tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 
 from zeropoint.errors import InputError, InputWarning, first_line
+from zeropoint.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from zeropoint.options import Options
@@ -129,7 +130,14 @@ FreeSizes = Annotated[
     typer.Option("--free-sizes", help="Leave all sizes of inputs free, such as height and width."),
 ]
 Epochs = Annotated[int, typer.Option(help="Epochs of quantization-aware training.")]
-LearningRate = Annotated[float, typer.Option(help="Learning rate of quantization-aware training.")]
+LearningRate = Annotated[float, typer.Option(help="Highest learning rate of quantization-aware training.")]
+Optimizer = Annotated[str, typer.Option(help="sgd or adamw.")]
+WeightDecay = Annotated[float, typer.Option(help="Decay of all but biases, norms and step sizes.")]
+Warmup = Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")]
+Accumulate = Annotated[int, typer.Option(help="Batches whose gradients make one step.")]
+Average = Annotated[float, typer.Option(help="Decay of a moving average of the weights; 0: none.")]
+Precision = Annotated[str, typer.Option(help="auto (bf16 on a GPU, 32 on a CPU), 32, bf16 or 16.")]
+Seed = Annotated[int, typer.Option(help="Of the order of the data, and all else that is random.")]
 
 
 @app.callback()
@@ -172,8 +180,8 @@ def compare(
     free_sizes: FreeSizes = False,
     activation16: Activation16 = None,
     calibration_batches: CalibrationBatches = None,
-    epochs: Epochs = 3,
-    learning_rate: LearningRate = 1e-4,
+    epochs: Epochs = Recipe.epochs,
+    learning_rate: LearningRate = Recipe.learning_rate,
 ) -> None:
     """Measure every method on every engine: one row each, in the terminal and in a run folder.
 
@@ -236,8 +244,8 @@ def quantize(
     free_sizes: FreeSizes = False,
     activation16: Activation16 = None,
     calibration_batches: CalibrationBatches = None,
-    epochs: Epochs = 3,
-    learning_rate: LearningRate = 1e-4,
+    epochs: Epochs = Recipe.epochs,
+    learning_rate: LearningRate = Recipe.learning_rate,
 ) -> None:
     """Quantize a model by one method and save it to a .pt2 file that plain PyTorch opens, too.
 
@@ -363,36 +371,108 @@ def bench(
 
 @app.command()
 def train(
+    context: typer.Context,
     model: Model,
     data: Data,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 30,
-    learning_rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.1,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
-    weight_decay: Annotated[float, typer.Option(help="Decay of all but biases and norms.")] = 5e-4,
     weights: Annotated[str, typer.Option(help="What to start from, as for compare.")] = "none",
     batch_size: BatchSize = 32,
     limit_batches: LimitBatches = None,
-    seed: Annotated[int, typer.Option(help="Of the order of the data.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.")] = 30,
+    learning_rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.1,
+    optimizer: Optimizer = "sgd",
+    weight_decay: WeightDecay = 5e-4,
+    warmup: Warmup = 0.1,
+    accumulate: Accumulate = 1,
+    average: Average = 0.0,
+    precision: Precision = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Train a float classifier and save its weights."""
     from zeropoint import data as data_sets
-    from zeropoint.training import train_float
+    from zeropoint.training.floats import train_float
 
     loaders = data_sets.resolve(data, batch_size=batch_size, limit_batches=limit_batches, seed=seed)
-    result = train_float(
-        model,
-        loaders,
-        out,
-        weights=weights,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        seed=seed,
-    )
+    result = train_float(model, loaders, out, _recipe(context.params), weights=weights)
     score = "" if result.accuracy is None else f", validation top-1 {result.accuracy:.2%}"
     _out.print(f"kept epoch {result.epoch} of {epochs}{score}: {out}")
+
+
+@app.command()
+def qat(
+    context: typer.Context,
+    model: SavedOrModel,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The folder of the training.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training in --out, to the same result.")
+    ] = False,
+    bits: Annotated[str, typer.Option(help=BITS)] = "W8A8",
+    teacher: Annotated[
+        str | None, typer.Option(help="The float model that teaches a quantized MODEL; else MODEL itself.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="The engine whose placement rules are used.")] = "openvino",
+    weights: Weights = "default",
+    batch_size: BatchSize = 32,
+    limit_batches: LimitBatches = None,
+    epochs: Epochs = 10,
+    learning_rate: LearningRate = Recipe.learning_rate,
+    optimizer: Optimizer = Recipe.optimizer,
+    weight_decay: WeightDecay = Recipe.weight_decay,
+    warmup: Warmup = Recipe.warmup,
+    accumulate: Accumulate = Recipe.accumulate,
+    average: Average = Recipe.average,
+    precision: Precision = Recipe.precision,
+    minutes: Annotated[float, typer.Option(help="Between checkpoints, beside those of epochs.")] = (
+        Recipe.minutes
+    ),
+    distillation: Annotated[
+        float, typer.Option(help="The float network's share of the loss; labels have the rest.")
+    ] = 0.5,
+    step_sizes: Annotated[str, typer.Option(help="How those of activations are learned: lsq or pact.")] = (
+        "lsq"
+    ),
+    progressive: Annotated[
+        bool, typer.Option("--progressive", help="A third of the epochs at twice the bits of weights first.")
+    ] = False,
+    end_bits: EndBits = None,
+    weight_granularity: WeightGranularity = None,
+    rounding: Rounding = "gptq",
+    skip: Skip = None,
+    no_fuse: NoFuse = None,
+    seed: Seed = 0,
+) -> None:
+    """Quantization-aware training, kept in a folder: Ctrl-C, SIGTERM or a crash lose little, see --resume.
+
+    Starts from a float model, which static quantizes first, or from a saved quantized one. Several processes,
+    GPUs or machines: torchrun --nproc-per-node N -m zeropoint qat ...
+    """
+    from zeropoint.measure.size import on_disk
+    from zeropoint.resolve import program_and_data
+    from zeropoint.training.folder import Folder
+    from zeropoint.training.processes import is_first
+    from zeropoint.training.quantized import train_quantized
+
+    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    if loaders.train is None:
+        raise InputError(f"{loaders.name} has no training data; add a train loader")
+    taught = None if teacher is None else program_and_data(teacher, weights, data, batch_size, 1)[0]
+    with _interruptible("the same command with --resume"):
+        trained = train_quantized(
+            program,
+            loaders.train,
+            calibration=loaders.calibration,
+            validation=loaders.validation,
+            target=target,
+            options=_options(context.params).at(bits),
+            teacher=taught,
+            folder=out,
+            resume=resume,
+        )
+    if is_first():
+        file, made = Folder(out).program, f"qat W{trained.weight_bits}A{trained.activation_bits}"
+        size, seconds = on_disk(file) / 1e6, trained.quantize_seconds
+        _out.print(f"{made} for {trained.target} in {seconds:.1f} s: {file}, {size:.2f} MB", soft_wrap=True)
 
 
 def _options(parameters: dict[str, Any]) -> "Options":
@@ -403,7 +483,13 @@ def _options(parameters: dict[str, Any]) -> "Options":
 
     names = {field.name for field in fields(Options)} & parameters.keys()
     given = {name: parameters[name] for name in names}
-    return Options(**given | {name: tuple(given[name] or ()) for name in ("skip", "no_fuse", "activation16")})
+    lists = {name: tuple(given.get(name) or ()) for name in ("skip", "no_fuse", "activation16")}
+    return Options(**given | lists | {"training": _recipe(parameters)})
+
+
+def _recipe(parameters: dict[str, Any]) -> Recipe:
+    """The Recipe from the command's parameters of the same names."""
+    return Recipe(**{name: parameters[name] for name in vars(Recipe()).keys() & parameters.keys()})
 
 
 class _StoppedError(Exception):
@@ -411,13 +497,13 @@ class _StoppedError(Exception):
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(again: str = "the same command again") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
         if not str(stop):
             raise
-        raise _StoppedError(f"{stop}; the same command again goes on from there") from None
+        raise _StoppedError(f"{stop}; {again} goes on from there") from None
 
 
 def _names(listed: str) -> list[str]:

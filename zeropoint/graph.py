@@ -49,6 +49,12 @@ def replace_argument(node: Node, position: int, value: object) -> None:
     node.args = tuple(arguments)
 
 
+def own_parameters(module: GraphModule) -> None:
+    """Gives a copy parameters of its own, to train or to move to another device."""
+    for name, parameter in list(module.named_parameters()):
+        set_tensor(module, name, parameter.detach().clone(), trainable=True)
+
+
 class Watching(Interpreter):
     """Runs a graph and shows what the nodes of these ``names`` give, as soon as it is there."""
 

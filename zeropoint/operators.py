@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch.fx import Node
 
+from zeropoint.learned import fake_quantize_learned
+
 aten = torch.ops.aten
 
 
@@ -90,15 +92,11 @@ FAKE_QUANTIZE_CHANNEL = aten.fake_quantize_per_channel_affine.default
 # The scale and zero point are tensors, computed in the graph from the activation itself: dynamic
 # quantization.
 FAKE_QUANTIZE_DYNAMIC = aten.fake_quantize_per_tensor_affine.tensor_qparams
-# Those whose step size is a parameter to train.
-LEARNABLE_TENSOR = aten._fake_quantize_learnable_per_tensor_affine.default
-LEARNABLE_CHANNEL = aten._fake_quantize_learnable_per_channel_affine.default
 FAKE_QUANTIZE = {
     FAKE_QUANTIZE_TENSOR,
     FAKE_QUANTIZE_CHANNEL,
     FAKE_QUANTIZE_DYNAMIC,
-    LEARNABLE_TENSOR,
-    LEARNABLE_CHANNEL,
+    fake_quantize_learned,  # whose step size is a parameter to train
 }
 
 

@@ -7,9 +7,11 @@ from typing import Literal
 
 from zeropoint.errors import InputError, closest
 from zeropoint.scheme import Granularity, Scheme
+from zeropoint.training.recipe import Recipe
 
 ROUNDINGS = ("gptq", "adaround", "nearest")
 GRANULARITIES = ("per-tensor", "per-channel", "per-group")
+STEP_SIZES = ("lsq", "pact")
 GROUP, SMALL_GROUP = 128, 32  # inputs: of a layer that has so many, and of others
 
 
@@ -30,8 +32,10 @@ class Options:
     which goes on from there block by block, or ``nearest``.
     ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; kept apart from batch
     norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
-    ``calibration_batches`` limits how much calibration data is read. The last three are for
-    quantization-aware training.
+    ``calibration_batches`` limits how much calibration data is read. The last four are for
+    quantization-aware training: ``step_sizes`` of activations learn from all values (``lsq``) or from clipped
+    ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest;
+    and ``progressive`` spends the first third of the epochs at twice the bits of weights.
     """
 
     weight_bits: int = 8
@@ -48,9 +52,11 @@ class Options:
     no_fuse: tuple[str, ...] = ()
     activation16: tuple[str, ...] = ()
     calibration_batches: int | None = None
-    epochs: int = 3
-    learning_rate: float = 1e-4
     seed: int = 0
+    training: Recipe = Recipe()  # noqa: RUF009  # it is frozen
+    step_sizes: str = "lsq"
+    distillation: float = 0.5
+    progressive: bool = False
 
     def __post_init__(self) -> None:
         from zeropoint.ranges import ESTIMATORS, WEIGHT_ESTIMATORS
@@ -64,8 +70,11 @@ class Options:
             raise InputError(f"unknown rounding '{self.rounding}'; {closest(self.rounding, ROUNDINGS)}")
         if self.calibration_batches is not None and self.calibration_batches < 1:
             raise InputError("calibration batches must be 1 or more")
-        if self.epochs < 1 or self.learning_rate <= 0:
-            raise InputError("epochs and learning rate must be positive")
+        if self.step_sizes not in STEP_SIZES:
+            hint = closest(self.step_sizes, STEP_SIZES)
+            raise InputError(f"unknown learning of step sizes '{self.step_sizes}'; {hint}")
+        if not 0 <= self.distillation <= 1:
+            raise InputError(f"a share of {self.distillation:g} for distillation is none; give 0 to 1")
         for bits in (self.weight_bits, self.end_bits):
             if bits is not None and not 2 <= bits <= 8:
                 raise InputError(

@@ -32,7 +32,8 @@ def rounded(**chosen: object):
 
 
 @pytest.mark.parametrize(("bits", "gain"), [(3, 1.0), (8, -0.5)])
-def test_nearer_to_float_on_items_not_seen(bits: int, gain: float):
+def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "LONGER", 2)
     program, start = rounded(weight_bits=bits, end_bits=bits, activation_bits=8)
     before = {name: value.clone() for name, value in start.module.state_dict().items()}
     taught = distil(start, start, DATA)
@@ -99,7 +100,8 @@ def test_items_are_limited(monkeypatch: pytest.MonkeyPatch):
     assert len(_items(endless())[0]) == 64  # the batch that goes beyond is the last one
 
 
-def test_static_best_is_no_worse_than_static():
+def test_static_best_is_no_worse_than_static(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "LONGER", 2)
     program = residual()
     chosen = options(weight_bits=3, end_bits=3, rounding="gptq")
     both = [

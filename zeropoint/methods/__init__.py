@@ -79,9 +79,9 @@ def quantize(
     """The float ``program`` after the method of that name, quantized as suits the ``target`` engine.
 
     ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields labelled batches,
-    and ``validation`` chooses among epochs. ``checkpoint`` is a file in which ``static-best``, which takes
-    minutes, keeps how far it has got: after an interruption the same call goes on from there, to the same
-    result. The file stays; remove it when the Program is saved.
+    and ``validation`` chooses among epochs. ``checkpoint`` is a file in which ``static-best`` and ``qat``,
+    which take minutes, keep how far they have got: after an interruption the same call goes on from there, to
+    the same result. The file stays; remove it when the Program is saved.
 
     Raises InputError for an unknown method or target, bits or a scheme that the target cannot run, data that
     the method needs and has not, data that does not fit the model, or a checkpoint that cannot be written.
@@ -89,6 +89,7 @@ def quantize(
     recipe, options = _checked(program, method, calibration, train), options or Options()
     rules = engines.target(target) if isinstance(target, str) else target
     check_target(rules, method, options)
+    path = None if checkpoint is None else Path(checkpoint)
     started = time.perf_counter()
     if method == "bf16":
         program = bf16(program, options)
@@ -97,10 +98,9 @@ def quantize(
     elif recipe.trains:
         assert calibration is not None
         assert train is not None
-        program = qat(program, rules, calibration, options, train, validation)
+        program = qat(program, rules, calibration, options, train, validation, path)
     elif method == "static-best":
         assert calibration is not None
-        path = None if checkpoint is None else Path(checkpoint)
         program = static_best(program, rules, calibration, options, path)
     elif recipe.calibrates:
         assert calibration is not None

@@ -16,12 +16,13 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import graph as fx
 from zeropoint.batches import inputs_of
+from zeropoint.learned import fake_quantize_learned
 from zeropoint.macs import work
 from zeropoint.methods.blocks import block_ends, relative_error, stretch, without_quantizers
 from zeropoint.methods.descent import BATCH, Descent, items_a_step
 from zeropoint.methods.rows import Rows
 from zeropoint.methods.softround import SoftWeight, rectified_sigmoid, regularizer, soft_weight
-from zeropoint.operators import LEARNABLE_TENSOR, bias_of, weighted
+from zeropoint.operators import bias_of, weighted
 from zeropoint.placement import before_moves
 from zeropoint.program import Program
 from zeropoint.progress import track
@@ -224,8 +225,8 @@ class _Soft(Interpreter):
             return super().run_node(n)
         quantizer, scale = self.activations[n.name]
         value, ends = self.env[quantizer.source], (quantizer.scheme.qmin, quantizer.scheme.qmax)
-        # The operator's factor for gradients is 1: Adam does not see the size of a gradient.
-        rounded = LEARNABLE_TENSOR(value, scale, quantizer.zero_point.float(), *ends, 1.0)
+        # The factor for gradients is 1: Adam does not see the size of a gradient.
+        rounded = fake_quantize_learned(value, scale, quantizer.zero_point.float(), None, *ends, 1.0)
         return torch.where(torch.rand(value.shape, generator=self.generator) < FLOAT, value, rounded)
 
     def undecided(self, beta: float) -> Tensor:

@@ -1,78 +1,105 @@
-"""Learnable quantizers: step sizes as parameters to train, beside weights and biases.
-
-LSQ (Esser et al. 2020, "Learned Step Size Quantization"), by ATen's learnable fake-quantize operators. Their
-backward pass is that paper's eq. 3, but that the half step beyond either end, which still rounds to it,
-counts as inside.
-"""
+"""Learnable quantizers: step sizes and offsets as parameters to train, beside weights and biases."""
 
 import dataclasses
 import math
 
+import torch
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
-from zeropoint.operators import LEARNABLE_CHANNEL, LEARNABLE_TENSOR
+from zeropoint.learned import LSQ, fake_quantize_learned
 from zeropoint.placement import before_moves
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, insert_activation, insert_weight, quantizers
 from zeropoint.scheme import Scheme
 
+LEAST = 1e-8  # that a step size may shrink to
+
 
 @dataclasses.dataclass(frozen=True)
 class Learnable:
-    """A learnable quantizer in the graph, the name of its step size, and the quantizer it stands for."""
+    """A learnable quantizer in the graph, and the quantizer it stands for.
+
+    ``scale`` and ``zero_point`` are the names of its parameters, the latter that of a buffer where it stays.
+    """
 
     node: Node
     scale: str
+    zero_point: str
     before: Quantizer
 
 
-def learnable(program: Program) -> tuple[GraphModule, list[Learnable]]:
-    """The Program's graph with parameters of its own and learnable quantizers, and where these are."""
+def learnable(
+    program: Program, *, offsets: bool = False, step_sizes: str = LSQ
+) -> tuple[GraphModule, list[Learnable]]:
+    """The Program's graph with parameters of its own and learnable quantizers, and where these are.
+
+    With ``offsets`` the zero points of affine activations are learned, too, but those at an end of their
+    integers: behind a ReLU zero is the least value. ``step_sizes`` of activations are those of ``learned``.
+    """
     module = fx.copy(program.module)
-    for name, parameter in list(module.named_parameters()):  # not to train the user's own
-        fx.set_tensor(module, name, parameter.detach().clone(), trainable=True)
-    places = _share_steps([make_learnable(module, quantizer, program) for quantizer in quantizers(module)])
+    fx.own_parameters(module)
+    places = [make_learnable(module, one, program, offsets, step_sizes) for one in quantizers(module)]
+    places = _share_grids(places)
     fx.remove_unused(module)
     return module, places
 
 
 def constant(module: GraphModule, places: list[Learnable]) -> None:
-    """Puts the plain quantizers back, with the step sizes that were learned."""
+    """Puts the plain quantizers back, with the step sizes and offsets that were learned."""
     for place in places:
         _make_constant(module, place)
     fx.remove_unused(module)
 
 
-def make_learnable(module: GraphModule, quantizer: Quantizer, program: Program) -> Learnable:
+def keep_positive(module: GraphModule, places: list[Learnable]) -> None:
+    """Puts step sizes that a descent has taken to zero or beyond back to LEAST."""
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        for name in {place.scale for place in places}:
+            parameters[name].clamp_(min=LEAST)
+
+
+def make_learnable(
+    module: GraphModule, quantizer: Quantizer, program: Program, offsets: bool = False, step_sizes: str = LSQ
+) -> Learnable:
     """Puts a learnable quantizer in the place of a plain one."""
     graph, scheme = module.graph, quantizer.scheme
     name = f"quantizers.{quantizer.node.name}"
+    is_affine = not (quantizer.is_weight or scheme.symmetric) and int(quantizer.zero_point) != scheme.qmin
     with graph.inserting_before(quantizer.node):
         scale = graph.get_attr(
             fx.set_tensor(module, f"{name}.scale", quantizer.scale.clone(), trainable=True)
         )
-        zero_point = graph.get_attr(fx.set_tensor(module, f"{name}.zero_point", quantizer.zero_point.float()))
-        axis = () if scheme.granularity == "per-tensor" else (quantizer.axis,)
-        target = LEARNABLE_CHANNEL if axis else LEARNABLE_TENSOR
+        zero_point = graph.get_attr(
+            fx.set_tensor(
+                module,
+                f"{name}.zero_point",
+                quantizer.zero_point.float(),
+                trainable=offsets and is_affine,
+            )
+        )
+        axis = None if scheme.granularity == "per-tensor" else quantizer.axis
         factor = _gradient_factor(quantizer, program)
-        arguments = (quantizer.source, scale, zero_point, *axis, scheme.qmin, scheme.qmax, factor)
-        node = graph.call_function(target, arguments)
+        kind = LSQ if quantizer.is_weight else step_sizes
+        arguments = (quantizer.source, scale, zero_point, axis, scheme.qmin, scheme.qmax, factor, kind)
+        node = graph.call_function(fake_quantize_learned, arguments)
     node.meta = dict(quantizer.node.meta)
     quantizer.node.replace_all_uses_with(node)
     graph.erase_node(quantizer.node)
     module.recompile()
-    return Learnable(node, f"{name}.scale", quantizer)
+    return Learnable(node, f"{name}.scale", f"{name}.zero_point", quantizer)
 
 
-def _share_steps(places: list[Learnable]) -> list[Learnable]:
-    """One step size for all quantizers of a value, before and behind moves, so that they stay one grid."""
+def _share_grids(places: list[Learnable]) -> list[Learnable]:
+    """One grid for all quantizers of a value, before and behind moves."""
     first: dict[tuple[Node, Scheme], Learnable] = {}
     shared = []
     for place in places:
         owner = first.setdefault((before_moves(place.node), place.before.scheme), place)
-        fx.replace_argument(place.node, 1, owner.node.args[1])
-        shared.append(dataclasses.replace(place, scale=owner.scale))
+        for position in (1, 2):
+            fx.replace_argument(place.node, position, owner.node.args[position])
+        shared.append(dataclasses.replace(place, scale=owner.scale, zero_point=owner.zero_point))
     return shared
 
 
@@ -90,13 +117,15 @@ def _gradient_factor(quantizer: Quantizer, program: Program) -> float:
 def _make_constant(module: GraphModule, place: Learnable) -> None:
     before, source = place.before, place.node.args[0]
     assert isinstance(source, Node)
-    scale = dict(module.named_parameters())[place.scale].detach().abs().clamp(min=1e-8)
+    learned = module.state_dict()
+    scale = learned[place.scale].abs().clamp(min=LEAST)
+    zero_point = learned[place.zero_point].round().clamp(before.scheme.qmin, before.scheme.qmax).int()
     if before.is_weight:
-        insert_weight(module, source, scale, before.zero_point, before.scheme, before.axis)
+        insert_weight(module, source, scale, zero_point, before.scheme, before.axis)
         (weight_quantizer,) = source.users
         place.node.replace_all_uses_with(weight_quantizer)
     else:
-        quantizer = insert_activation(module, source, scale, before.zero_point, before.scheme)
+        quantizer = insert_activation(module, source, scale, zero_point, before.scheme)
         place.node.replace_all_uses_with(quantizer)
     module.graph.erase_node(place.node)
     module.recompile()

@@ -1,56 +1,142 @@
 """Quantization-aware training: fine-tuning the statically quantized graph with its quantizers in it.
 
-Weights, biases and step sizes learn together: LSQ (Esser et al. 2020, "Learned Step Size Quantization").
+Weights, biases, step sizes and offsets learn together, from labels and from the float network.
 """
 
 import dataclasses
+import operator
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import GraphModule
+
+from zeropoint import graph as fx
 from zeropoint.batches import Loader
-from zeropoint.methods.learnable import constant, learnable
+from zeropoint.checkpoint import checkpoint
+from zeropoint.methods.blocks import without_quantizers
+from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.methods.learnable import LEAST, Learnable, constant, keep_positive, learnable
 from zeropoint.methods.static import static
 from zeropoint.options import Options
-from zeropoint.program import Program
+from zeropoint.program import Program, flat_tensors
 from zeropoint.target import Target
-from zeropoint.training import train
+from zeropoint.training.folder import Folder
+from zeropoint.training.loop import Loss, Task, cross_entropy, move, train
+from zeropoint.training.recipe import Recipe
+
+STEP_RATE = 0.1  # of the learning rate: a step size is small, that of weights would throw it about
+TEMPERATURE = 2.0
+GONE = 1e3  # times what a step size was at first: beyond, or below its inverse, it has gone bad
 
 
 def qat(
     program: Program,
     target: Target,
-    calibration: Loader,
+    calibration: Iterable[Any],
     options: Options,
     train_data: Loader,
     validation: Loader | None = None,
+    path: Path | None = None,
+    folder: Folder | None = None,
 ) -> Program:
-    """The Program after static quantization and ``options.epochs`` of training on labelled ``train_data``.
+    """The Program after static quantization and ``options.training`` on labelled ``train_data``.
 
     The epoch with the best accuracy on ``validation`` is kept, the last one where there is no such data.
+    ``path`` is a file to keep a checkpoint in, or ``folder`` one for that and for metrics.
     """
     start = static(program, target, calibration, options)
-    module, places = learnable(start)
-    steps = {place.scale for place in places}
-    named = dict(module.named_parameters())
-    groups = [
-        {
-            "params": [p for name, p in named.items() if name not in steps and p.dim() > 1],
-            "weight_decay": 1e-5,
-        },
-        {
-            "params": [p for name, p in named.items() if name not in steps and p.dim() <= 1],
-            "weight_decay": 0.0,
-        },
-        # A step size is decayed by nothing, and is small: the learning rate of weights would throw it about.
-        {"params": [named[name] for name in steps], "weight_decay": 0.0, "lr": options.learning_rate / 10},
-    ]
-    train(
+    return fine_tuned(start, program, options, train_data, validation, path, folder)
+
+
+def fine_tuned(
+    start: Program,
+    teacher: Program | None,
+    options: Options,
+    train_data: Loader,
+    validation: Loader | None,
+    path: Path | None = None,
+    folder: Folder | None = None,
+) -> Program:
+    """The quantized ``start`` after training, by labels and by the float ``teacher`` if there is one."""
+    module, places = learnable(start, offsets=True, step_sizes=options.step_sizes)
+    task = Task(
         module,
+        cross_entropy if teacher is None else distillation(teacher, options.distillation),
+        _parameter_groups(module, places, options.training),
+        lambda: keep_positive(module, places),
+        lambda: _blame(module, places),
+    )
+    of = teacher or start, start.target, options, operator.length_hint(train_data)
+    kept = checkpoint(folder.checkpoint if folder else path, *of, expected=folder is not None)
+    train(
+        task,
         train_data,
         validation,
-        epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        optimizer="adamw",
-        parameter_groups=groups,
-        seed=options.seed,
+        options.training,
+        checkpoint=kept,
+        folder=folder.path if folder else None,
     )
     constant(module, places)
     return dataclasses.replace(start, module=module, method="qat")
+
+
+def distillation(teacher: Program, share: float) -> Loss:
+    """Cross-entropy of the labels, and for ``share`` of the loss of the softened outputs of ``teacher``.
+
+    Hinton et al. 2015 (arXiv 1503.02531), section 2: the second with the square of the temperature.
+    """
+    if not share:
+        return cross_entropy
+    module = without_quantizers(fold_batch_norms(teacher))
+    fx.own_parameters(module)
+
+    def loss(inputs: tuple[Tensor, ...], logits: Tensor, labels: Tensor) -> Tensor:
+        if next(module.parameters()).device != logits.device:
+            move(module, logits.device)
+        with torch.no_grad():
+            (wanted, *_) = flat_tensors(module(*inputs))
+        soft = F.kl_div(
+            F.log_softmax(logits / TEMPERATURE, 1),
+            F.log_softmax(wanted / TEMPERATURE, 1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - share) * F.cross_entropy(logits, labels) + share * TEMPERATURE**2 * soft
+
+    return loss
+
+
+def _parameter_groups(module: GraphModule, places: list[Learnable], recipe: Recipe) -> list[dict[str, Any]]:
+    grids = {name for place in places for name in (place.scale, place.zero_point)}
+    named = dict(module.named_parameters())
+    others = [parameter for name, parameter in named.items() if name not in grids]
+    return [
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+        {
+            "params": [named[name] for name in named if name in grids],
+            "weight_decay": 0.0,
+            "lr": recipe.learning_rate * STEP_RATE,
+        },
+    ]
+
+
+def _blame(module: GraphModule, places: list[Learnable]) -> str:
+    """The layer whose step size is no longer one, if there is such."""
+    state = module.state_dict()
+    for place in places:
+        then, now = place.before.scale, state[place.scale].cpu()
+        ratio = now / then
+        bad = ~(now.isfinite() & (now > LEAST) & (ratio < GONE) & (ratio > 1 / GONE))
+        if bad.any():
+            which = int(bad.nonzero()[0, 0])
+            kind = "weights" if place.before.is_weight else "activations"
+            return (
+                f"the step size of the {kind} of {fx.module_name(place.before.source)}"
+                f" went from {float(then[which]):.2g} to {float(now[which]):.2g}"
+            )
+    return ""

@@ -5,11 +5,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from zeropoint.batches import limit
 from zeropoint.data import Loaders, resolve
-from zeropoint.errors import InputError
-from zeropoint.training import _move, train, train_float
+from zeropoint.errors import InputError, InputWarning
+from zeropoint.training.floats import train_float
+from zeropoint.training.loop import Task, move
+from zeropoint.training.loop import train as run
+from zeropoint.training.recipe import Recipe
 
 
 @pytest.fixture
@@ -19,6 +23,11 @@ def points():
     labels = torch.arange(64) % 2
     inputs = torch.randn(64, 2, generator=generator) + 4 * labels[:, None]
     return list(zip(inputs.split(16), labels.split(16), strict=True))
+
+
+def train(module, loader, validation, *, parameter_groups=None, loss=None, **recipe):
+    task = Task(module, parameter_groups=parameter_groups, **({} if loss is None else {"loss": loss}))
+    return run(task, loader, validation, Recipe(**{"optimizer": "sgd", **recipe}))
 
 
 def accuracy(module, loader):
@@ -87,10 +96,10 @@ def test_a_graph_moves_with_the_devices_its_operators_name():
     graph.output(graph.call_function(torch.add, (graph.placeholder("x"), zeros)))
     network = torch.fx.GraphModule(nn.Module(), graph)
     code = network.code
-    _move(network, torch.device("meta"))
+    move(network, torch.device("meta"))
     assert network.code != code
     assert network(torch.zeros(3, 2, device="meta")).shape == (3, 2)
-    _move(network, torch.device("cpu"))
+    move(network, torch.device("cpu"))
     assert network.code == code
 
 
@@ -106,10 +115,10 @@ def test_nothing_to_train_on_is_told_where_the_length_is_unknown():
 @pytest.mark.parametrize(
     ("batch", "told"),
     [
-        (torch.zeros(2, 2), "batch 1 has no labels"),
+        (torch.zeros(2, 2), "the training data has no labels"),
         ((torch.zeros(2, 2), torch.tensor([0, 2])), "label 2; the model has classes 0 to 1"),
         ((torch.zeros(2, 2), torch.tensor([-1, 0])), "label -1"),
-        ((torch.full((2, 2), math.nan), torch.tensor([1, 0])), "nan at step 1 of epoch 1"),
+        ((torch.full((2, 2), math.nan), torch.tensor([1, 0])), "nan at step 1, batch 1 of epoch 1"),
         ((torch.zeros(2, 3, 2), torch.tensor([1, 0])), r"shape \(2, 3, 2\)"),
     ],
 )
@@ -133,7 +142,7 @@ def test_options_that_cannot_train_are_told(points, options, told):
 def test_a_demo_network_trains_into_a_checkpoint(tmp_path):
     loaders = resolve("digits", batch_size=64, limit_batches=3)
     out = tmp_path / "new" / "net.safetensors"
-    train_float("digits/mobilenet", loaders, out, epochs=1, learning_rate=0.1)
+    train_float("digits/mobilenet", loaders, out, Recipe(epochs=1, learning_rate=0.1))
     assert load_file(out)["0.weight"].shape == (8, 1, 3, 3)
     assert [path.name for path in out.parent.iterdir()] == ["net.safetensors"]
 
@@ -148,11 +157,71 @@ def test_a_failed_training_leaves_nothing_behind(tmp_path):
 
     loaders = Loaders("broken", [], [], train=Broken())
     with pytest.raises(InputError, match="cannot read the training data: disk gone"):
-        train_float("digits/resnet", loaders, tmp_path / "net.safetensors", epochs=1, learning_rate=0.1)
+        train_float("digits/resnet", loaders, tmp_path / "net.safetensors", Recipe(epochs=1))
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="no training data"):
-        train_float(
-            "digits/resnet", resolve("random"), tmp_path / "a.safetensors", epochs=1, learning_rate=1.0
-        )
+        train_float("digits/resnet", resolve("random"), tmp_path / "a.safetensors", Recipe(epochs=1))
     with pytest.raises(InputError, match=r"name a \.safetensors file"):
-        train_float("digits/resnet", loaders, tmp_path / "a.pt", epochs=1, learning_rate=1.0)
+        train_float("digits/resnet", loaders, tmp_path / "a.pt", Recipe(epochs=1))
+
+
+def test_a_moving_average_takes_the_place_of_the_weights(points):
+    """Two steps of plain descent by hand, whose average has the decays 1/10 and 2/11 at first."""
+    network = nn.Linear(2, 2, bias=False)
+    inputs, labels = points[0]
+    weight = network.weight.detach().double().clone()
+    average, rates = weight.clone(), [0.5, 0.25]
+    for step, rate in enumerate(rates):
+        probabilities = F.softmax(inputs.double() @ weight.T, dim=1)
+        gradient = (probabilities - F.one_hot(labels, 2)).T @ inputs.double() / len(labels)
+        velocity = gradient if step == 0 else 0.9 * velocity + gradient  # noqa: F821
+        weight = weight - rate * (gradient + 0.9 * velocity)
+        decay = min(0.5, (step + 1) / (step + 10))
+        average = decay * average + (1 - decay) * weight
+    options = {"weight_decay": 0.0, "warmup": 0.0, "average": 0.5}
+    train(network, points[:1], None, epochs=2, learning_rate=0.5, **options)
+    torch.testing.assert_close(network.weight.detach().double(), average, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_batches_are_one_large_batch(points, accumulate):
+    torch.manual_seed(0)
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    other.load_state_dict(one.state_dict())
+    options = {"epochs": 3, "learning_rate": 0.1}
+    train(one, points, None, accumulate=accumulate, **options)
+    groups = [points[i : i + accumulate] for i in range(0, len(points), accumulate)]
+    together = [tuple(torch.cat(parts) for parts in zip(*group, strict=True)) for group in groups]
+    train(other, together, None, **options)
+    torch.testing.assert_close(one.weight, other.weight)
+    torch.testing.assert_close(one.bias, other.bias)
+
+
+def test_a_rate_that_destroys_the_start_is_warned_about(points):
+    network = nn.Linear(2, 2)
+    train(network, points, points, epochs=8, learning_rate=0.1)
+    turned = [(inputs, 1 - labels) for inputs, labels in points]
+    with pytest.warns(InputWarning, match=r"after epoch 1 validation accuracy is .*%, and was .*%"):
+        train(network, turned, points, epochs=1, learning_rate=1.0)
+
+
+def test_data_smaller_than_a_batch_is_told(points):
+    inputs, labels = points[0]
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=32)
+    with pytest.raises(InputError, match="16 items, less than a batch of 32"):
+        train(nn.Linear(2, 2), loader, None, epochs=1, learning_rate=0.1)
+
+
+def test_random_states_are_left_as_they_were(points):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    train(nn.Linear(2, 2), points, None, epochs=1, learning_rate=0.1)
+    # The layer above drew from them, the training did not.
+    torch.manual_seed(3)
+    nn.Linear(2, 2)
+    drawn = torch.rand(3)
+    torch.manual_seed(3)
+    train(nn.Linear(2, 2), points, None, epochs=1, learning_rate=0.1)
+    assert torch.equal(torch.rand(3), drawn)
+    assert not torch.equal(drawn, expected)

@@ -1,0 +1,249 @@
+"""Trainings that are cut off go on to the weights that they would have had."""
+
+import copy
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from zeropoint.checkpoint import Checkpoint
+from zeropoint.errors import InputError
+from zeropoint.training.loop import Task, train
+from zeropoint.training.recipe import Recipe
+from zeropoint.training.record import read
+
+OFTEN = 1e-9  # minutes between checkpoints: one after every step
+
+
+class CutError(Exception):
+    """The power goes."""
+
+
+class Augmented:
+    """Batches in an order of each epoch's own, with noise from three sources; cut off after ``batches``."""
+
+    def __init__(self, batches: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(40) % 3
+        inputs = torch.randn(40, 4, generator=generator) + labels[:, None]
+        self.loader = DataLoader(TensorDataset(inputs, labels), 8, shuffle=True)
+        self.left = batches
+
+    def __iter__(self):
+        for inputs, labels in self.loader:
+            if self.left is not None:
+                self.left -= 1
+                if self.left < 0:
+                    raise CutError
+            noise = torch.rand(()) + random.random() + np.random.rand()
+            yield inputs + 0.1 * noise, labels
+
+    def __len__(self):
+        return len(self.loader)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 3))
+
+
+VALIDATION = [(torch.randn(16, 4, generator=torch.Generator().manual_seed(5)), torch.arange(16) % 3)]
+
+
+def run(path: Path | None, recipe: Recipe, batches: int | None = None, key: str = "k") -> dict[str, Tensor]:
+    module = network()
+    checkpoint = Checkpoint(path, key, expected=True)
+    train(
+        Task(module),
+        Augmented(batches),
+        VALIDATION,
+        recipe,
+        checkpoint=checkpoint,
+        folder=path and path.parent,
+    )
+    return module.state_dict()
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("batches", [1, 3, 6, 7, 13, 15])
+def test_it_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str, batches: int):
+    recipe = Recipe(epochs=3, learning_rate=0.05, optimizer=optimizer, average=0.9, minutes=OFTEN)
+    expected = run(None, recipe)
+    path = tmp_path / "last.checkpoint"
+    # One of the batches is read to look at the labels.
+    with pytest.raises(CutError):
+        run(path, recipe, batches)
+    assert path.exists() == (batches > 1)
+    assert_same(run(path, recipe), expected)
+    assert_same(run(path, recipe), expected)  # and when there is nothing left to do
+
+
+def test_between_epochs_and_with_batches_put_together(tmp_path: Path):
+    recipe = Recipe(epochs=3, learning_rate=0.05, accumulate=2, minutes=1000)
+    expected = run(None, recipe)
+    path = tmp_path / "last.checkpoint"
+    with pytest.raises(CutError):
+        run(path, recipe, 9)
+    assert torch.load(path, weights_only=True)["reached"] == "step 3 of 9"
+    assert_same(run(path, recipe), expected)
+
+
+def test_the_record_has_every_epoch_once(tmp_path: Path):
+    recipe = Recipe(epochs=4, learning_rate=0.05, minutes=OFTEN)
+    with pytest.raises(CutError):
+        run(tmp_path / "last.checkpoint", recipe, 13)
+    run(tmp_path / "last.checkpoint", recipe)
+    lines = [line for line in read(tmp_path / "metrics.jsonl") if "validation_accuracy" in line]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 5), (2, 10), (3, 15), (4, 20)]
+    assert all(0 <= line["validation_accuracy"] <= 1 for line in lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_obeyed_when_the_step_is_kept(tmp_path: Path, number: signal.Signals):
+    recipe = Recipe(epochs=3, learning_rate=0.05, minutes=1000)
+    expected = run(None, recipe)
+    path = tmp_path / "last.checkpoint"
+    module, data, seen = network(), Augmented(), []
+
+    def loss(inputs: tuple[Tensor, ...], logits: Tensor, labels: Tensor) -> Tensor:
+        seen.append(len(labels))
+        if len(seen) == 7:
+            os.kill(os.getpid(), number)
+        return nn.functional.cross_entropy(logits, labels)
+
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="training is kept as of step 7 of 15"):
+            train(Task(module, loss), data, VALIDATION, recipe, checkpoint=Checkpoint(path, "k"))
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert_same(run(path, recipe), expected)
+
+
+def test_a_checkpoint_that_is_damaged_or_anothers_is_told(tmp_path: Path):
+    recipe = Recipe(epochs=1, learning_rate=0.05)
+    path = tmp_path / "last.checkpoint"
+    run(path, recipe)
+    with pytest.raises(InputError, match=r"cannot go on from .*last\.checkpoint"):
+        run(path, recipe, key="of another network")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="damaged"):
+        run(path, recipe)
+
+
+def test_a_checkpoint_of_another_structure_is_told(tmp_path: Path):
+    recipe = Recipe(epochs=1, learning_rate=0.05)
+    path = tmp_path / "last.checkpoint"
+    run(path, recipe)
+    with pytest.raises(InputError, match="does not fit the network"):
+        train(Task(nn.Linear(4, 3)), Augmented(), None, recipe, checkpoint=Checkpoint(path, "k"))
+
+
+def test_nan_names_the_step_and_the_last_checkpoint(tmp_path: Path):
+    module, path = network(), tmp_path / "last.checkpoint"
+    steps = []
+
+    def break_it() -> None:
+        steps.append(1)
+        if len(steps) == 7:
+            with torch.no_grad():
+                module[0].weight.fill_(float("nan"))
+
+    task = Task(module, after_step=break_it, blame=lambda: "the first layer did it")
+    told = "nan at step 8, batch 3 of epoch 2; the first layer did it; .*last.checkpoint holds step 5 of 15"
+    with pytest.raises(InputError, match=told):
+        train(task, Augmented(), None, Recipe(epochs=3), checkpoint=Checkpoint(path, "k"))
+
+
+def in_processes(count: int, script: str, folder: Path) -> None:
+    file = folder / "script.py"
+    file.write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+TWO = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from safetensors.torch import save_file
+from zeropoint.training.loop import Task, train
+from zeropoint.training.processes import is_first
+from zeropoint.training.recipe import Recipe
+
+generator = torch.Generator().manual_seed(0)
+labels = torch.arange(42) % 3
+inputs = torch.randn(42, 4, generator=generator) + labels[:, None]
+shuffled = DataLoader(TensorDataset(inputs, labels), 8, shuffle=True)  # the last batch has two rows
+plain = list(zip(inputs.split(5), labels.split(5)))
+states = dict()
+for name, loader in dict(shuffled=shuffled, plain=plain).items():
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    recipe = Recipe(epochs=3, learning_rate=0.01, accumulate=2, average=0.9)
+    result = train(Task(module), loader, plain, recipe)
+    states |= {{f"{{name}}.{{key}}": value.clone() for key, value in module.state_dict().items()}}
+    states[f"{{name}}.accuracy"] = torch.tensor(result.accuracy)
+    states[f"{{name}}.losses"] = torch.tensor(result.losses)
+if is_first():
+    save_file(states, {out!r})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path: Path):
+    results = []
+    for count in (1, 2):
+        out = tmp_path / f"{count}.safetensors"
+        in_processes(count, TWO.format(tests=os.getcwd(), out=str(out)), tmp_path)
+        results.append(load_file(out))
+    one, two = results
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
+    moved = copy.deepcopy(one["shuffled.0.weight"])
+    torch.manual_seed(1)
+    assert (nn.Linear(4, 8).weight - moved).abs().max() > 1e-3  # there was something to agree on
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path):
+    """The whole command, by SIGKILL, ten times."""
+    base = [
+        *(sys.executable, "-m", "zeropoint", "qat", "digits/mobilenet", "--data", "digits", "--bits", "W4A4"),
+        *("--epochs", "3", "--limit-batches", "12", "--minutes", "0.0005", "--rounding", "nearest"),
+    ]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    started = time.monotonic()
+    subprocess.run([*base, "--out", str(whole)], check=True, capture_output=True)
+    seconds = time.monotonic() - started
+    moments = random.Random(0)
+    for _ in range(10):
+        resume = ["--resume"] if (cut / "settings.json").exists() else []
+        process = subprocess.Popen([*base, "--out", str(cut), *resume], stderr=subprocess.DEVNULL)
+        time.sleep(seconds * moments.uniform(0.5, 1.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*base, "--out", str(cut), "--resume"], check=True, capture_output=True)
+    states = [torch.export.load(folder / "program.pt2").state_dict for folder in (whole, cut)]
+    assert_same(*states)

@@ -1,0 +1,48 @@
+"""Training of float networks, to be quantized later."""
+
+import os
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save
+
+from zeropoint.errors import InputError
+from zeropoint.files import atomic_write
+from zeropoint.training.loop import Task, Training, train
+from zeropoint.training.processes import is_first
+from zeropoint.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from zeropoint.data import Loaders
+
+
+def train_float(
+    spec: str,
+    loaders: "Loaders",
+    out: str | os.PathLike[str],
+    recipe: Recipe,
+    *,
+    weights: str = "none",
+) -> Training:
+    """Trains the model that ``spec`` and ``weights`` name and writes it to ``out`` (.safetensors).
+
+    Raises InputError as ``train`` and ``models.resolve`` do, where there is no training data, and, before
+    training, where ``out`` cannot be written.
+    """
+    from zeropoint import models
+
+    if loaders.train is None:
+        raise InputError(f"{loaders.name} has no training data; give digits, or loaders with a train part")
+    if not os.fspath(out).endswith(".safetensors"):
+        raise InputError(f"cannot write {os.fspath(out)}: name a .safetensors file")
+    module = models.resolve(spec, weights)
+    with atomic_write(out) if is_first() else nullcontext() as path:
+        try:
+            result = train(Task(module), loaders.train, loaders.validation, recipe)
+        except OSError as error:  # not of the file to write, which atomic_write would take it for
+            raise InputError(f"cannot read the training data: {error}") from error
+        if path is not None:
+            state = {key: value.contiguous().clone() for key, value in module.state_dict().items()}
+            # Not save_file, whose files no other user may read.
+            path.write_bytes(save(state, metadata={"model": spec, "data": loaders.name}))
+    return result

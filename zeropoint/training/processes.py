@@ -1,0 +1,117 @@
+"""Processes: one or many, on CPUs or GPUs, and which rows of every batch each of them trains on.
+
+``torchrun`` starts several; the library that joins them is Lightning Fabric.
+"""
+
+import operator
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+
+from zeropoint.batches import Loader, split
+from zeropoint.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks and writes: the only one, or the first of several."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def join(precision: str = "auto") -> "Fabric":
+    """The processes that ``torchrun`` started, or this one alone; on GPUs where there are any.
+
+    Raises InputError where Lightning Fabric is not installed.
+    """
+    try:
+        from lightning_fabric import Fabric
+    except ModuleNotFoundError as error:
+        raise InputError("Lightning Fabric is not installed; run: pip install 'zeropoint[train]'") from error
+
+    has_gpu = torch.cuda.is_available()
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(count)))
+    if precision == "auto":
+        precision = "bf16" if has_gpu else "32"
+    fabric = Fabric(
+        accelerator="cuda" if has_gpu else "cpu",
+        devices=here,
+        num_nodes=max(count // here, 1),
+        strategy="ddp" if count > 1 else "auto",
+        precision=_PRECISIONS[precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+class _Share:
+    """Of every batch's indices those of one process; its last one where there are too few for all."""
+
+    def __init__(self, indices: Any, process: int, processes: int) -> None:
+        self.indices, self.process, self.processes = indices, process, processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.indices:
+            yield batch[self.process :: self.processes] or batch[-1:]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def share(loader: Loader, process: int, processes: int) -> Loader:
+    """A loader of this process's rows of every batch of ``loader``: all where there is one process.
+
+    Together the processes have the batches of one. A DataLoader then reads those rows alone.
+    """
+    if processes == 1:
+        return loader
+    if isinstance(loader, DataLoader):
+        if isinstance(loader.sampler, DistributedSampler):
+            raise InputError("zeropoint gives each process its rows; leave the DistributedSampler out")
+        if not isinstance(loader.dataset, IterableDataset) and loader.batch_sampler is not None:
+            return DataLoader(
+                loader.dataset,
+                batch_sampler=_Share(loader.batch_sampler, process, processes),
+                num_workers=loader.num_workers,
+                collate_fn=loader.collate_fn,
+                pin_memory=loader.pin_memory,
+                worker_init_fn=loader.worker_init_fn,
+                generator=loader.generator,
+                persistent_workers=loader.persistent_workers,
+            )
+    return _Sliced(loader, process, processes)
+
+
+class _Sliced:
+    """Rows of batches that are read whole."""
+
+    def __init__(self, loader: Loader, process: int, processes: int) -> None:
+        self.loader, self.process, self.processes = loader, process, processes
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            inputs, labels = split(batch)
+            rows = range(len(inputs[0]))[self.process :: self.processes] or range(len(inputs[0]))[-1:]
+            index = torch.tensor(rows)
+            yield tuple(tensor[index] for tensor in inputs), None if labels is None else labels[index]
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self.loader)
+
+
+def total(fabric: "Fabric", *values: float) -> list[float]:
+    """Each value's sum over all processes."""
+    if fabric.world_size == 1:
+        return list(values)
+    own = torch.tensor(values, dtype=torch.float64, device=fabric.device)
+    summed = fabric.all_reduce(own, reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    return summed.tolist()
