@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check lint bench bench-accuracy memory docs install clean
+.PHONY: help demo test check lint bench bench-accuracy bench-qat memory docs install clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,10 @@ DATA ?= ../shared/data
 bench-accuracy: .venv/installed ## accuracy on the networks in DATA=FOLDER against other tools: half an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/accuracy.py $(DATA)
+
+bench-qat: .venv/installed ## quantization-aware training on the networks in DATA=FOLDER: over an hour
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/qat.py $(DATA)
 
 memory: .venv/installed ## peak memory of calibration on few and on many images
 	$(BIN)/python benchmarks/memory.py --images 64 --images 4096

@@ -3,13 +3,12 @@
     python benchmarks/accuracy.py FOLDER
     python benchmarks/accuracy.py FOLDER --network resnet20 --tool zeropoint --bits W8A8
 
-FOLDER holds ``models.py``, with ``resnet20()``, ``mobilenetv2()`` and ``load_images(split, size)``, and its
-data. Every row is a process of its own: it calibrates on 256 images of the calibration split, without their
-labels, and is scored on the test split. zeropoint is simulated, and run on its target at W8A8. Writes
-accuracy.json and accuracy.md; an interrupted run goes on where it was.
+FOLDER holds the networks and their images (see trained.py). Every row is a process of its own: it calibrates
+on 256 images of the calibration split, without their labels, and is scored on the test split. zeropoint is
+simulated, and run on its target at W8A8. Writes accuracy.json and accuracy.md; an interrupted run goes on
+where it was.
 """
 
-import importlib.util
 import json
 import tempfile
 import time
@@ -17,13 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import fresh
 import peers
 import report
 import torch
+import trained
 import typer
 from torch import Tensor
 
@@ -32,10 +31,8 @@ from zeropoint import Options
 from zeropoint.measure import machine
 from zeropoint.measure.fidelity import FidelityMeter
 
-SIZES = {"resnet20": 32, "mobilenetv2": 128}
 BITS = ("W8A8", "W4A8", "W2A8", "W4A4")
 TARGETS = ("openvino", "onnxruntime", "torch")
-CALIBRATION = 256
 BATCH = 50
 
 
@@ -72,7 +69,7 @@ PEERS: dict[tuple[str, str], tuple[Callable[..., Any], Callable[..., Path], Call
 
 def lines() -> Iterator[Line]:
     """Every row there is."""
-    for network in SIZES:
+    for network in trained.SIZES:
         yield Line(network, "float32", "", "W32A32")
         for bits in BITS:
             for method in ("static", "static-best"):
@@ -84,11 +81,10 @@ def lines() -> Iterator[Line]:
 
 def measure(line: Line, folder: str) -> dict[str, Any]:
     """In a process of its own: top-1, agreement and SQNR on the test images, seconds to quantize."""
-    source = _import(Path(folder))
-    network, size = getattr(source, line.network)().eval(), SIZES[line.network]
-    calibration = list(source.load_images("calibration", size)[0][:CALIBRATION].split(32))
-    images, labels = source.load_images("test", size)
-    test = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+    source = trained.read(folder)
+    network = getattr(source, line.network)().eval()
+    calibration = trained.calibration(source, line.network)
+    test = trained.scored(source, line.network, BATCH)
     started, runs = time.perf_counter(), {"": network}
     if line.tool == "zeropoint":
         program = zp.capture(network, calibration[0][:2])
@@ -107,7 +103,7 @@ def measure(line: Line, folder: str) -> dict[str, Any]:
         quantize, save, load = PEERS[line.tool, line.how]
         built = quantize(network, calibration[0][:2], calibration)
         seconds = time.perf_counter() - started
-        runs = {line.how: load(save(built, images[:BATCH], 2, f"{tempfile.mkdtemp()}/peer"), 2)}
+        runs = {line.how: load(save(built, test[0][0], 2, f"{tempfile.mkdtemp()}/peer"), 2)}
     return {"seconds": seconds, "runs": {name: _score(network, run, test) for name, run in runs.items()}}
 
 
@@ -123,15 +119,6 @@ def _score(
     fidelity = meter.result()
     sqnr = fidelity.sqnr_db if fidelity.sqnr_db != float("inf") else None  # JSON has no infinity
     return {"top1": right / count, "agreement": fidelity.agreement, "sqnr_db": sqnr}
-
-
-def _import(folder: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location("networks_of_the_folder", folder / "models.py")
-    assert specification is not None
-    assert specification.loader is not None
-    source = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(source)
-    return source
 
 
 def markdown(record: report.Record) -> str:
@@ -170,7 +157,10 @@ def main(
         and how in (None, line.how)
         and bits in (None, line.bits)
     ]
-    about = {"machine": machine.describe() | {"peers": report.versions()}, "calibration_images": CALIBRATION}
+    about = {
+        "machine": machine.describe() | {"peers": report.versions()},
+        "calibration_images": trained.CALIBRATION,
+    }
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / "accuracy.unfinished.json"
     record = json.loads(unfinished.read_text()) if unfinished.exists() else {}

@@ -52,7 +52,7 @@ class _FakeQuantize(torch.autograd.Function):
         steps = _along(scale, value, axis)
         offset = _along(zero_point, value, axis).round().clamp(low, high)
         rounded = (value * (1 / steps)).round_()
-        rounded = rounded.clamp_(low - offset, high - offset).mul_(steps)
+        rounded = rounded.clamp_(*_scalars(low - offset, high - offset)).mul_(steps)
         ctx.save_for_backward(value, rounded, scale, zero_point)
         ctx.axis, ctx.low, ctx.high, ctx.factor, ctx.step_sizes = axis, low, high, factor, step_sizes
         return rounded
@@ -66,7 +66,7 @@ class _FakeQuantize(torch.autograd.Function):
         # Half a step beyond either end still rounds to it.
         ends = (ctx.low - offset - 0.5) * steps, (ctx.high - offset + 0.5) * steps
         if steps.numel() == 1:  # one pass over the values where comparisons take three
-            passed = torch.ops.aten.hardtanh_backward(gradient, value, *(float(end) for end in ends))
+            passed = torch.ops.aten.hardtanh_backward(gradient, value, *_scalars(*ends))
         else:
             passed = gradient * ((value > ends[0]) & (value < ends[1]))
         # Inside, the rounded value has the slope (rounded - value) / scale, clipped it has rounded / scale:
@@ -89,6 +89,11 @@ def _along(parameter: Tensor, value: Tensor, axis: int | None) -> Tensor:
     if axis is None:
         return parameter.detach().reshape(())
     return parameter.detach().reshape([-1 if i == axis else 1 for i in range(value.dim())])
+
+
+def _scalars(*ends: Tensor) -> tuple[Any, ...]:
+    """As numbers where they are such: kernels for those are six times as fast."""
+    return tuple(end.item() if end.dim() == 0 else end for end in ends)
 
 
 def _products(a: Tensor, b: Tensor, axis: int | None) -> Tensor:

@@ -48,8 +48,29 @@ def qat(
     The epoch with the best accuracy on ``validation`` is kept, the last one where there is no such data.
     ``path`` is a file to keep a checkpoint in, or ``folder`` one for that and for metrics.
     """
-    start = static(program, target, calibration, options)
+    begun = program
+    if options.progressive and options.weight_bits < 8:
+        first, options = _stages(options)
+        kept = None if path is None else Path(f"{path}.first")
+        apart = None if folder is None else Folder(folder.path / "first")
+        start = static(program, target, calibration, first)
+        trained = fine_tuned(start, program, first, train_data, validation, kept, apart)
+        begun = dataclasses.replace(program, module=without_quantizers(trained))
+    start = static(begun, target, calibration, options)
     return fine_tuned(start, program, options, train_data, validation, path, folder)
+
+
+def _stages(options: Options) -> tuple[Options, Options]:
+    """The first third of the epochs at twice the bits of weights, and the rest."""
+    epochs = options.training.epochs
+    most = -(-epochs // 3)
+    first = dataclasses.replace(options.training, epochs=most)
+    rest = dataclasses.replace(options.training, epochs=max(epochs - most, 1))
+    twice = min(2 * options.weight_bits, 8)
+    return (
+        dataclasses.replace(options, training=first, weight_bits=twice),
+        dataclasses.replace(options, training=rest),
+    )
 
 
 def fine_tuned(

@@ -1,0 +1,58 @@
+"""Trained networks and their images, from a folder with ``models.py`` in it.
+
+That has ``resnet20()``, ``mobilenetv2()`` and ``load_images(split, size)``, splits "calibration", "train" and
+"test", and its data beside it.
+"""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+SIZES = {"resnet20": 32, "mobilenetv2": 128}
+CALIBRATION = 256
+
+
+def read(folder: str) -> ModuleType:
+    """The folder's ``models.py``."""
+    specification = importlib.util.spec_from_file_location(
+        "networks_of_the_folder", Path(folder) / "models.py"
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    source = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(source)
+    return source
+
+
+def calibration(source: ModuleType, network: str) -> list[Tensor]:
+    """The first images of the calibration split, in batches, without their labels."""
+    return list(source.load_images("calibration", SIZES[network])[0][:CALIBRATION].split(32))
+
+
+def scored(source: ModuleType, network: str, batch: int = 50) -> list[tuple[Tensor, Tensor]]:
+    """The test split."""
+    images, labels = source.load_images("test", SIZES[network])
+    return list(zip(images.split(batch), labels.split(batch), strict=True))
+
+
+def training(source: ModuleType, network: str, batch: int = 100) -> DataLoader[Any]:
+    """The training split, shuffled, shifted by up to 4 of 32 pixels, half of it mirrored (He et al. 2016)."""
+    images, labels = source.load_images("train", 32)
+    size = SIZES[network]
+
+    def collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        padded = [F.pad(image, (4, 4, 4, 4)) for image, _ in items]
+        shifts = torch.randint(0, 9, (len(items), 2)).tolist()
+        cropped = [image[:, y : y + 32, x : x + 32] for image, (y, x) in zip(padded, shifts, strict=True)]
+        mirrored = [image.flip(-1) if torch.rand(()) < 0.5 else image for image in cropped]
+        batch = torch.stack(mirrored)
+        batch = batch if size == 32 else F.interpolate(batch, size=size, mode="bicubic")
+        return batch, torch.stack([label for _, label in items])
+
+    return DataLoader(TensorDataset(images, labels), batch, shuffle=True, collate_fn=collate)
