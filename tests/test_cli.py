@@ -395,16 +395,17 @@ def test_module_is_the_same_command():
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no such file: there.pt2\n")
 
 
-def test_ctrl_c_while_calibrating(folder: Path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_while_calibrating(folder: Path, number: signal.Signals, status: int):
     arguments = [sys.executable, "-m", "zeropoint", *QUANTIZE.split(), "--data", "model.py:that_never_end"]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "calibrating" not in process.stdout.readline():
         assert process.poll() is None
     time.sleep(2)  # by then it computes, and nothing is imported any more, which loses the signal
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "interrupted" in err
     assert "Traceback" not in err
     assert {path.name for path in folder.iterdir()} <= {"model.py", "__pycache__"}

@@ -6,6 +6,7 @@ torch is imported inside the commands, so that help is instant.
 import logging
 import os
 import shlex
+import signal
 import sys
 import traceback
 import warnings
@@ -136,7 +137,7 @@ WeightDecay = Annotated[float, typer.Option(help="Decay of all but biases, norms
 Warmup = Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")]
 Accumulate = Annotated[int, typer.Option(help="Batches whose gradients make one step.")]
 Average = Annotated[float, typer.Option(help="Decay of a moving average of the weights; 0: none.")]
-Precision = Annotated[str, typer.Option(help="auto (bf16 on a GPU, 32 on a CPU), 32, bf16 or 16.")]
+Precision = Annotated[str, typer.Option(help="auto (bf16 on a GPU, 32 on a CPU), 32 or bf16.")]
 Seed = Annotated[int, typer.Option(help="Of the order of the data, and all else that is random.")]
 
 
@@ -519,7 +520,17 @@ def _command() -> str:
 
 
 def main() -> None:
-    """Runs the command line; exits with 0, 1 for a fault of ours, 2 for the user's input, 130 for Ctrl-C."""
+    """Runs the command line; exits with 0, 1 for a fault of ours, 2 for the user's input, 130 for Ctrl-C.
+
+    SIGTERM is treated as Ctrl-C, so that nothing half-written stays, and exits with 143.
+    """
+    terminated: list[int] = []
+
+    def terminate(number: int, _: object) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, terminate)
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if not debug:
@@ -546,6 +557,8 @@ def main() -> None:
         status = _fail(message, 1, debug)
     if status == 130:  # typer, too, gives this back for Ctrl-C
         _err.print(f"interrupted; {kept}", markup=False, highlight=False, soft_wrap=True)
+        status = 143 if terminated else 130
+    signal.signal(signal.SIGTERM, before)
     sys.exit(status or 0)
 
 

@@ -154,7 +154,7 @@ class _Loop:
         self.losses: list[float] = []
         self.start: float | None = None  # accuracy before the first step
         self.best, self.best_epoch, self.best_state = (-1.0, 0.0), 0, dict[str, Tensor]()
-        self.saved = time.monotonic()
+        self.stopping, self.saved = False, time.monotonic()
 
     def run(self, validation: Loader | None, folder: Path | None) -> Training:
         """Trains from where it is to the end."""
@@ -182,7 +182,7 @@ class _Loop:
         randomness.begin(self.recipe.seed, self.epoch, self.loader)
         _set_mode(self.module, training=True)
         self.optimizer.zero_grad()
-        noted, seconds = list(self.sums), time.monotonic()
+        noted = [*self.sums, time.monotonic()]
         shared = share(self.loader, self.fabric.global_rank, self.fabric.world_size)
         number = 0
         for number, batch in enumerate(shared, start=1):
@@ -190,51 +190,50 @@ class _Loop:
                 if number == self.batch and states is not None:
                     randomness.restore(states)
                 continue
-            is_last = number == self.batches
-            steps = is_last or number % self.recipe.accumulate == 0
-            in_step = self._batches_in_step(number)
-            with self.fabric.no_backward_sync(self.trained, enabled=not steps):
-                self._descend(batch, number, in_step)
-            if not steps:
+            is_step = number == self.batches or number % self.recipe.accumulate == 0
+            with self.fabric.no_backward_sync(self.trained, enabled=not is_step):
+                self._descend(batch, number)
+            if not is_step:
                 continue
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.task.after_step()
-            rate = float(self.schedule.get_last_lr()[0])
-            self.schedule.step()
-            self._average()
-            self.step, self.batch = self.step + 1, number
+            rate = self._step(number)
             loss, right, rows = self.sums
             tell(f"epoch {self.epoch}: loss {loss / rows:.4f}, top-1 {right / rows:.2%}, rate {rate:.1e}")
-            if self.step % NOTED == 0 and rows > noted[2]:
-                since = [now - then for now, then in zip(self.sums, noted, strict=True)]
-                took, seconds = time.monotonic() - seconds, time.monotonic()
-                record(
-                    self.step,
-                    {
-                        "epoch": self.epoch,
-                        "loss": since[0] / since[2],
-                        "accuracy": since[1] / since[2],
-                        "learning_rate": rate,
-                        "rows_per_second": since[2] / took,
-                    },
-                )
-                noted = list(self.sums)
-            if self.stop.asked is not None or time.monotonic() - self.saved > 60 * self.recipe.minutes:
+            if self.step % NOTED == 0:
+                noted = self._note(record, noted, rate)
+            if self.stopping or time.monotonic() - self.saved > 60 * self.recipe.minutes:
                 self._save()
-            if self.stop.asked is not None:
+            if self.stopping:
                 self.stop.now()
         if not number:
             raise InputError("the training loader yields no batch; give it at least one")
         loss, _, rows = self.sums
         self.losses.append(loss / rows)
 
+    def _step(self, number: int) -> float:
+        """Takes the step that the epoch's batches up to this one make; gives its learning rate."""
+        rate = float(self.schedule.get_last_lr()[0])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.task.after_step()
+        self.schedule.step()
+        self._average()
+        self.step, self.batch = self.step + 1, number
+        return rate
+
+    def _note(self, record: Record, noted: list[float], rate: float) -> list[float]:
+        """Records what came since the sums and time of ``noted``; gives those of now."""
+        now = [*self.sums, time.monotonic()]
+        loss, right, rows, seconds = (one - other for one, other in zip(now, noted, strict=True))
+        numbers = {"loss": loss / rows, "accuracy": right / rows, "rows_per_second": rows / seconds}
+        record(self.step, {"epoch": self.epoch, **numbers, "learning_rate": rate})
+        return now
+
     def _batches_in_step(self, number: int) -> int:
         """How many batches make the step that this one is in: fewer than usual at the end of an epoch."""
         usual = self.recipe.accumulate
         return min(usual, self.batches - (number - 1) // usual * usual)
 
-    def _descend(self, batch: Any, number: int, in_step: int) -> None:
+    def _descend(self, batch: Any, number: int) -> None:
         """Adds the gradients of one batch."""
         inputs, labels = split(batch)
         if labels is None:
@@ -248,14 +247,15 @@ class _Loop:
         right = int((logits.detach().argmax(1) == labels).sum())
         own = len(labels)
         asked = float(self.stop.asked is not None)
-        sums = total(self.fabric, float(loss.detach()) * own, right, own, asked)
+        *sums, stopping = total(self.fabric, float(loss.detach()) * own, right, own, asked)
         if not math.isfinite(sums[0]):
             self._fail(sums[0], number)
         # Gradients are averaged over processes, whatever their rows: this makes it the mean over all rows.
-        self.fabric.backward(loss * (own * self.fabric.world_size / sums[2] / in_step))
-        self.sums = [old + new for old, new in zip(self.sums, sums, strict=False)]
-        if sums[3] and self.stop.asked is None:  # another process was
-            self.stop.asked = signal.SIGTERM
+        share_of_all = own * self.fabric.world_size / sums[2]
+        self.fabric.backward(loss * (share_of_all / self._batches_in_step(number)))
+        self.sums = [old + new for old, new in zip(self.sums, sums, strict=True)]
+        if stopping:  # all processes at the same step
+            self.stopping, self.stop.asked = True, self.stop.asked or signal.SIGTERM
 
     def _fail(self, value: float, number: int) -> None:
         parts = [f"the loss is {value} at step {self.step + 1}, batch {number} of epoch {self.epoch}"]

@@ -18,7 +18,7 @@ from zeropoint.errors import InputError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
 def is_first() -> bool:

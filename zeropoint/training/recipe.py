@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from zeropoint.errors import InputError, closest
 
 OPTIMIZERS = ("sgd", "adamw")
-PRECISIONS = ("auto", "32", "bf16", "16")
+PRECISIONS = ("auto", "32", "bf16")
 
 
 @dataclass(frozen=True)
