@@ -131,7 +131,10 @@ FreeSizes = Annotated[
     typer.Option("--free-sizes", help="Leave all sizes of inputs free, such as height and width."),
 ]
 Epochs = Annotated[int, typer.Option(help="Epochs of quantization-aware training.")]
-LearningRate = Annotated[float, typer.Option(help="Highest learning rate of quantization-aware training.")]
+LearningRate = Annotated[
+    float,
+    typer.Option(help="Of quantization-aware training: what a weight moves by, in steps of its grid."),
+]
 Optimizer = Annotated[str, typer.Option(help="sgd or adamw.")]
 WeightDecay = Annotated[float, typer.Option(help="Decay of all but biases, norms and step sizes.")]
 Warmup = Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")]

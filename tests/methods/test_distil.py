@@ -47,7 +47,7 @@ def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: 
 
 
 def test_never_worse_on_what_is_held_out(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module_of, "WEIGHT_RATE", 1e3)  # which ruins the weights
+    monkeypatch.setattr(module_of, "RATE", 1e3)  # which ruins the weights
     _, start = rounded()
     assert torch.equal(distil(start, start, DATA)(UNSEEN)[0], start(UNSEEN)[0])
 

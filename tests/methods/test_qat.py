@@ -43,7 +43,7 @@ LOW = Options(
     activation_bits=2,
     end_bits=2,
     ranges="minmax",
-    training=Recipe(epochs=20, learning_rate=0.01),
+    training=Recipe(epochs=20, learning_rate=0.1),
 )
 
 
@@ -101,7 +101,7 @@ def test_float_program_and_the_users_parameters_stay_as_they_are(grad: bool):
 def test_epoch_of_the_best_validation_is_kept(trained: Program, monkeypatch: pytest.MonkeyPatch):
     """Labels of validation that no training comes to: the first epochs fit them best."""
     wrong = [(inputs, (labels + 1) % 8) for inputs, labels in clusters()]
-    options = Options(training=Recipe(epochs=3, learning_rate=0.01))
+    options = Options(training=Recipe(epochs=3, learning_rate=0.1))
     parts = {"calibration": clusters(), "train": clusters(), "options": options}
     kept = quantize(trained, "qat", **parts, validation=wrong)
     last = quantize(trained, "qat", **parts)
@@ -168,7 +168,7 @@ def test_quantizers_around_moves_keep_one_grid():
         nn.Flatten(),
         nn.Linear(8, 8),
     )
-    options = Options(training=Recipe(epochs=3, learning_rate=0.01))
+    options = Options(training=Recipe(epochs=3, learning_rate=0.1))
     program = capture(model, clusters()[0][0])
     parts = {"calibration": clusters(), "train": clusters(), "options": options}
     static, qat = (

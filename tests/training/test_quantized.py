@@ -41,7 +41,7 @@ def program() -> zp.Program:
     return zp.capture(model, clusters()[0][0])
 
 
-RECIPE = zp.Recipe(epochs=4, learning_rate=0.01)
+RECIPE = zp.Recipe(epochs=4, learning_rate=0.1)
 FEW = zp.Options(training=RECIPE, end_bits=3).at("W3A3")
 
 

@@ -22,7 +22,7 @@ from zeropoint.errors import InputError
 from zeropoint.macs import work
 from zeropoint.methods.blocks import block_ends, relative_error, without_quantizers
 from zeropoint.methods.descent import BATCH, Descent, items_a_step
-from zeropoint.methods.learnable import Learnable, constant, learnable
+from zeropoint.methods.learnable import constant, learnable, parameter_groups
 from zeropoint.program import Program
 from zeropoint.progress import track
 
@@ -36,11 +36,7 @@ LONGER = 4
 JUDGED = 25  # steps after which the Program is judged
 MATCHED = 12  # block ends, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart
-# What Adam moves a value by in a step, at first: a weight in steps of its grid, a step size or a bias in its
-# own size.
-WEIGHT_RATE = 0.03
-STEP_RATE = 0.003
-BIAS_RATE = 0.001
+RATE = 0.03  # what Adam moves a weight by in a step, at first, in steps of its grid
 
 
 def distil(
@@ -68,7 +64,7 @@ def distil(
     student, places = learnable(start)
     teacher = without_quantizers(unfitted)
     blocks = _taps(teacher)
-    descent = Descent(_parameter_groups(student, places), steps)
+    descent = Descent(parameter_groups(student, places, RATE), steps)
     generator = torch.Generator().manual_seed(seed)
     learning: dict[str, Any] = {"student": student, "descent": descent}
     first, best, best_state = 0, math.inf, None
@@ -158,16 +154,3 @@ def _distance(found: tuple[list[Tensor], list[Tensor]], wanted: tuple[list[Tenso
     """The squared errors relative to the squares: mean over the outputs, plus mean over the blocks."""
     (outputs, blocks), (wanted_outputs, wanted_blocks) = found, wanted
     return relative_error(outputs, wanted_outputs) + relative_error(blocks, wanted_blocks)
-
-
-def _parameter_groups(student: GraphModule, places: list[Learnable]) -> list[dict[str, Any]]:
-    steps = {place.scale for place in places}
-    grids = {str(place.before.source.target): place.before for place in places if place.before.is_weight}
-    groups = []
-    for name, parameter in student.named_parameters():
-        if name in grids and name not in steps:
-            rate = WEIGHT_RATE * float(grids[name].scale.mean())
-        else:
-            rate = (STEP_RATE if name in steps else BIAS_RATE) * float(parameter.detach().abs().mean())
-        groups.append({"params": [parameter], "lr": max(rate, 1e-12)})
-    return groups

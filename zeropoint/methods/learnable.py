@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -14,6 +15,9 @@ from zeropoint.quantizers import Quantizer, insert_activation, insert_weight, qu
 from zeropoint.scheme import Scheme
 
 LEAST = 1e-8  # that a step size may shrink to
+# Rates beside that of weights, in steps of their grid: of step sizes and biases in their own sizes, and of
+# zero points.
+STEP_RATE, BIAS_RATE, OFFSET_RATE = 0.1, 0.03, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,32 @@ def constant(module: GraphModule, places: list[Learnable]) -> None:
     for place in places:
         _make_constant(module, place)
     fx.remove_unused(module)
+
+
+def parameter_groups(
+    module: GraphModule, places: list[Learnable], rate: float, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Every parameter with a learning rate for Adam, which moves it by about so much in a step.
+
+    For weights that is ``rate`` steps of their grid: folded batch norms give layers weights of very different
+    sizes, and few bits need larger moves than many. Nothing else is decayed than weights.
+    """
+    steps, offsets = {place.scale for place in places}, {place.zero_point for place in places}
+    grids = {str(place.before.source.target): place.before for place in places if place.before.is_weight}
+    groups = []
+    for name, parameter in module.named_parameters():
+        size = float(parameter.detach().abs().mean())
+        if name in steps:
+            own = STEP_RATE * size
+        elif name in offsets:
+            own = OFFSET_RATE
+        elif name in grids:
+            own = float(grids[name].scale.mean())
+        else:
+            own = BIAS_RATE * size
+        decay = weight_decay if name in grids else 0.0
+        groups.append({"params": [parameter], "lr": max(rate * own, 1e-12), "weight_decay": decay})
+    return groups
 
 
 def keep_positive(module: GraphModule, places: list[Learnable]) -> None:

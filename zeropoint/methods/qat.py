@@ -19,16 +19,14 @@ from zeropoint.batches import Loader
 from zeropoint.checkpoint import checkpoint
 from zeropoint.methods.blocks import without_quantizers
 from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.methods.learnable import LEAST, Learnable, constant, keep_positive, learnable
+from zeropoint.methods.learnable import LEAST, Learnable, constant, keep_positive, learnable, parameter_groups
 from zeropoint.methods.static import static
 from zeropoint.options import Options
 from zeropoint.program import Program, flat_tensors
 from zeropoint.target import Target
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Loss, Task, cross_entropy, move, train
-from zeropoint.training.recipe import Recipe
 
-STEP_RATE = 0.1  # of the learning rate: a step size is small, that of weights would throw it about
 TEMPERATURE = 2.0
 GONE = 1e3  # times what a step size was at first: beyond, or below its inverse, it has gone bad
 
@@ -83,11 +81,12 @@ def fine_tuned(
     folder: Folder | None = None,
 ) -> Program:
     """The quantized ``start`` after training, by labels and by the float ``teacher`` if there is one."""
+    recipe = options.training
     module, places = learnable(start, offsets=True, step_sizes=options.step_sizes)
     task = Task(
         module,
         cross_entropy if teacher is None else distillation(teacher, options.distillation),
-        _parameter_groups(module, places, options.training),
+        parameter_groups(module, places, recipe.learning_rate, recipe.weight_decay),
         lambda: keep_positive(module, places),
         lambda: _blame(module, places),
     )
@@ -97,7 +96,7 @@ def fine_tuned(
         task,
         train_data,
         validation,
-        options.training,
+        recipe,
         checkpoint=kept,
         folder=folder.path if folder else None,
     )
@@ -129,21 +128,6 @@ def distillation(teacher: Program, share: float) -> Loss:
         return (1 - share) * F.cross_entropy(logits, labels) + share * TEMPERATURE**2 * soft
 
     return loss
-
-
-def _parameter_groups(module: GraphModule, places: list[Learnable], recipe: Recipe) -> list[dict[str, Any]]:
-    grids = {name for place in places for name in (place.scale, place.zero_point)}
-    named = dict(module.named_parameters())
-    others = [parameter for name, parameter in named.items() if name not in grids]
-    return [
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
-        {
-            "params": [named[name] for name in named if name in grids],
-            "weight_decay": 0.0,
-            "lr": recipe.learning_rate * STEP_RATE,
-        },
-    ]
 
 
 def _blame(module: GraphModule, places: list[Learnable]) -> str:

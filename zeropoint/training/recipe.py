@@ -12,18 +12,19 @@ PRECISIONS = ("auto", "32", "bf16")
 class Recipe:
     """How to train.
 
-    The learning rate rises linearly over the first ``warmup`` fraction of the steps to ``learning_rate`` and
-    falls as a cosine to zero. ``optimizer`` is ``sgd``, with Nesterov momentum of 0.9, or ``adamw``;
-    ``weight_decay`` holds for all but vectors (biases, norms) and step sizes. The gradients of ``accumulate``
-    batches make one step. ``average`` is the decay of a moving average of the weights, which then takes their
-    place; 0 for none. ``precision`` is that of arithmetic: ``auto`` is 32 bits on a CPU and bf16 on a GPU.
-    ``minutes`` lie between checkpoints, beside those of every epoch.
+    ``learning_rate`` is the optimizer's for a float network. Through quantizers it is what Adam moves a
+    weight by in a step, in steps of its grid. It rises linearly over the first ``warmup`` fraction of the
+    steps and falls as a cosine to zero. ``optimizer`` is ``sgd``, with Nesterov momentum of 0.9, or
+    ``adamw``; ``weight_decay`` holds for all but vectors (biases, norms) and step sizes. The gradients of
+    ``accumulate`` batches make one step. ``average`` is the decay of a moving average of the weights, which
+    then takes their place; 0 for none. ``precision`` is that of arithmetic: ``auto`` is 32 bits on a CPU and
+    bf16 on a GPU. ``minutes`` lie between checkpoints, beside those of every epoch.
     """
 
     epochs: int = 3
-    learning_rate: float = 1e-3
+    learning_rate: float = 0.03
     optimizer: str = "adamw"
-    weight_decay: float = 1e-5
+    weight_decay: float = 0.0
     warmup: float = 0.1
     accumulate: int = 1
     average: float = 0.0
