@@ -431,8 +431,9 @@ def qat(
         Recipe.minutes
     ),
     distillation: Annotated[
-        float, typer.Option(help="The float network's share of the loss; labels have the rest.")
-    ] = 0.5,
+        float | None,
+        typer.Option(help="The float network's share of the loss; by itself: of what it is right about."),
+    ] = None,
     step_sizes: Annotated[str, typer.Option(help="How those of activations are learned: lsq or pact.")] = (
         "lsq"
     ),

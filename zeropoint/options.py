@@ -34,8 +34,8 @@ class Options:
     norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
     ``calibration_batches`` limits how much calibration data is read. The last four are for
     quantization-aware training: ``step_sizes`` of activations learn from all values (``lsq``) or from clipped
-    ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest;
-    and ``progressive`` spends the first third of the epochs at twice the bits of weights.
+    ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest:
+    None for the share of training data that it is right about; and ``progressive`` spends the first third of the epochs at twice the bits of weights.
     """
 
     weight_bits: int = 8
@@ -55,7 +55,7 @@ class Options:
     seed: int = 0
     training: Recipe = Recipe()  # noqa: RUF009  # it is frozen
     step_sizes: str = "lsq"
-    distillation: float = 0.5
+    distillation: float | None = None
     progressive: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Options:
         if self.step_sizes not in STEP_SIZES:
             hint = closest(self.step_sizes, STEP_SIZES)
             raise InputError(f"unknown learning of step sizes '{self.step_sizes}'; {hint}")
-        if not 0 <= self.distillation <= 1:
+        if self.distillation is not None and not 0 <= self.distillation <= 1:
             raise InputError(f"a share of {self.distillation:g} for distillation is none; give 0 to 1")
         for bits in (self.weight_bits, self.end_bits):
             if bits is not None and not 2 <= bits <= 8:
