@@ -34,8 +34,9 @@ class Options:
     norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
     ``calibration_batches`` limits how much calibration data is read. The last four are for
     quantization-aware training: ``step_sizes`` of activations learn from all values (``lsq``) or from clipped
-    ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest:
-    None for the share of training data that it is right about; and ``progressive`` spends the first third of the epochs at twice the bits of weights.
+    ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest,
+    None for the share of training data that it is right about; and ``progressive`` spends the first third of
+    the epochs at twice the bits of weights.
     """
 
     weight_bits: int = 8
