@@ -432,7 +432,9 @@ def qat(
     ),
     distillation: Annotated[
         float | None,
-        typer.Option(help="The float network's share of the loss; by itself: of what it is right about."),
+        typer.Option(
+            help="The float network's share of the loss; default: all where it is right, else none."
+        ),
     ] = None,
     step_sizes: Annotated[str, typer.Option(help="How those of activations are learned: lsq or pact.")] = (
         "lsq"

@@ -157,6 +157,19 @@ def test_distillation_by_hand(program: zp.Program):
     assert math.isclose(float(found), float(expected), rel_tol=1e-5)
 
 
+def test_the_teacher_is_heard_where_it_is_right(program: zp.Program):
+    inputs, labels = clusters()[0]
+    labels = labels.clone()
+    labels[:5] = (labels[:5] + 1) % 8  # wrong by the teacher, which knows the clusters
+    assert torch.equal(program(inputs)[0].argmax(1) == labels, torch.arange(32) >= 5)
+    logits = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
+    parts = [(inputs[rows], logits[rows], labels[rows]) for rows in (slice(5), slice(5, 32))]
+    by_label = F.cross_entropy(*parts[0][1:])
+    taught = distillation(program, 1.0)((parts[1][0],), *parts[1][1:])
+    found = distillation(program, None)((inputs,), logits, labels)
+    torch.testing.assert_close(found, (5 * by_label + 27 * taught) / 32)
+
+
 def test_offsets_are_learned_where_values_go_below_zero(program: zp.Program):
     static = zp.quantize(program, calibration=clusters(), options=FEW)
     activations = [q for q in quantizers(static.module) if not q.is_weight]
