@@ -432,9 +432,7 @@ def qat(
     ),
     distillation: Annotated[
         float | None,
-        typer.Option(
-            help="The float network's share of the loss; default: all where it is right, else none."
-        ),
+        typer.Option(help="The float network's share of the loss; default: all where it is right."),
     ] = None,
     step_sizes: Annotated[str, typer.Option(help="How those of activations are learned: lsq or pact.")] = (
         "lsq"
