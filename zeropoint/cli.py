@@ -432,7 +432,7 @@ def qat(
     ),
     distillation: Annotated[
         float | None,
-        typer.Option(help="The float network's share of the loss; default: all where it is right."),
+        typer.Option(help="The float network's share of the loss; default: as much as it is right."),
     ] = None,
     step_sizes: Annotated[str, typer.Option(help="How those of activations are learned: lsq or pact.")] = (
         "lsq"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from zeropoint import graph as fx
-from zeropoint.batches import Loader
+from zeropoint.batches import Loader, split
 from zeropoint.checkpoint import checkpoint
 from zeropoint.methods.blocks import without_quantizers
 from zeropoint.methods.fold import fold_batch_norms
@@ -24,10 +24,12 @@ from zeropoint.methods.static import static
 from zeropoint.options import Options
 from zeropoint.program import Program, flat_tensors
 from zeropoint.target import Target
+from zeropoint.training import randomness
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Loss, Task, cross_entropy, move, train
 
 TEMPERATURE = 2.0
+JUDGED = 1000  # rows of training data that tell how good the teacher is
 GONE = 1e3  # times what a step size was at first: beyond, or below its inverse, it has gone bad
 
 
@@ -85,7 +87,7 @@ def fine_tuned(
     module, places = learnable(start, offsets=True, step_sizes=options.step_sizes)
     task = Task(
         module,
-        cross_entropy if teacher is None else distillation(teacher, options.distillation),
+        cross_entropy if teacher is None else _taught(teacher, options, train_data),
         parameter_groups(module, places, recipe.learning_rate, recipe.weight_decay),
         lambda: keep_positive(module, places),
         lambda: _blame(module, places),
@@ -104,14 +106,34 @@ def fine_tuned(
     return dataclasses.replace(start, module=module, method="qat")
 
 
-def distillation(teacher: Program, share: float | None) -> Loss:
-    """A loss by the labels, cross-entropy, and by the softened outputs of ``teacher``.
+def _taught(teacher: Program, options: Options, train_data: Loader) -> Loss:
+    """Distillation, by default with the share of the training data's first rows that the teacher gets right.
 
-    The second is Hinton et al. 2015 (arXiv 1503.02531), section 2, with the square of the temperature; it has
-    this ``share`` of the loss. None: it is that of the rows where the teacher is right, to which labels add
-    nothing, and the first that of the others, where it misleads.
+    Labels add nothing to a teacher that knows them, and a poor one is not worth listening to.
     """
-    if share == 0:
+    share = options.distillation
+    if share is None:
+        right, rows = 0, 0
+        with randomness.kept():
+            randomness.begin(options.training.seed, 0, train_data)
+            for batch in train_data:
+                inputs, labels = split(batch)
+                if labels is None:
+                    break
+                (logits, *_) = teacher(*inputs)
+                right, rows = right + int((logits.argmax(1) == labels).sum()), rows + len(labels)
+                if rows >= JUDGED:
+                    break
+        share = right / max(rows, 1)
+    return distillation(teacher, share)
+
+
+def distillation(teacher: Program, share: float) -> Loss:
+    """Cross-entropy of the labels, and for ``share`` of the loss of the softened outputs of ``teacher``.
+
+    Hinton et al. 2015 (arXiv 1503.02531), section 2: the second with the square of the temperature.
+    """
+    if not share:
         return cross_entropy
     module = without_quantizers(fold_batch_norms(teacher))
     fx.own_parameters(module)
@@ -124,12 +146,10 @@ def distillation(teacher: Program, share: float | None) -> Loss:
         soft = F.kl_div(
             F.log_softmax(logits / TEMPERATURE, 1),
             F.log_softmax(wanted / TEMPERATURE, 1),
-            reduction="none",
+            reduction="batchmean",
             log_target=True,
         )
-        weight: Tensor | float = (wanted.argmax(1) == labels).float() if share is None else share
-        by_label = F.cross_entropy(logits, labels, reduction="none")
-        return ((1 - weight) * by_label + weight * TEMPERATURE**2 * soft.sum(1)).mean()
+        return (1 - share) * F.cross_entropy(logits, labels) + share * TEMPERATURE**2 * soft
 
     return loss
 
