@@ -35,8 +35,8 @@ class Options:
     ``calibration_batches`` limits how much calibration data is read. The last four are for
     quantization-aware training: ``step_sizes`` of activations learn from all values (``lsq``) or from clipped
     ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest,
-    None for as much as it is right about; and ``progressive`` spends the first third of the epochs at twice the
-    bits of weights.
+    None for as much as it is right about; and ``progressive`` spends the first third of the epochs at twice
+    the bits of weights.
     """
 
     weight_bits: int = 8

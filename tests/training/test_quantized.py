@@ -160,10 +160,7 @@ def test_distillation_by_hand(program: zp.Program):
 def test_the_teacher_is_heard_as_much_as_it_is_right(program: zp.Program):
     """A quarter of the labels of the first 1,024 rows are wrong by the teacher, which knows the clusters."""
     data = clusters(count=40)
-    turned = [
-        (inputs, (labels + 1) % 8 if number % 4 == 0 else labels)
-        for number, (inputs, labels) in enumerate(data)
-    ]
+    turned = [(x, (y + 1) % 8 if number % 4 == 0 else y) for number, (x, y) in enumerate(data)]
     inputs, labels = data[0]
     logits = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
     found, told = (
