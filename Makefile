@@ -16,7 +16,8 @@ help:            ## this list
 install: .venv/installed ## set up .venv with zeropoint and every engine
 
 demo: .venv/installed ## compare methods and engines on the two built-in networks
-	$(BIN)/zeropoint compare digits/resnet --data digits --methods fp32,dynamic,static,qat --epochs 2 --out runs/digits-resnet
+	$(BIN)/zeropoint compare digits/resnet --data digits --methods fp32,dynamic,static,qat --bits W8A8,W4A4 --epochs 2 \
+		--out runs/digits-resnet
 	$(BIN)/zeropoint compare digits/mobilenet --data digits --methods fp32,static,qat --epochs 2 \
 		--engines onnxruntime,openvino --out runs/digits-mobilenet
 

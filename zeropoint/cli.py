@@ -132,8 +132,11 @@ FreeSizes = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(help="Epochs of quantization-aware training.")]
 LearningRate = Annotated[
-    float,
-    typer.Option(help="Of quantization-aware training: what a weight moves by, in steps of its grid."),
+    float | None,
+    typer.Option(
+        help="Of quantization-aware training: what a weight moves by, in steps of its grid."
+        " Default: 0.003, and 0.03 for weights below 4 bits."
+    ),
 ]
 Optimizer = Annotated[str, typer.Option(help="sgd or adamw.")]
 WeightDecay = Annotated[float, typer.Option(help="Decay of all but biases, norms and step sizes.")]

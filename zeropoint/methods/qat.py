@@ -28,6 +28,10 @@ from zeropoint.training import randomness
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Loss, Task, cross_entropy, move, train
 
+# Learning rates in steps of the grid. ResNet-20 after 2 epochs, on images not trained on: at W4A4 it agrees
+# with float on 98.1% at 0.002, 97.9% at 0.006 and 97% at 0.03, having begun at 97.9%; at W2A8 on 88.8% at 0.01
+# and 91.4% at 0.03, having begun at 87.5%.
+RATE, LOW_BIT_RATE = 0.003, 0.03
 TEMPERATURE = 2.0
 JUDGED = 1000  # rows of training data that tell how good the teacher is
 GONE = 1e3  # times what a step size was at first: beyond, or below its inverse, it has gone bad
@@ -84,11 +88,14 @@ def fine_tuned(
 ) -> Program:
     """The quantized ``start`` after training, by labels and by the float ``teacher`` if there is one."""
     recipe = options.training
+    if recipe.learning_rate is None:
+        rate = LOW_BIT_RATE if start.weight_bits < 4 else RATE
+        recipe = dataclasses.replace(recipe, learning_rate=rate)
     module, places = learnable(start, offsets=True, step_sizes=options.step_sizes)
     task = Task(
         module,
         cross_entropy if teacher is None else _taught(teacher, options, train_data),
-        parameter_groups(module, places, recipe.learning_rate, recipe.weight_decay),
+        parameter_groups(module, places, recipe.learning_rate or RATE, recipe.weight_decay),
         lambda: keep_positive(module, places),
         lambda: _blame(module, places),
     )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 NOTED = 25  # steps between two lines of the record
+RATE = 0.01  # where the recipe leaves it open
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda groups, rate: torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True),
     "adamw": lambda groups, rate: torch.optim.AdamW(groups, rate),
@@ -142,7 +143,7 @@ class _Loop:
         move(self.module, fabric.device)
         groups = task.parameter_groups
         groups = _decayed(self.module, recipe.weight_decay) if groups is None else groups
-        optimizer = _OPTIMIZERS[recipe.optimizer](groups, recipe.learning_rate)
+        optimizer = _OPTIMIZERS[recipe.optimizer](groups, recipe.learning_rate or RATE)
         self.batches = operator.length_hint(loader) or sum(1 for _ in loader)
         self.steps = recipe.epochs * -(-self.batches // recipe.accumulate)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(self.steps, recipe.warmup))
@@ -296,7 +297,7 @@ class _Loop:
         if self.start is not None and score[0] < self.start and is_first():
             warnings.warn(
                 f"after epoch {self.epoch} validation accuracy is {score[0]:.2%}, and was {self.start:.2%} at"
-                f" the start: a learning rate of {self.recipe.learning_rate:g} may be too high",
+                f" the start: a learning rate of {self.recipe.learning_rate or RATE:g} may be too high",
                 InputWarning,
                 stacklevel=2,
             )

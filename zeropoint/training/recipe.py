@@ -12,17 +12,18 @@ PRECISIONS = ("auto", "32", "bf16")
 class Recipe:
     """How to train.
 
-    ``learning_rate`` is the optimizer's for a float network. Through quantizers it is what Adam moves a
-    weight by in a step, in steps of its grid. It rises linearly over the first ``warmup`` fraction of the
-    steps and falls as a cosine to zero. ``optimizer`` is ``sgd``, with Nesterov momentum of 0.9, or
-    ``adamw``; ``weight_decay`` holds for all but vectors (biases, norms) and step sizes. The gradients of
-    ``accumulate`` batches make one step. ``average`` is the decay of a moving average of the weights, which
-    then takes their place; 0 for none. ``precision`` is that of arithmetic: ``auto`` is 32 bits on a CPU and
-    bf16 on a GPU. ``minutes`` lie between checkpoints, beside those of every epoch.
+    ``learning_rate`` is the optimizer's for a float network, by default 0.01. Through quantizers it is what
+    Adam moves a weight by in a step, in steps of its grid, by default as suits the bits. It rises linearly
+    over the first ``warmup`` fraction of the steps and falls as a cosine to zero. ``optimizer`` is ``sgd``,
+    with Nesterov momentum of 0.9, or ``adamw``; ``weight_decay`` holds for all but vectors (biases, norms)
+    and step sizes. The gradients of ``accumulate`` batches make one step. ``average`` is the decay of a moving
+    average of the weights, which then takes their place; 0 for none. ``precision`` is that of arithmetic:
+    ``auto`` is 32 bits on a CPU and bf16 on a GPU. ``minutes`` lie between checkpoints, beside those of every
+    epoch.
     """
 
     epochs: int = 3
-    learning_rate: float = 0.03
+    learning_rate: float | None = None
     optimizer: str = "adamw"
     weight_decay: float = 0.0
     warmup: float = 0.1
@@ -35,7 +36,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise InputError(f"{self.epochs} epochs train nothing; give 1 or more")
-        if not self.learning_rate > 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise InputError(f"a learning rate of {self.learning_rate:g} trains nothing; give more than 0")
         if self.optimizer not in OPTIMIZERS:
             hint = closest(self.optimizer, OPTIMIZERS)
