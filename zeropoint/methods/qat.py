@@ -29,8 +29,8 @@ from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Loss, Task, cross_entropy, move, train
 
 # Learning rates in steps of the grid. ResNet-20 after 2 epochs, on images not trained on: at W4A4 it agrees
-# with float on 98.1% at 0.002, 97.9% at 0.006 and 97% at 0.03, having begun at 97.9%; at W2A8 on 88.8% at 0.01
-# and 91.4% at 0.03, having begun at 87.5%.
+# with float on 98.1% at 0.002, 97.9% at 0.006 and 97% at 0.03, having begun at 97.9%; at W2A8 88.8% at 0.01
+# and 91.4% at 0.03, from 87.5%.
 RATE, LOW_BIT_RATE = 0.003, 0.03
 TEMPERATURE = 2.0
 JUDGED = 1000  # rows of training data that tell how good the teacher is

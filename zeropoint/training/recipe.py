@@ -16,7 +16,7 @@ class Recipe:
     Adam moves a weight by in a step, in steps of its grid, by default as suits the bits. It rises linearly
     over the first ``warmup`` fraction of the steps and falls as a cosine to zero. ``optimizer`` is ``sgd``,
     with Nesterov momentum of 0.9, or ``adamw``; ``weight_decay`` holds for all but vectors (biases, norms)
-    and step sizes. The gradients of ``accumulate`` batches make one step. ``average`` is the decay of a moving
+    and step sizes. The gradients of ``accumulate`` batches make a step. ``average`` is the decay of a moving
     average of the weights, which then takes their place; 0 for none. ``precision`` is that of arithmetic:
     ``auto`` is 32 bits on a CPU and bf16 on a GPU. ``minutes`` lie between checkpoints, beside those of every
     epoch.
