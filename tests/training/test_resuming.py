@@ -113,27 +113,47 @@ def test_the_record_has_every_epoch_once(tmp_path: Path):
     assert all(0 <= line["validation_accuracy"] <= 1 for line in lines)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_obeyed_when_the_step_is_kept(tmp_path: Path, number: signal.Signals):
+SIGNALLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_resuming import Augmented, VALIDATION, network
+from torch import nn
+from pathlib import Path
+from zeropoint.checkpoint import Checkpoint
+from zeropoint.training.loop import Task, train
+from zeropoint.training.recipe import Recipe
+
+import torch
+
+torch.set_num_threads(2)  # as the tests do: dropout depends on it
+signal.signal(signal.{name}, signal.default_int_handler)
+seen = []
+
+def loss(inputs, logits, labels):
+    seen.append(len(labels))
+    if len(seen) == 7:
+        os.kill(os.getpid(), signal.{name})
+    return nn.functional.cross_entropy(logits, labels)
+
+try:
     recipe = Recipe(epochs=3, learning_rate=0.05, minutes=1000)
-    expected = run(None, recipe)
+    train(Task(network(), loss), Augmented(), VALIDATION, recipe, checkpoint=Checkpoint(Path({path!r}), "k"))
+except KeyboardInterrupt as stop:
+    assert signal.getsignal(signal.{name}) is signal.default_int_handler
+    print(stop)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_is_obeyed_when_the_step_is_kept(tmp_path: Path, name: str):
     path = tmp_path / "last.checkpoint"
-    module, data, seen = network(), Augmented(), []
-
-    def loss(inputs: tuple[Tensor, ...], logits: Tensor, labels: Tensor) -> Tensor:
-        seen.append(len(labels))
-        if len(seen) == 7:
-            os.kill(os.getpid(), number)
-        return nn.functional.cross_entropy(logits, labels)
-
-    before = signal.signal(number, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt, match="training is kept as of step 7 of 15"):
-            train(Task(module, loss), data, VALIDATION, recipe, checkpoint=Checkpoint(path, "k"))
-        assert signal.getsignal(number) is signal.default_int_handler
-    finally:
-        signal.signal(number, before)
-    assert_same(run(path, recipe), expected)
+    script = SIGNALLED.format(tests=str(Path(__file__).parent), name=name, path=str(path))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment()
+    )
+    assert "training is kept as of step 7 of 15" in done.stdout, done.stderr[-2000:]
+    recipe = Recipe(epochs=3, learning_rate=0.05, minutes=1000)
+    torch.testing.assert_close(run(path, recipe), run(None, recipe))
 
 
 def test_a_checkpoint_that_is_damaged_or_anothers_is_told(tmp_path: Path):
@@ -172,12 +192,15 @@ def test_nan_names_the_step_and_the_last_checkpoint(tmp_path: Path):
         train(task, Augmented(), None, Recipe(epochs=3), checkpoint=Checkpoint(path, "k"))
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+
+
 def in_processes(count: int, script: str, folder: Path) -> None:
     file = folder / "script.py"
     file.write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=300)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=folder, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
