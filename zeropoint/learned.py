@@ -53,16 +53,14 @@ class _FakeQuantize(torch.autograd.Function):
         offset = _along(zero_point, value, axis).round().clamp(low, high)
         rounded = (value * (1 / steps)).round_()
         rounded = rounded.clamp_(*_scalars(low - offset, high - offset)).mul_(steps)
-        ctx.save_for_backward(value, rounded, scale, zero_point)
+        ctx.save_for_backward(value, rounded, steps, offset)
         ctx.axis, ctx.low, ctx.high, ctx.factor, ctx.step_sizes = axis, low, high, factor, step_sizes
         return rounded
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = upstream
-        value, rounded, scale, zero_point = ctx.saved_tensors
-        steps = _along(scale, value, ctx.axis)
-        offset = _along(zero_point, value, ctx.axis).round().clamp(ctx.low, ctx.high)
+        value, rounded, steps, offset = ctx.saved_tensors
         # Half a step beyond either end still rounds to it.
         ends = (ctx.low - offset - 0.5) * steps, (ctx.high - offset + 0.5) * steps
         if steps.numel() == 1:  # one pass over the values where comparisons take three
@@ -71,16 +69,13 @@ class _FakeQuantize(torch.autograd.Function):
             passed = gradient * ((value > ends[0]) & (value < ends[1]))
         # Inside, the rounded value has the slope (rounded - value) / scale, clipped it has rounded / scale:
         # the sum over all is a difference of two products, for which nothing has to be stored.
-        at_scale = _products(gradient, rounded, ctx.axis)
-        if ctx.step_sizes == LSQ:
-            at_scale = at_scale - _products(passed, value, ctx.axis)
-        else:
-            at_scale = at_scale - _products(passed, rounded, ctx.axis)
-        at_scale = (at_scale / scale.reshape(-1) * ctx.factor).reshape(scale.shape)
+        inside = value if ctx.step_sizes == LSQ else rounded
+        at_scale = _products(gradient, rounded, ctx.axis) - _products(passed, inside, ctx.axis)
+        at_scale = at_scale / steps.reshape(-1) * ctx.factor
         at_zero_point = None
         if ctx.needs_input_grad[2]:
             clipped = _sums(gradient, ctx.axis) - _sums(passed, ctx.axis)
-            at_zero_point = (-clipped * scale.reshape(-1) * ctx.factor).reshape(zero_point.shape)
+            at_zero_point = -clipped * steps.reshape(-1) * ctx.factor
         return passed, at_scale, at_zero_point, None, None, None, None, None
 
 

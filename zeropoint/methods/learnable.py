@@ -84,10 +84,9 @@ def parameter_groups(
 
 def keep_positive(module: GraphModule, places: list[Learnable]) -> None:
     """Puts step sizes that a descent has taken to zero or beyond back to LEAST."""
-    parameters = dict(module.named_parameters())
     with torch.no_grad():
         for name in {place.scale for place in places}:
-            parameters[name].clamp_(min=LEAST)
+            module.get_parameter(name).clamp_(min=LEAST)
 
 
 def make_learnable(
@@ -145,11 +144,10 @@ def _gradient_factor(quantizer: Quantizer, program: Program) -> float:
 
 
 def _make_constant(module: GraphModule, place: Learnable) -> None:
-    before, source = place.before, place.node.args[0]
-    assert isinstance(source, Node)
-    learned = module.state_dict()
-    scale = learned[place.scale].abs().clamp(min=LEAST)
-    zero_point = learned[place.zero_point].round().clamp(before.scheme.qmin, before.scheme.qmax).int()
+    before, (source, *grid) = place.before, place.node.all_input_nodes
+    scale, zero_point = (fx.tensor_of(module, part) for part in grid)
+    scale = scale.abs().clamp(min=LEAST)
+    zero_point = zero_point.round().clamp(before.scheme.qmin, before.scheme.qmax).int()
     if before.is_weight:
         insert_weight(module, source, scale, zero_point, before.scheme, before.axis)
         (weight_quantizer,) = source.users

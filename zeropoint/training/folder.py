@@ -1,4 +1,4 @@
-"""The folder of one training: its settings, checkpoint, metrics, and the best Program so far."""
+"""The folder of one training: its settings, checkpoint, metrics and, in the end, its Program."""
 
 import json
 from dataclasses import dataclass

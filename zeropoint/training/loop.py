@@ -143,7 +143,8 @@ class _Loop:
         move(self.module, fabric.device)
         groups = task.parameter_groups
         groups = _decayed(self.module, recipe.weight_decay) if groups is None else groups
-        optimizer = _OPTIMIZERS[recipe.optimizer](groups, recipe.learning_rate or RATE)
+        self.rate = recipe.learning_rate or RATE
+        optimizer = _OPTIMIZERS[recipe.optimizer](groups, self.rate)
         self.batches = operator.length_hint(loader) or sum(1 for _ in loader)
         self.steps = recipe.epochs * -(-self.batches // recipe.accumulate)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(self.steps, recipe.warmup))
@@ -236,13 +237,7 @@ class _Loop:
 
     def _descend(self, batch: Any, number: int) -> None:
         """Adds the gradients of one batch."""
-        inputs, labels = split(batch)
-        if labels is None:
-            raise InputError(f"batch {number} has no labels; training needs (inputs, labels)")
-        inputs = tuple(tensor.to(self.fabric.device) for tensor in inputs)
-        logits = _logits(self.trained(*inputs))
-        _check_labels(labels, logits.shape[1], f"batch {number}")
-        labels = labels.to(self.fabric.device, torch.int64)
+        inputs, logits, labels = self._forward(batch, f"batch {number}", "training")
         with self.fabric.autocast():
             loss = self.task.loss(inputs, logits, labels)
         right = int((logits.detach().argmax(1) == labels).sum())
@@ -257,6 +252,16 @@ class _Loop:
         self.sums = [old + new for old, new in zip(self.sums, sums, strict=True)]
         if stopping:  # all processes at the same step
             self.stopping, self.stop.asked = True, self.stop.asked or signal.SIGTERM
+
+    def _forward(self, batch: Any, where: str, doing: str) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """A batch's inputs, logits (N, classes) and checked labels (N,), on the device."""
+        inputs, labels = split(batch)
+        if labels is None:
+            raise InputError(f"{where} has no labels; {doing} needs (inputs, labels)")
+        inputs = tuple(tensor.to(self.fabric.device) for tensor in inputs)
+        logits = _logits(self.trained(*inputs))
+        _check_labels(labels, logits.shape[1], where)
+        return inputs, logits, labels.to(self.fabric.device, torch.int64)
 
     def _fail(self, value: float, number: int) -> None:
         parts = [f"the loss is {value} at step {self.step + 1}, batch {number} of epoch {self.epoch}"]
@@ -297,7 +302,7 @@ class _Loop:
         if self.start is not None and score[0] < self.start and is_first():
             warnings.warn(
                 f"after epoch {self.epoch} validation accuracy is {score[0]:.2%}, and was {self.start:.2%} at"
-                f" the start: a learning rate of {self.recipe.learning_rate or RATE:g} may be too high",
+                f" the start: a learning rate of {self.rate:g} may be too high",
                 InputWarning,
                 stacklevel=2,
             )
@@ -311,14 +316,7 @@ class _Loop:
         for number, batch in enumerate(
             share(validation, self.fabric.global_rank, self.fabric.world_size), start=1
         ):
-            inputs, labels = split(batch)
-            if labels is None:
-                raise InputError(
-                    f"batch {number} of the validation data has no labels; give (inputs, labels)"
-                )
-            logits = _logits(self.trained(*(tensor.to(self.fabric.device) for tensor in inputs)))
-            _check_labels(labels, logits.shape[1], f"batch {number} of the validation data")
-            labels = labels.to(self.fabric.device, torch.int64)
+            _, logits, labels = self._forward(batch, f"batch {number} of the validation data", "validation")
             right += int((logits.argmax(1) == labels).sum())
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             count += len(labels)

@@ -52,15 +52,20 @@ def join(precision: str = "auto") -> "Fabric":
     return fabric
 
 
+def _own(rows: Any, process: int, processes: int) -> Any:
+    """Of a batch's rows those of one process; its last one where there are too few for all."""
+    return rows[process::processes] or rows[-1:]
+
+
 class _Share:
-    """Of every batch's indices those of one process; its last one where there are too few for all."""
+    """Of every batch's indices those of one process."""
 
     def __init__(self, indices: Any, process: int, processes: int) -> None:
         self.indices, self.process, self.processes = indices, process, processes
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.indices:
-            yield batch[self.process :: self.processes] or batch[-1:]
+            yield _own(batch, self.process, self.processes)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -99,8 +104,7 @@ class _Sliced:
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
             inputs, labels = split(batch)
-            rows = range(len(inputs[0]))[self.process :: self.processes] or range(len(inputs[0]))[-1:]
-            index = torch.tensor(rows)
+            index = torch.tensor(_own(range(len(inputs[0])), self.process, self.processes))
             yield tuple(tensor[index] for tensor in inputs), None if labels is None else labels[index]
 
     def __length_hint__(self) -> int:
