@@ -1,7 +1,7 @@
 """Small networks, targets and data that several tests share."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zeropoint.capture import capture
 from zeropoint.options import Options
@@ -123,3 +123,11 @@ class Branching(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2 if x.shape[1] == 6 else x
+
+
+def clusters(count: int = 4, size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Batches of points around eight close centres in six dimensions, labelled with their centre."""
+    centres = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(seed)
+    labels = [torch.randint(0, 8, (size,), generator=generator) for _ in range(count)]
+    return [(centres[part] + 0.15 * torch.randn(size, 6, generator=generator), part) for part in labels]

@@ -90,8 +90,7 @@ def checkpoint(path: Path | None, *of: object, expected: bool = False) -> Checkp
     digest = hashlib.sha256(repr(machine.versions()).encode())
     for part in of:
         if isinstance(part, Program):
-            digest.update(part.module.code.encode())
-            update(digest, sorted(part.module.state_dict().items()))
+            update_program(digest, part)
         elif isinstance(part, Tensor):
             update(digest, [("tensor", part)])
         else:
@@ -102,6 +101,12 @@ def checkpoint(path: Path | None, *of: object, expected: bool = False) -> Checkp
 def fingerprint(program: Program) -> str:
     """A hash of a Program's graph and weights."""
     return checkpoint(Path(), program).key
+
+
+def update_program(digest: "hashlib._Hash", program: Program) -> None:
+    """Takes a Program's graph and weights into a digest."""
+    digest.update(program.module.code.encode())
+    update(digest, sorted(program.module.state_dict().items()))
 
 
 def update(digest: "hashlib._Hash", tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from zeropoint import graph as fx
 from zeropoint.batches import example_inputs, split
-from zeropoint.checkpoint import beside, update
+from zeropoint.checkpoint import beside, update, update_program
 from zeropoint.choose import by_placement
 from zeropoint.data import Loaders
 from zeropoint.engines import Runner, installed, load_artefact, lower, missing, refusal, target, unsupported
@@ -188,12 +188,12 @@ def _begin(run: _Run, command: str) -> Results:
 
 def _fingerprint(program: Program, data: Loaders) -> str:
     """A hash of the float graph, its weights and free sizes, the first batches of data, and their number."""
-    digest = hashlib.sha256(program.module.code.encode())
-    weights = sorted(program.module.state_dict().items())
+    digest = hashlib.sha256()
+    update_program(digest, program)
     first = [split(next(iter(loader))) for loader in (data.calibration, data.evaluation)]
     parts = [part for inputs, labels in first for part in (*inputs, labels) if part is not None]
     batches = [("batch", part) for part in parts]
-    update(digest, (*weights, *batches))
+    update(digest, batches)
     if has_free_sizes(program.module):
         digest.update(f"{input_shapes(program.module)}".encode())
     for loader in (data.calibration, data.evaluation, data.train):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from networks import clusters
 from torch import Tensor, nn
 
 from zeropoint import graph as fx
@@ -19,14 +20,6 @@ from zeropoint.program import Program, load
 from zeropoint.quantizers import Quantizer, quantizers
 from zeropoint.training import loop
 from zeropoint.training.recipe import Recipe
-
-
-def clusters(count: int = 4, size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Batches of points around eight close centres in six dimensions, labelled with their centre."""
-    centres = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
-    generator = torch.Generator().manual_seed(seed)
-    labels = [torch.randint(0, 8, (size,), generator=generator) for _ in range(count)]
-    return [(centres[part] + 0.15 * torch.randn(size, 6, generator=generator), part) for part in labels]
 
 
 @pytest.fixture(scope="module")

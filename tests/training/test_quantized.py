@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import clusters
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -22,14 +23,6 @@ from zeropoint.quantizers import quantizers
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Task, train
 from zeropoint.training.record import read
-
-
-def clusters(count: int = 4, size: int = 32, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Batches of points around eight close centres in six dimensions, labelled with their centre."""
-    centres = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
-    generator = torch.Generator().manual_seed(seed)
-    labels = [torch.randint(0, 8, (size,), generator=generator) for _ in range(count)]
-    return [(centres[part] + 0.15 * torch.randn(size, 6, generator=generator), part) for part in labels]
 
 
 @pytest.fixture(scope="module")
