@@ -24,6 +24,7 @@ HOMES = {
     "fastest_engine": "zeropoint.choose",
     "fastest_target": "zeropoint.choose",
     "compare": "zeropoint.compare",
+    "train_quantized": "zeropoint.training.quantized",
     "Benchmark": "zeropoint.measure.benchmark",
     "BenchmarkPair": "zeropoint.measure.benchmark",
     "Choice": "zeropoint.choose",
@@ -33,6 +34,7 @@ HOMES = {
     "Loaders": "zeropoint.data.loaders",
     "Options": "zeropoint.options",
     "Program": "zeropoint.program",
+    "Recipe": "zeropoint.training.recipe",
     "Results": "zeropoint.results",
     "Runner": "zeropoint.engines",
 }

@@ -76,7 +76,8 @@ def _mlflow(folder: Path) -> Record | None:
     import mlflow
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
-        mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+        # Files, not SQLite: mlflow-skinny has no SQL store.
+        mlflow.set_tracking_uri((folder.resolve() / "mlflow").as_uri())
     if mlflow.active_run() is None:
         mlflow.set_experiment("zeropoint")
         mlflow.start_run(run_name=folder.name)
