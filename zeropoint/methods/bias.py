@@ -36,7 +36,7 @@ def correct_biases(program: Program, float_program: Program) -> Program:
         quantizer = by_weight.get(cast(Node, layer.args[description.weight])) if description else None
         if description and quantizer and layer.name in inputs and description.bias is not None:
             error = _weight_error(module, quantizer, description)
-            _move_bias(module, layer, description, -_output(error, inputs[layer.name]))
+            move_bias(module, layer, description, -_output(error, inputs[layer.name]))
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
 
@@ -148,7 +148,8 @@ def _output(weight: Tensor, mean: Tensor) -> Tensor:
     return torch.einsum("goi,gi->go", matrix.unflatten(0, (groups, -1)), mean.reshape(groups, -1)).flatten()
 
 
-def _move_bias(module: GraphModule, layer: Node, description: Weighted, by: Tensor) -> None:
+def move_bias(module: GraphModule, layer: Node, description: Weighted, by: Tensor) -> None:
+    """Adds ``by``, float64 of (outputs,), to the bias of one layer, which it gives one where it has none."""
     assert description.bias is not None
     bias = bias_of(layer, description)
     name = f"{layer.name}__bias"  # of its own, where another layer has the same

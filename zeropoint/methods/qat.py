@@ -19,6 +19,7 @@ from zeropoint.batches import Loader, split
 from zeropoint.checkpoint import checkpoint
 from zeropoint.methods.blocks import without_quantizers
 from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.methods.integer_bias import round_biases
 from zeropoint.methods.learnable import LEAST, Learnable, constant, keep_positive, learnable, parameter_groups
 from zeropoint.methods.static import static
 from zeropoint.options import Options
@@ -110,7 +111,7 @@ def fine_tuned(
         folder=folder.path if folder else None,
     )
     constant(module, places)
-    return dataclasses.replace(start, module=module, method="qat")
+    return dataclasses.replace(round_biases(dataclasses.replace(start, module=module)), method="qat")
 
 
 def _taught(teacher: Program, options: Options, train_data: Loader) -> Loss:

@@ -18,6 +18,7 @@ from zeropoint.methods.equalize import equalize
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.methods.gptq import gptq
 from zeropoint.methods.insertion import insert_quantizers
+from zeropoint.methods.integer_bias import round_biases
 from zeropoint.methods.nearest import ITEMS, nearest
 from zeropoint.methods.shuffles import fold_shuffles
 from zeropoint.options import Options
@@ -44,7 +45,8 @@ def static(program: Program, target: Target, calibration: Iterable[Any], options
     Weights and biases are fitted to the data, as ``options.rounding`` says, where that brings the outputs
     nearer to float.
     """
-    return fitted(program, round_to_nearest(program, target, calibration, options), calibration, options)
+    rounded = round_to_nearest(program, target, calibration, options)
+    return round_biases(fitted(program, rounded, calibration, options))
 
 
 def fitted(

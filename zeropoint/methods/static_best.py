@@ -7,6 +7,7 @@ from typing import Any
 
 from zeropoint.batches import limit
 from zeropoint.methods.distil import distil
+from zeropoint.methods.integer_bias import round_biases
 from zeropoint.methods.static import fitted, round_to_nearest
 from zeropoint.options import Options
 from zeropoint.program import Program
@@ -28,4 +29,4 @@ def static_best(
     start = fitted(program, rounded, calibration, options, thorough=True)
     seen = limit(calibration, options.calibration_batches)
     taught = distil(start, rounded, seen, options.seed, checkpoint)
-    return dataclasses.replace(taught, method="static-best")
+    return dataclasses.replace(round_biases(taught), method="static-best")
