@@ -55,7 +55,8 @@ def test_linear_by_hand():
         model.bias.copy_(torch.from_numpy(bias))
     x = np.array([[1.0, 2.0, -1.0, 0.5], [4.1, 0.0, 0.3, -0.5]], np.float32)
     program = static(capture(model, torch.from_numpy(x)), ADDS_INSIDE, [torch.from_numpy(x)], options())
-    scales = np.array([4 / 127, 0.5 / 127, 1.0, 8 / 127])  # a row of zeros gets scale 1
+    # A row of zeros gets the scale at which its bias has 2**24 units, those of the input being 0.02.
+    scales = np.array([4 / 127, 0.5 / 127, 0.3 / 0.02 / 2**24, 8 / 127])
     integers = np.rint(weight / scales[:, None])
     quantizer = by_source(program)["weight"]
     assert np.array_equal(quantizer.integers(program.module).numpy(), integers)
@@ -63,7 +64,7 @@ def test_linear_by_hand():
     assert quantizer.zero_point.tolist() == [0, 0, 0, 0]
     # The input spans -1 to 4.1: scale 0.02, zero point 50.
     levels = np.clip(np.rint(x / 0.02) + 50, 0, 255)
-    expected = (levels - 50) @ integers.T * 0.02 * scales + bias
+    expected = ((levels - 50) @ integers.T + np.rint(bias / (0.02 * scales))) * 0.02 * scales
     assert program(torch.from_numpy(x))[0].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 

@@ -7,39 +7,58 @@ has the same biases. Nearness to float does not change by it.
 """
 
 import dataclasses
-from typing import cast
+from collections.abc import Iterator
 
-from torch.fx import Node
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
 from zeropoint.methods.bias import move_bias
-from zeropoint.operators import bias_of, weighted
+from zeropoint.operators import Weighted, bias_of, weighted
 from zeropoint.program import Program
-from zeropoint.quantizers import quantizers
+from zeropoint.quantizers import Quantizer, quantizers
+from zeropoint.scheme import SMALLEST_SCALE
 
-LARGEST = 1 << 30  # units: a bias beyond fits no int32 sum, and stays as it is
+ROOM = 1 << 24  # units that a bias may have: float32 holds these to the unit, and int32 has room for the rest
+
+
+def make_room(module: GraphModule) -> None:
+    """Widens scales of channels that are all but dead until their biases fit int32, in place.
+
+    A channel of zeros gets the least scale that does. ResNets have such channels, with biases folded from
+    their batch norms; ONNX Runtime lets them overflow.
+    """
+    for _, _, bias, input, weight in _integer_layers(module):
+        if weight.scheme.granularity == "per-channel" and len(bias) == len(weight.scale):
+            least = (bias.abs() / (input.scale.double() * ROOM)).clamp(min=SMALLEST_SCALE).float()
+            values = fx.tensor_of(module, weight.source).movedim(weight.axis, 0).flatten(1)
+            scale = torch.where(values.any(1), torch.maximum(weight.scale, least), least)
+            node = weight.node.args[1]
+            assert isinstance(node, Node)
+            fx.set_tensor(module, str(node.target), scale)
+            node.meta["val"] = scale
 
 
 def round_biases(program: Program) -> Program:
-    """The Program with every bias at the nearest whole number of units, where input and weight are integers."""
+    """The Program with every bias a whole number of units, where input and weight are integers."""
     module = fx.copy(program.module)
+    for layer, description, bias, input, weight in list(_integer_layers(module)):
+        unit = (input.scale * weight.scale).double()  # of float32, as the engine multiplies them
+        if len(unit) in (1, len(bias)):
+            move_bias(module, layer, description, (bias / unit).round() * unit - bias)
+    fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
+
+
+def _integer_layers(module: GraphModule) -> Iterator[tuple[Node, Weighted, Tensor, Quantizer, Quantizer]]:
+    """Layers of 8-bit inputs and weights at most, their biases (float64), and the two quantizers."""
     by_node = {quantizer.node: quantizer for quantizer in quantizers(module)}
-    for layer in list(module.graph.nodes):
+    for layer in module.graph.nodes:
         description = weighted(layer)
         bias = bias_of(layer, description) if description else None
         if description is None or bias is None:
             continue
-        input, weight = (
-            by_node.get(cast(Node, layer.args[position]))
-            for position in (description.input, description.weight)
-        )
-        if input is None or weight is None or max(input.scheme.bits, weight.scheme.bits) > 8:
-            continue
-        values = fx.tensor_of(module, bias).double()
-        unit = (input.scale * weight.scale).double()  # of float32, as the engine multiplies them
-        if len(unit) in (1, len(values)):
-            units = values / unit
-            rounded = (units.round() * unit).where(units.abs() < LARGEST, values)
-            move_bias(module, layer, description, rounded - values)
-    fx.remove_unused(module)
-    return dataclasses.replace(program, module=module)
+        input, weight = (by_node.get(layer.args[at]) for at in (description.input, description.weight))
+        if input and weight and max(input.scheme.bits, weight.scheme.bits) <= 8:
+            yield layer, description, fx.tensor_of(module, bias).double(), input, weight

@@ -18,7 +18,7 @@ from zeropoint.methods.equalize import equalize
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.methods.gptq import gptq
 from zeropoint.methods.insertion import insert_quantizers
-from zeropoint.methods.integer_bias import round_biases
+from zeropoint.methods.integer_bias import make_room, round_biases
 from zeropoint.methods.nearest import ITEMS, nearest
 from zeropoint.methods.shuffles import fold_shuffles
 from zeropoint.options import Options
@@ -128,6 +128,7 @@ def _rounded(folded: Program, target: Target, calibration: Iterable[Any], option
         return insert_activation(module, source, *parameters[origin(source), scheme], scheme)
 
     insert_quantizers(module, placement, options, behind)
+    make_room(module)
     return dataclasses.replace(
         folded,
         module=module,
