@@ -169,5 +169,5 @@ def test_as_an_option(method: str, monkeypatch: pytest.MonkeyPatch):
     ]
     expected, (first, second) = program(UNSEEN)[0], (one(UNSEEN)[0] for one in both)
     assert not torch.equal(first, second)
-    # Distillation, the second half of static-best, all but closes the gap: the order of a thread's sums decides.
+    # Distillation, the second half of static-best, all but closes the gap.
     assert sqnr(expected, second) > sqnr(expected, first) - (0.3 if method == "static-best" else 0.0)

@@ -66,8 +66,10 @@ def test_the_folder_holds_what_it_says(program: zp.Program, tmp_path: Path):
 
 def test_what_is_done_can_be_resumed_to_the_same(program: zp.Program, tmp_path: Path):
     first = trained(program, folder=tmp_path)
-    again = trained(program, folder=tmp_path, resume=True)
-    assert torch.equal(outputs(first), outputs(again))
+    oftener = dataclasses.replace(FEW, training=dataclasses.replace(RECIPE, minutes=1.0))
+    for options in (FEW, oftener):
+        again = trained(program, options, folder=tmp_path, resume=True)
+        assert torch.equal(outputs(first), outputs(again))
 
 
 @pytest.mark.parametrize(

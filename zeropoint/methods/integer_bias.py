@@ -1,9 +1,9 @@
 """Biases on the grid of integer kernels, so that engines add what the Program says.
 
-Jacob et al. 2018 (arXiv 1712.05877), section 2.4: a bias is added to the int32 sums of products, whose unit is
-the input's scale times the weight's. ONNX Runtime rounds to that by itself; at 4 bits, where the unit is
-coarse, ResNet-20 then gave another class than its Program for 1.7% of the images, and for none once the Program
-has the same biases. Nearness to float does not change by it.
+Jacob et al. 2018 (arXiv 1712.05877), section 2.4: a bias is added to the int32 sums of products, whose unit
+is the input's scale times the weight's. ONNX Runtime rounds to that by itself; at 4 bits, where the unit is
+coarse, ResNet-20 then gave another class than its Program for 1.7% of the images, and for none once the
+Program has the same biases. Nearness to float does not change by it.
 """
 
 import dataclasses

@@ -100,7 +100,9 @@ def fine_tuned(
         lambda: keep_positive(module, places),
         lambda: _blame(module, places),
     )
-    of = teacher or start, start.target, options, operator.length_hint(train_data)
+    # How often checkpoints come may change between a start and a resumption.
+    same = dataclasses.replace(options, training=dataclasses.replace(recipe, minutes=1.0))
+    of = teacher or start, start.target, same, operator.length_hint(train_data)
     kept = checkpoint(folder.checkpoint if folder else path, *of, expected=folder is not None)
     train(
         task,

@@ -44,7 +44,9 @@ Loss = Callable[[tuple[Tensor, ...], Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Training:
-    """How a training went: the epoch kept (from 1), its validation accuracy, the mean loss of each epoch.
+    """How a training went: the epoch kept, its validation accuracy, the mean loss of each epoch.
+
+    Epochs count from 1; 0 is the start, where validation says that training did harm.
 
     ``accuracy`` is a fraction, None where no validation data was given.
     """
@@ -86,10 +88,11 @@ def train(
 ) -> Training:
     """Trains the task's module in place, and leaves it with the weights of its best epoch.
 
-    The best epoch is that of the highest accuracy on ``validation``, the lower loss breaking ties; it must be
-    data that judges nothing later. None keeps the last epoch. A GraphModule is trained as it is; any other
-    module in train mode, and left in eval mode. A ``checkpoint``, from which it goes on to the same bits, is
-    saved after every epoch, every ``recipe.minutes``, and before Ctrl-C and SIGTERM are obeyed.
+    The best epoch is that of the highest accuracy on ``validation``, the lower loss breaking ties, and the
+    start one of them; it must be data that judges nothing later. None keeps the last epoch. A GraphModule is
+    trained as it is; any other module in train mode, and left in eval mode. A ``checkpoint``, from which it
+    goes on to the same bits, is saved after every epoch, every ``recipe.minutes``, and before Ctrl-C and
+    SIGTERM are obeyed.
     ``folder`` is where metrics are recorded.
 
     On a GPU where there is one, and with the other processes that ``torchrun`` started, each of which has its
@@ -168,7 +171,9 @@ class _Loop:
         ):
             task = bar.add_task("training", total=self.steps, completed=self.step)
             if validation is not None and self.start is None:
-                self.start = self._score(validation)[0]
+                score = self._score(validation)
+                self.start = score[0]
+                self._keep(score, 0)
             while self.epoch <= self.recipe.epochs:
                 self._epoch(record, lambda text: bar.update(task, completed=self.step, description=text))
                 self._judge(validation, record)
@@ -291,8 +296,7 @@ class _Loop:
         self._swap()
         score = (0.0, float(self.epoch)) if validation is None else self._score(validation)
         if score > self.best:
-            self.best, self.best_epoch = score, self.epoch
-            self.best_state = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
+            self._keep(score, self.epoch)
         self._swap()
         loss, right, rows = self.sums
         numbers = {"epoch": self.epoch, "epoch_loss": loss / rows, "epoch_accuracy": right / rows}
@@ -307,6 +311,10 @@ class _Loop:
                 stacklevel=2,
             )
             self.start = 0.0  # once is enough
+
+    def _keep(self, score: tuple[float, float], epoch: int) -> None:
+        self.best, self.best_epoch = score, epoch
+        self.best_state = {key: value.detach().clone() for key, value in self.module.state_dict().items()}
 
     @torch.no_grad()
     def _score(self, validation: Loader) -> tuple[float, float]:

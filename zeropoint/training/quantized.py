@@ -71,5 +71,6 @@ def _settings(program: Program, target: Target, options: Options) -> dict[str, A
     """What must be the same for a training to go on, as plain values."""
     chosen = asdict(options)
     recipe = chosen.pop("training")
+    recipe.pop("minutes")  # between checkpoints: they may come more often from now on
     started_from = {"model": program.origin, "weights": fingerprint(program), "start": program.method}
     return {**started_from, "target": target.name, "bits": options.bits, **chosen, **recipe}

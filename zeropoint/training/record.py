@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,8 +33,10 @@ def recording(folder: Path | None, after: int) -> Iterator[Record]:
     path = make_folder(folder) / FILE
     earlier = [line for line in read(path) if line["step"] <= after] if after and path.exists() else []
     path.write_text("".join(json.dumps(line) + "\n" for line in earlier), encoding="utf-8")
-    boards = [board for board in (_tensorboard(folder, after), _mlflow(folder)) if board]
-    with open(path, "a", encoding="utf-8", buffering=1) as file:
+    with ExitStack() as closing, open(path, "a", encoding="utf-8", buffering=1) as file:
+        boards = [
+            board for board in (_tensorboard(folder, after, closing), _mlflow(folder, closing)) if board
+        ]
 
         def record(step: int, numbers: dict[str, float]) -> None:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
@@ -55,12 +57,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _tensorboard(folder: Path, after: int) -> Record | None:
+def _tensorboard(folder: Path, after: int, closing: ExitStack) -> Record | None:
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+    closing.callback(writer.close)
 
     def record(step: int, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():
@@ -70,7 +73,7 @@ def _tensorboard(folder: Path, after: int) -> Record | None:
     return record
 
 
-def _mlflow(folder: Path) -> Record | None:
+def _mlflow(folder: Path, closing: ExitStack) -> Record | None:
     if importlib.util.find_spec("mlflow") is None:
         return None
     import mlflow
@@ -81,4 +84,5 @@ def _mlflow(folder: Path) -> Record | None:
     if mlflow.active_run() is None:
         mlflow.set_experiment("zeropoint")
         mlflow.start_run(run_name=folder.name)
+        closing.callback(mlflow.end_run)
     return lambda step, numbers: mlflow.log_metrics(numbers, step=step)
