@@ -22,10 +22,11 @@ from zeropoint.engines import Runner, installed, load_artefact, lower, missing, 
 from zeropoint.engines import find as engine
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
-from zeropoint.measure import machine, parity
+from zeropoint.measure import layers, machine, parity
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.integers import integers
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
+from zeropoint.measure.layerwise import layerwise
 from zeropoint.measure.size import on_disk, parameter_bytes
 from zeropoint.methods import find, named, quantize
 from zeropoint.options import Options
@@ -38,6 +39,7 @@ from zeropoint.sizes import has_free_sizes, input_shapes
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
 BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
+LOOKED_AT = 32  # items that layers are looked at on
 LATENCY_SECONDS = 1.0  # spent timing each row, its references included
 
 
@@ -278,6 +280,11 @@ def _quantized(run: _Run, method: str, options: Options, target: str) -> Program
     )
     program.save(path)
     kept.unlink(missing_ok=True)
+    if find(method).quantizes:
+        try:
+            layers.save(layers.describe(program, layerwise(program, data.evaluation, LOOKED_AT)), run.folder)
+        except Exception as error:  # the report lacks a picture, but the row can be measured
+            run.say(f"{method}: cannot look at its layers: {first_line(error)}")
     return program
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class Program:
     where it is, others are, too, if they were captured so.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, and ``quantize_seconds`` what the method
-    took.
+    took. ``unfitted`` has the same quantizers around the weights of the float network, where the method
+    moved those; it is not saved.
     """
 
     module: GraphModule
@@ -49,6 +50,7 @@ class Program:
     weight_bits: int = 32
     activation_bits: int = 32
     quantize_seconds: float = 0.0
+    unfitted: GraphModule | None = field(default=None, repr=False, compare=False)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Simulates the Program in PyTorch: the output tensors, in order, whatever structure they came in."""
@@ -70,7 +72,7 @@ class Program:
             node.meta = {"val": node.meta.get("val"), "nn_module_stack": last}
         shapes = [{"shape": list(tensor.shape), "dtype": str(tensor.dtype)} for tensor in self.example_inputs]
         metadata = {"version": archive.FILE_VERSION, "torch": torch.__version__, "inputs": shapes}
-        metadata |= {field: getattr(self, field) for field in _METADATA_FIELDS}
+        metadata |= {name: getattr(self, name) for name in _METADATA_FIELDS}
         plain = io.BytesIO()  # torch's own writer to disk does not say why it fails
         torch.export.save(packed, plain, extra_files={METADATA: json.dumps(metadata)})
         with atomic_write(path) as temporary:
@@ -78,7 +80,9 @@ class Program:
 
 
 _METADATA_FIELDS = tuple(
-    field.name for field in dataclasses.fields(Program) if field.name not in ("module", "example_inputs")
+    each.name
+    for each in dataclasses.fields(Program)
+    if each.name not in ("module", "example_inputs", "unfitted")
 )
 
 
@@ -133,7 +137,7 @@ def load(path: str | os.PathLike[str]) -> Program:
         raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")
     try:
         inputs = tuple(_example(entry["shape"], entry["dtype"]) for entry in metadata["inputs"])
-        fields = {field: metadata[field] for field in _METADATA_FIELDS}
+        fields = {name: metadata[name] for name in _METADATA_FIELDS}
         module = torch.export.load(checked).module(check_guards=False)
         assert isinstance(module, GraphModule)
         fx.remove_unused(module)

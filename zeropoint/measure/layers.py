@@ -9,11 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from zeropoint import graph as fx
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
+from zeropoint.macs import multiply_accumulates
+from zeropoint.measure.layerwise import Layerwise, Seen, decibels
+from zeropoint.program import Program
+from zeropoint.quantizers import Quantizer
+from zeropoint.ranges import Statistics
 
 FOLDER = "layers"  # in the run folder
 BINS = 64
+CHANNELS = 256  # of a weight that are kept, at most, at even distances
 
 
 @dataclass(frozen=True)
@@ -40,9 +50,11 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with a weight. ``sqnr_db``: of its output, all quantizers before it at work, None: infinite.
+    """One operator that reads quantized values, ``name`` being the module's that it comes from.
 
-    ``weight`` and ``input`` are None where those stay float. ``macs``: multiply-accumulates for one item.
+    ``sqnr_db``: of its output with all quantizers before it at work, None: infinite. ``weight`` is None where
+    it has none or that stays float, and so is ``input``; of two it is the worse one. ``macs``:
+    multiply-accumulates for one item.
     """
 
     name: str
@@ -67,6 +79,82 @@ class Layers:
     def file_name(self) -> str:
         """That of its file in the run folder."""
         return "-".join(part for part in (self.method, self.bits, self.target) if part) + ".json"
+
+
+def describe(program: Program, looked: Layerwise) -> Layers:
+    """What a layerwise pass saw of ``program``, as plain values."""
+    macs = multiply_accumulates(program)
+    layers = []
+    for seen in looked.seen:
+        weight = seen.weight
+        inputs = [of_activation(seen.operands[one.node], one) for one in _activations(seen)]
+        layers.append(
+            Layer(
+                name=fx.module_name(seen.node),
+                operator=str(seen.node.target).removeprefix("aten.").rpartition(".")[0],
+                sqnr_db=decibels(seen.signal, seen.accumulated),
+                weight=of_weight(looked.float_weights[str(weight.source.target)], weight) if weight else None,
+                input=max(inputs, key=lambda one: one.clipped, default=None),
+                macs=macs.get(seen.node.name, 0),
+            )
+        )
+    bits = f"W{program.weight_bits}A{program.activation_bits}"
+    return Layers(program.method, bits, program.target, looked.items, tuple(layers))
+
+
+def _activations(seen: Seen) -> list[Quantizer]:
+    return [one for one in seen.quantizers if one.node in seen.operands]
+
+
+def of_activation(statistics: Statistics, quantizer: Quantizer) -> Distribution:
+    """The Distribution of an activation by what was seen of it."""
+    low, high = statistics.low, statistics.high
+    centers, counts = statistics.centers, statistics.histogram
+    places = ((centers - low) / max(high - low, 1e-30) * BINS).long().clamp(0, BINS - 1)
+    merged = torch.zeros(BINS, dtype=torch.float64).index_add_(0, places, counts)
+    beyond = counts[_is_beyond(centers, quantizer.scale, quantizer.zero_point, quantizer)].sum()
+    return _distribution_on(quantizer, low, high, merged, float(beyond / counts.sum().clamp(min=1)))
+
+
+def of_weight(weight: Tensor, quantizer: Quantizer) -> Distribution:
+    """The Distribution of a float weight on the grid of its quantizer."""
+    values = weight.detach().float()
+    by_channel = values.movedim(quantizer.axis, 0).flatten(1) if len(quantizer.scale) > 1 else None
+    rows = values.reshape(1, -1) if by_channel is None else by_channel
+    scale, zero_point = quantizer.scale.unsqueeze(1), quantizer.zero_point.unsqueeze(1)
+    clipped = _is_beyond(rows, scale, zero_point, quantizer).float().mean()
+    low, high = (float(end) for end in torch.aminmax(values))
+    counts = torch.histc(values, BINS, low, high) if low < high else torch.tensor([float(values.numel())])
+    ends = [] if by_channel is None else torch.stack(torch.aminmax(rows, dim=1), 1).tolist()
+    found = _distribution_on(quantizer, low, high, counts, float(clipped))
+    return dataclasses.replace(found, channels=tuple((a, b) for a, b in _thin(ends)))
+
+
+def _is_beyond(values: Tensor, scale: Tensor, zero_point: Tensor, quantizer: Quantizer) -> Tensor:
+    """Where values are cut: further from the end of the grid than rounding takes them."""
+    levels = values / scale + zero_point
+    return (levels < quantizer.scheme.qmin - 0.5) | (levels > quantizer.scheme.qmax + 0.5)
+
+
+def _distribution_on(
+    quantizer: Quantizer, low: float, high: float, counts: Tensor, clipped: float
+) -> Distribution:
+    scheme = quantizer.scheme
+    return Distribution(
+        low=low,
+        high=high,
+        counts=tuple(int(count) for count in counts),
+        bits=scheme.bits,
+        qmin=scheme.qmin,
+        qmax=scheme.qmax,
+        scale=tuple(_thin(quantizer.scale.tolist())),
+        zero_point=tuple(_thin(quantizer.zero_point.tolist())),
+        clipped=clipped,
+    )
+
+
+def _thin(values: list[Any]) -> list[Any]:
+    return values[:: -(-len(values) // CHANNELS) or 1]
 
 
 def save(layers: Layers, run: Path) -> None:

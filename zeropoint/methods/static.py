@@ -71,7 +71,8 @@ def fitted(
     candidates = [gptq(rounded, _to_fit(seen), **fits), rounded]
     if options.rounding == "adaround":
         candidates.insert(0, adaround(candidates[0], rounded, _to_fit(seen), options.seed))
-    return nearest(program, candidates, _held_out(seen), judged)
+    best = nearest(program, candidates, _held_out(seen), judged)
+    return dataclasses.replace(best, unfitted=rounded.module)
 
 
 def round_to_nearest(

@@ -1,0 +1,249 @@
+"""Layer by layer: one streaming pass through the float and the quantized network, side by side.
+
+What quantizing a layer alone does to the outputs is found to first order, for all layers at once: by the
+chain rule it is the layer's error times the slope of the outputs, of which random projections give the mean
+square (Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix", section 2).
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
+
+from zeropoint import graph as fx
+from zeropoint.batches import inputs_of
+from zeropoint.errors import InputError
+from zeropoint.methods.blocks import without_quantizers
+from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, TRANSPARENT, ungrouped
+from zeropoint.program import Program, flat_tensors
+from zeropoint.progress import track
+from zeropoint.quantizers import Quantizer, Simulation, fake_quantize, quantizers
+from zeropoint.ranges import Statistics, check_inputs
+
+TOGETHER = 8  # items that run at a time: what all layers give is held for so many
+PROJECTIONS = 2  # for each batch; 64 items then tell a sensitivity to 0.4 dB
+
+
+@dataclass
+class Seen:
+    """Sums of squares over all items of what one operator with a quantized operand gives.
+
+    ``signal``: of its float output; ``local``: of the error of quantizing this operator alone;
+    ``accumulated``: of the error with everything before it quantized, too; ``at_outputs``: of what the
+    former does to the network's outputs, to first order. ``operands``: what was seen of each activation that
+    is quantized in front of it, by its quantizer.
+    """
+
+    node: Node
+    quantizers: list[Quantizer]
+    signal: float = 0.0
+    local: float = 0.0
+    accumulated: float = 0.0
+    at_outputs: float = 0.0
+    operands: dict[Node, Statistics] = field(default_factory=dict)
+
+    @property
+    def weight(self) -> Quantizer | None:
+        """The quantizer of its weight, if it has one."""
+        return next((one for one in self.quantizers if one.is_weight), None)
+
+
+@dataclass(frozen=True)
+class Layerwise:
+    """What was ``seen``, in the order of the network, on so many ``items``.
+
+    ``signal`` and ``noise``: sums of squares of the float network's outputs, and of the quantized one's
+    error. ``float_weights``: by the name of the parameter.
+    """
+
+    seen: tuple[Seen, ...]
+    items: int
+    signal: float
+    noise: float
+    float_weights: dict[str, Tensor]
+
+
+def layerwise(
+    program: Program,
+    data: Iterable[Any],
+    items: int,
+    *,
+    sensitivity: bool = False,
+    description: str = "looking at layers",
+) -> Layerwise:
+    """Runs the quantized ``program`` and its float network on the first ``items`` of ``data``.
+
+    Raises InputError where there is no data, or it does not fit.
+    """
+    unfitted = dataclasses.replace(program, module=program.unfitted or program.module)
+    reference = without_quantizers(unfitted)
+    seen = {site.node.name: site for site in _sites(program.module)}
+    float_run = _Float(reference, program.module, seen, sensitivity)
+    rows, signal, noise = 0, 0.0, 0.0
+    for inputs in track(_first(program, data, items), description):
+        expected = float_run.on(inputs)
+        quantized_run = _Quantized(program.module, seen.keys(), float_run.compare)
+        with torch.no_grad():
+            outputs = _floats(flat_tensors(quantized_run.run(*inputs)))
+        for output, wanted in zip(outputs, expected, strict=True):
+            signal += _square(wanted)
+            noise += _square(output - wanted)
+        rows += len(inputs[0]) if inputs[0].dim() else 1
+    if not rows:
+        raise InputError("there is no data to look at layers on; give at least one batch")
+    weights = {name: tensor.detach() for name, tensor in reference.named_parameters()}
+    return Layerwise(tuple(seen.values()), rows, signal, noise, weights)
+
+
+def _first(program: Program, data: Iterable[Any], items: int) -> list[tuple[Tensor, ...]]:
+    """Batches of at most TOGETHER that hold the first ``items``; as they are where the batch is fixed."""
+    parts: list[tuple[Tensor, ...]] = []
+    room = items
+    for number, inputs in enumerate(inputs_of(data, TOGETHER if program.dynamic_batch else None)):
+        check_inputs(program.module, inputs, f"batch {number}")
+        size = len(inputs[0]) if inputs[0].dim() else 1
+        if program.dynamic_batch:
+            split = [tensor[:room].split(TOGETHER) for tensor in inputs]
+            parts += list(zip(*split, strict=True))
+        else:
+            parts.append(inputs)
+        room -= size
+        if room <= 0:
+            break
+    return parts
+
+
+def _sites(module: GraphModule) -> list[Seen]:
+    """The operators with a quantized operand, but for those that only move values."""
+    by_node = {one.node: one for one in quantizers(module)}
+    sites = []
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.target in FAKE_QUANTIZE or node.target in TRANSPARENT:
+            continue
+        operands = [ungrouped(operand) for operand in node.all_input_nodes]
+        if any(operand.target in FAKE_QUANTIZE for operand in operands) and fx.is_float(node):
+            sites.append(Seen(node, [by_node[one] for one in operands if one in by_node]))
+    return sites
+
+
+class _Float(Interpreter):
+    """The float network, which at every site computes what the quantized operator would give, too."""
+
+    def __init__(
+        self, reference: GraphModule, quantized: GraphModule, seen: dict[str, Seen], sensitivity: bool
+    ) -> None:
+        super().__init__(reference)
+        self.extra_traceback = False  # an InputError's message stays as it is
+        self.seen, self.sensitivity = seen, sensitivity
+        self.names = {node.name: node for node in reference.graph.nodes if node.op != "get_attr"}
+        self.constants = _constants(quantized)
+        self.values: dict[str, Tensor] = {}
+        self.errors: dict[str, Tensor] = {}
+        self.generator = torch.Generator().manual_seed(0)
+
+    def on(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        """Runs a batch, adds up what was seen, and gives the float outputs."""
+        self.values, self.errors = {}, {}
+        with torch.set_grad_enabled(self.sensitivity):
+            outputs = _floats(flat_tensors(self.run(*inputs)))
+        if self.sensitivity:
+            self._project(outputs, len(inputs[0]) if inputs[0].dim() else 1)
+        return [output.detach() for output in outputs]
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "get_attr" and isinstance(value, Tensor):
+            return value.detach()
+        if (site := self.seen.get(n.name)) is None:
+            return value
+        with torch.no_grad():
+            for quantizer in site.quantizers:
+                if not quantizer.is_weight:
+                    observed = site.operands.setdefault(quantizer.node, Statistics())
+                    observed.add(self._value(quantizer.source), with_histogram=True)
+            error = self._compute(site.node) - value.detach()
+            site.signal += _square(value)
+            site.local += _square(error)
+        if self.sensitivity:
+            value = value if value.requires_grad else value.detach().requires_grad_()
+            self.errors[n.name] = error
+        self.values[n.name] = value
+        return value
+
+    def _value(self, node: Node) -> Any:
+        """What a node of the quantized graph gives in the float network, quantizers computed anew."""
+        if node in self.constants:
+            return self.constants[node]
+        if node.name in self.names:
+            return self.env[self.names[node.name]].detach()
+        return self._compute(node)
+
+    def _compute(self, node: Node) -> Any:
+        args: Any = map_arg(node.args, self._value)
+        kwargs: Any = map_arg(node.kwargs, self._value)
+        target: Any = fake_quantize if node.target is FAKE_QUANTIZE_TENSOR else node.target
+        return target(*args, **kwargs)
+
+    def _project(self, outputs: list[Tensor], items: int) -> None:
+        names = [name for name, value in self.values.items() if value.requires_grad]
+        reached = [output for output in outputs if output.requires_grad]
+        for projection in range(PROJECTIONS if reached else 0):
+            signs = [
+                torch.randint(0, 2, output.shape, generator=self.generator).to(output) * 2 - 1
+                for output in reached
+            ]
+            slopes = torch.autograd.grad(
+                reached,
+                [self.values[name] for name in names],
+                signs,
+                retain_graph=projection < PROJECTIONS - 1,
+                allow_unused=True,
+            )
+            for name, slope in zip(names, slopes, strict=True):
+                if slope is not None:
+                    products = (slope * self.errors[name]).double()
+                    apart = products.dim() and len(products) % items == 0
+                    sums = products.reshape(items if apart else 1, -1).sum(1)
+                    self.seen[name].at_outputs += _square(sums) / PROJECTIONS
+
+    def compare(self, node: Node, value: Tensor) -> None:
+        """Takes in what the quantized network gave at a site."""
+        self.seen[node.name].accumulated += _square(value - self.values[node.name].detach())
+
+
+class _Quantized(fx.Watching, Simulation):
+    """Runs a quantized graph and shows what its sites give."""
+
+
+def _constants(module: GraphModule) -> dict[Node, Any]:
+    """What the nodes that hang on no input give: weights, quantized and as they are, biases."""
+    known: dict[Node, Any] = {}
+    with torch.no_grad():
+        for node in module.graph.nodes:
+            if node.op == "get_attr":
+                known[node] = fx.tensor_of(module, node)
+                continue
+            parts = node.all_input_nodes if node.op == "call_function" else []
+            if parts and all(part in known for part in parts):
+                args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+                known[node] = node.target(*args, **kwargs)
+    return known
+
+
+def _floats(outputs: tuple[Tensor, ...]) -> list[Tensor]:
+    return [output for output in outputs if output.is_floating_point()]
+
+
+def _square(tensor: Tensor) -> float:
+    return float(tensor.detach().double().square().sum())
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """An SQNR; None where it is infinite or there is no signal."""
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
