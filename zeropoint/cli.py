@@ -3,6 +3,7 @@
 torch is imported inside the commands, so that help is instant.
 """
 
+import json
 import logging
 import os
 import shlex
@@ -403,6 +404,84 @@ def train(
     result = train_float(model, loaders, out, _recipe(context.params), weights=weights)
     score = "" if result.accuracy is None else f", validation top-1 {result.accuracy:.2%}"
     _out.print(f"kept epoch {result.epoch} of {epochs}{score}: {out}")
+
+
+@app.command()
+def diagnose(
+    context: typer.Context,
+    model: Model,
+    data: Data,
+    method: Annotated[
+        str, typer.Option(help="dynamic, weight-only, static, static-best or qat: what is diagnosed.")
+    ] = "static",
+    bits: Annotated[str, typer.Option(help=BITS)] = "W8A8",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Whose placement rules are used, and where layers are timed: openvino or onnxruntime;"
+            " torch tells no times."
+        ),
+    ] = "openvino",
+    items: Annotated[int, typer.Option(min=1, help="Inputs of the evaluation data to look at.")] = 64,
+    top: Annotated[int, typer.Option(min=1, help="Show so many of the worst layers.")] = 10,
+    apply: Annotated[
+        Path | None, typer.Option(help="Take the advice that helps, and save the Program to this .pt2.")
+    ] = None,
+    most_latency: Annotated[
+        float, typer.Option(min=0, help="By how much --apply may slow the model down; 0.1: a tenth.")
+    ] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    threads: Threads = 1,
+    weights: Weights = "default",
+    batch_size: BatchSize = 32,
+    limit_batches: LimitBatches = None,
+    end_bits: EndBits = None,
+    weight_symmetric: WeightSymmetric = None,
+    activation_symmetric: ActivationSymmetric = None,
+    weight_granularity: WeightGranularity = None,
+    group_size: GroupSize = None,
+    ranges: Ranges = "mse",
+    weight_ranges: WeightRanges = None,
+    rounding: Rounding = "gptq",
+    skip: Skip = None,
+    no_fuse: NoFuse = None,
+    activation16: Activation16 = None,
+    calibration_batches: CalibrationBatches = None,
+    epochs: Epochs = Recipe.epochs,
+    learning_rate: LearningRate = Recipe.learning_rate,
+) -> None:
+    """Find the layers that a quantized model loses accuracy in, why, what they cost in time, and mends."""
+    from zeropoint import engines
+    from zeropoint.diagnosis.diagnose import diagnose as run_diagnosis
+    from zeropoint.diagnosis.diagnose import mended
+    from zeropoint.methods import check_target, find
+    from zeropoint.methods import quantize as run_method
+    from zeropoint.report.diagnosis import taken, terminal
+    from zeropoint.resolve import program_and_data
+
+    if not find(method).quantizes:
+        raise InputError(f"{method} quantizes nothing; give static, static-best, dynamic, weight-only or qat")
+    if apply is not None and apply.suffix != ".pt2":
+        raise InputError(f"cannot write {apply}: a Program is saved as .pt2; give such a name")
+    engines.find(engine)
+    options = _options(context.params).at(bits)
+    check_target(engines.target(engine), method, options)
+    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    parts = {part: getattr(loaders, part) for part in ("calibration", "train", "validation")}
+    _say(f"{method}: quantizing for {engine}")
+    quantized = run_method(program, method, **parts, target=engine, options=options)
+    timed = engine if engine != "torch" else None
+    diagnosis = run_diagnosis(
+        quantized, loaders.evaluation, engine=timed, items=items, threads=threads, say=_say
+    )
+    if as_json:
+        print(json.dumps(diagnosis.as_dict(), allow_nan=False))
+    else:
+        Console(width=None if _out.is_terminal else 160).print(terminal(diagnosis, top))
+    if apply is not None:
+        better, advice = mended(quantized, diagnosis, loaders.evaluation, most_latency=most_latency)
+        better.save(apply)
+        (_err if as_json else _out).print(f"{apply}: {taken(advice)}", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import io
+import json
 import re
+import statistics
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -291,17 +293,45 @@ def integer_operators(program: Program, path: Path) -> set[str]:
             path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
         )
         kernels = onnx.load(options.optimized_model_filepath).graph.node
-    found = {
-        re.sub(r"^node_|_token_\d+$|_quant$", "", kernel.name)
-        for kernel in kernels
-        if kernel.op_type in _INTEGER
-    }
+    found = {_origin(kernel.name) for kernel in kernels if kernel.op_type in _INTEGER}
     nodes = [node for node in program.module.graph.nodes if node.target in WEIGHTED]
     # Those of dynamic layers are numbered by all operators of the graph, in its order.
     dynamic = sorted(int(name.rpartition("_")[2]) for name in found if name.startswith("MatMulInteger_"))
     layers = [node.name for node in nodes if _is_dynamic(node)]
     in_order = set(layers) if len(dynamic) == len(layers) else set()
     return {node.name for node in nodes if not _is_dynamic(node)} & found | in_order
+
+
+def _origin(kernel: str) -> str:
+    """The name of the Program's node that a kernel was made of."""
+    return re.sub(r"^node_|_token_\d+$|_quant$", "", kernel)
+
+
+def layer_seconds(
+    program: Program, path: Path, threads: int, calls: int
+) -> list[tuple[float, tuple[str, ...]]]:
+    """The median time of every kernel over so many calls, and the names of the Program's nodes in it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = f"{folder}/profile"
+        session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+        )
+        names = [value.name for value in session.get_inputs()]
+        feed = {name: value.numpy() for name, value in zip(names, program.example_inputs, strict=True)}
+        for _ in range(calls):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    taken: dict[str, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            taken.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] * 1e-6)
+    return [(statistics.median(times), (_origin(name),)) for name, times in taken.items()]
 
 
 def _is_dynamic(node: Node) -> bool:

@@ -1,6 +1,7 @@
 """The OpenVINO engine. Its PyTorch front end reads fake-quantize nodes and integer weights as they are."""
 
 import operator
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -227,14 +228,14 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     return by_shape(compile)
 
 
-def _compiler(path: Path, threads: int) -> Callable[[Shapes | None], Any]:
-    """What compiles the artefact for given shapes, or for all."""
+def _compiler(path: Path, threads: int, **more: Any) -> Callable[[Shapes | None], Any]:
+    """What compiles the artefact for given shapes, or for all; ``more`` is configuration."""
     openvino = _openvino()
     core = openvino.Core()
     model = core.read_model(path)
     free = [node.get_partial_shape() for node in model.inputs]
     method = model.get_rt_info(["zeropoint", "method"]).astype(str)
-    configuration = {
+    configuration = more | {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         # OpenVINO takes bfloat16 by itself where the processor has it; float32 has to mean float32.
@@ -266,9 +267,31 @@ def integer_operators(program: Program, path: Path) -> set[str]:
         # Of a float layer with integer weights it gives their type, as it does where it quantizes by itself.
         is_float = facts["primitiveType"].astype(str).endswith("_f32") and program.method != "dynamic"
         if facts["runtimePrecision"].astype(str) in ("u8", "i8") and not is_float:
-            layers = [name.partition("/")[0] for name in facts["originalLayersNames"].astype(str).split(",")]
+            layers = _origins(kernel)
             found.update(layers)
             # An attention is one kernel; its first product, which takes in a transpose, has a new name.
             if any(layer.startswith("MatMul_") for layer in layers):
                 found |= {products[products.index(layer) - 1] for layer in layers if layer in products}
     return {node.name for node in nodes} & found
+
+
+def _origins(kernel: Any) -> list[str]:
+    """The names of the Program's nodes that a kernel was made of."""
+    names = kernel.get_rt_info()["originalLayersNames"].astype(str).split(",")
+    return [name.partition("/")[0] for name in names]
+
+
+def layer_seconds(
+    program: Program, path: Path, threads: int, calls: int
+) -> list[tuple[float, tuple[str, ...]]]:
+    """The median time of every kernel over so many calls, and the names of the Program's nodes in it."""
+    shapes = tuple(tuple(tensor.shape) for tensor in program.example_inputs)
+    compiled = _compiler(path, threads, PERF_COUNT=True)(shapes)
+    origins = {op.get_friendly_name(): tuple(_origins(op)) for op in compiled.get_runtime_model().get_ops()}
+    request, inputs = compiled.create_infer_request(), [tensor.numpy() for tensor in program.example_inputs]
+    taken: dict[str, list[float]] = {}
+    for _ in range(calls):
+        request.infer(inputs)
+        for kernel in request.profiling_info:
+            taken.setdefault(kernel.node_name, []).append(kernel.real_time.total_seconds())
+    return [(statistics.median(times), origins.get(name, ())) for name, times in taken.items()]

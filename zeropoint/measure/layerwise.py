@@ -20,7 +20,7 @@ from zeropoint import graph as fx
 from zeropoint.batches import inputs_of
 from zeropoint.errors import InputError
 from zeropoint.methods.blocks import without_quantizers
-from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, TRANSPARENT, ungrouped
+from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, TRANSPARENT, family, ungrouped
 from zeropoint.program import Program, flat_tensors
 from zeropoint.progress import track
 from zeropoint.quantizers import Quantizer, Simulation, fake_quantize, quantizers
@@ -37,7 +37,7 @@ class Seen:
     ``signal``: of its float output; ``local``: of the error of quantizing this operator alone;
     ``accumulated``: of the error with everything before it quantized, too; ``at_outputs``: of what the
     former does to the network's outputs, to first order. ``operands``: what was seen of each activation that
-    is quantized in front of it, by its quantizer.
+    is quantized in front of it, by its quantizer, and ``channels``: the largest magnitude in each channel.
     """
 
     node: Node
@@ -47,6 +47,7 @@ class Seen:
     accumulated: float = 0.0
     at_outputs: float = 0.0
     operands: dict[Node, Statistics] = field(default_factory=dict)
+    channels: dict[Node, Tensor] = field(default_factory=dict)
 
     @property
     def weight(self) -> Quantizer | None:
@@ -86,7 +87,7 @@ def layerwise(
     seen = {site.node.name: site for site in _sites(program.module)}
     float_run = _Float(reference, program.module, seen, sensitivity)
     rows, signal, noise = 0, 0.0, 0.0
-    for inputs in track(_first(program, data, items), description):
+    for inputs in track(first_items(program, data, items), description):
         expected = float_run.on(inputs)
         quantized_run = _Quantized(program.module, seen.keys(), float_run.compare)
         with torch.no_grad():
@@ -101,7 +102,7 @@ def layerwise(
     return Layerwise(tuple(seen.values()), rows, signal, noise, weights)
 
 
-def _first(program: Program, data: Iterable[Any], items: int) -> list[tuple[Tensor, ...]]:
+def first_items(program: Program, data: Iterable[Any], items: int) -> list[tuple[Tensor, ...]]:
     """Batches of at most TOGETHER that hold the first ``items``; as they are where the batch is fixed."""
     parts: list[tuple[Tensor, ...]] = []
     room = items
@@ -165,8 +166,7 @@ class _Float(Interpreter):
         with torch.no_grad():
             for quantizer in site.quantizers:
                 if not quantizer.is_weight:
-                    observed = site.operands.setdefault(quantizer.node, Statistics())
-                    observed.add(self._value(quantizer.source), with_histogram=True)
+                    self._observe(site, quantizer)
             error = self._compute(site.node) - value.detach()
             site.signal += _square(value)
             site.local += _square(error)
@@ -175,6 +175,16 @@ class _Float(Interpreter):
             self.errors[n.name] = error
         self.values[n.name] = value
         return value
+
+    def _observe(self, site: Seen, quantizer: Quantizer) -> None:
+        value = self._value(quantizer.source)
+        site.operands.setdefault(quantizer.node, Statistics()).add(value, with_histogram=True)
+        is_image = value.dim() == 4 or (family(site.node) or "").startswith("conv")
+        axis = 1 if is_image and value.dim() > 2 else -1
+        largest = value.detach().movedim(axis, 0).flatten(1).abs().amax(1)
+        before = site.channels.get(quantizer.node)
+        if before is None or len(before) == len(largest):
+            site.channels[quantizer.node] = largest if before is None else torch.maximum(before, largest)
 
     def _value(self, node: Node) -> Any:
         """What a node of the quantized graph gives in the float network, quantizers computed anew."""

@@ -1,0 +1,270 @@
+"""Diagnose: where a quantized network loses its accuracy, why, what each layer costs, and what mends it."""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from zeropoint import engines
+from zeropoint import graph as fx
+from zeropoint.batches import Loader
+from zeropoint.diagnosis.causes import Cause, causes
+from zeropoint.diagnosis.mends import Mend, mends
+from zeropoint.engines import load_artefact, lower
+from zeropoint.errors import InputError, first_line
+from zeropoint.measure.latency import interleave, paired_ratio
+from zeropoint.measure.layerwise import Layerwise, Seen, decibels, first_items, layerwise
+from zeropoint.methods.blocks import without_quantizers
+from zeropoint.program import Program, at_batch, flat_tensors
+from zeropoint.progress import track
+from zeropoint.quantizers import Simulation
+
+ITEMS = 64
+TRIED = 6  # layers whose mends are tried
+ADVISED = 5  # mends whose latency is measured
+WORTH_DB = 0.1  # gain from which on a mend is advice
+CALLS = 30  # that a profile is the median of
+SECONDS = 1.0  # spent timing a mend beside the Program as it is
+
+
+@dataclass(frozen=True)
+class LayerDiagnosis:
+    """One operator that reads quantized values, ``name`` being the module's that it comes from.
+
+    SQNRs in dB, None where infinite: ``local_db`` of its output with it alone quantized, ``accumulated_db``
+    with all before it, too; ``alone_db`` of the network's outputs with it alone quantized, to first order.
+    ``regained_db``: what they gain with it alone left float, to first order. ``milliseconds``: of its kernel
+    in the engine, and ``float_milliseconds`` of that in the float network, both by the engine's own profile,
+    None where it tells none.
+    """
+
+    name: str
+    operator: str
+    weight_bits: int | None
+    activation_bits: int | None
+    local_db: float | None
+    accumulated_db: float | None
+    alone_db: float | None
+    regained_db: float
+    causes: tuple[Cause, ...]
+    milliseconds: float | None = None
+    float_milliseconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A mend and its effect, measured: ``gain_db`` at the outputs, ``latency`` over that without, less 1."""
+
+    mend: Mend
+    gain_db: float
+    latency: float | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Layers by what they cost the outputs, the worst first, and advice, that of the largest gain first."""
+
+    method: str
+    bits: str
+    target: str
+    engine: str | None
+    items: int
+    sqnr_db: float | None
+    layers: tuple[LayerDiagnosis, ...]
+    advice: tuple[Advice, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        advice = [
+            {"layer": a.mend.layer, "what": a.mend.what, "gain_db": a.gain_db, "latency": a.latency}
+            for a in self.advice
+        ]
+        return plain | {"layers": [dataclasses.asdict(layer) for layer in self.layers], "advice": advice}
+
+
+def diagnose(
+    program: Program,
+    data: Loader,
+    *,
+    engine: str | None = None,
+    items: int = ITEMS,
+    threads: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> Diagnosis:
+    """Looks at a quantized ``program`` on the first ``items`` of ``data``, and times it on an ``engine``.
+
+    ``engine`` None leaves times out. The statistics take one pass; only mends of the worst layers are tried
+    by running the network again. Give the Program as ``quantize`` returned it: of one that was loaded from a
+    file the float weights are known only as they were rounded.
+
+    Raises InputError for a float Program, an engine that tells no times of layers, or data that does not fit.
+    """
+    if program.method in ("fp32", "bf16"):
+        raise InputError(f"the Program is {program.method}; quantize it before it is diagnosed")
+    if engine is not None and not hasattr(engines.find(engine), "layer_seconds"):
+        raise InputError(f"{engine} tells no times of layers; give openvino or onnxruntime, or none")
+    looked = layerwise(program, data, items, sensitivity=True, description="diagnosing")
+    worst = sorted(looked.seen, key=lambda seen: seen.at_outputs, reverse=True)
+    times = _times(program, looked, engine, threads, say)
+    layers = tuple(_diagnosed(seen, looked, times.get(seen.node.name, (None, None))) for seen in worst)
+    advice = _tried(program, looked, worst[:TRIED], data, items)
+    if engine is not None:
+        best = [_timed(program, one, engine, threads, say) for one in advice[:ADVISED]]
+        advice = best + advice[ADVISED:]
+    return Diagnosis(
+        method=program.method,
+        bits=f"W{program.weight_bits}A{program.activation_bits}",
+        target=program.target,
+        engine=engine,
+        items=looked.items,
+        sqnr_db=decibels(looked.signal, looked.noise),
+        layers=layers,
+        advice=tuple(advice),
+    )
+
+
+def mended(
+    program: Program, diagnosis: Diagnosis, data: Loader, *, most_latency: float = math.inf
+) -> tuple[Program, list[Advice]]:
+    """The Program with the advice taken that still helps behind what was taken before it, and that advice.
+
+    ``most_latency``: by how much all of it may slow the network down, as a fraction, by what was measured of
+    each. One mend a layer.
+    """
+    noise = _judge(program, data, diagnosis.items)
+    before, taken = noise(program), list[Advice]()
+    for one in diagnosis.advice:
+        price = sum(max(other.latency or 0.0, 0.0) for other in (*taken, one))
+        if one.mend.layer in {other.mend.layer for other in taken} or price > most_latency:
+            continue
+        candidate = one.mend.apply(program)
+        after = noise(candidate)
+        if 10 * math.log10(before / after) >= WORTH_DB:
+            program, before = candidate, after
+            taken.append(one)
+    return program, taken
+
+
+def _diagnosed(seen: Seen, looked: Layerwise, times: tuple[float | None, float | None]) -> LayerDiagnosis:
+    weight = seen.weight
+    inputs = [one for one in seen.quantizers if one.node in seen.operands]
+    # Where errors cancel, as fitted weights have them do, their squares add up to more than there is.
+    total = max(looked.noise, sum(other.at_outputs for other in looked.seen), 1e-30)
+    left = max(1 - seen.at_outputs / total, 1e-10)
+    return LayerDiagnosis(
+        name=fx.module_name(seen.node),
+        operator=str(seen.node.target).removeprefix("aten.").rpartition(".")[0],
+        weight_bits=weight.scheme.bits if weight else None,
+        activation_bits=min((one.scheme.bits for one in inputs), default=None),
+        local_db=decibels(seen.signal, seen.local),
+        accumulated_db=decibels(seen.signal, seen.accumulated),
+        alone_db=decibels(looked.signal, seen.at_outputs),
+        regained_db=-10 * math.log10(left),
+        causes=causes(seen, looked.float_weights),
+        milliseconds=times[0],
+        float_milliseconds=times[1],
+    )
+
+
+def _float(program: Program) -> Program:
+    """The float network that a quantized Program was made from, as far as it is known."""
+    unfitted = dataclasses.replace(program, module=program.unfitted or program.module)
+    return dataclasses.replace(program, module=without_quantizers(unfitted), method="fp32", unfitted=None)
+
+
+def _tried(
+    program: Program, looked: Layerwise, worst: Sequence[Seen], data: Loader, items: int
+) -> list[Advice]:
+    """The mends of the worst layers that gain something, measured, the largest gain first."""
+    candidates = [mend for seen in worst for mend in mends(looked, seen)]
+    noise = _judge(program, data, items)
+    before, advice = noise(program), []
+    for mend in track(candidates, "trying mends"):
+        gain = 10 * math.log10(before / noise(mend.apply(program)))
+        if gain >= WORTH_DB:
+            advice.append(Advice(mend, gain))
+    return sorted(advice, key=lambda one: one.gain_db, reverse=True)
+
+
+def _judge(program: Program, data: Loader, items: int) -> Callable[[Program], float]:
+    """What gives the squared error of a Program's outputs, to those of the float network of ``program``."""
+    float_run, batches = _float(program), first_items(program, data, items)
+    expected = [float_run(*inputs) for inputs in batches]
+
+    def noise(candidate: Program) -> float:
+        total = 1e-30
+        with torch.no_grad():
+            for inputs, wanted in zip(batches, expected, strict=True):
+                outputs = flat_tensors(Simulation(candidate.module).run(*inputs))
+                pairs = [
+                    (a.double(), b) for a, b in zip(outputs, wanted, strict=True) if b.is_floating_point()
+                ]
+                total += sum(float((a - b).square().sum()) for a, b in pairs)
+        return total
+
+    return noise
+
+
+def _times(
+    program: Program, looked: Layerwise, engine: str | None, threads: int, say: Callable[[str], None]
+) -> dict[str, tuple[float | None, float | None]]:
+    """By the node's name, milliseconds of a layer's kernel in the quantized and in the float network."""
+    if engine is None:
+        return {}
+    say(f"timing layers on {engine}")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, one in enumerate((program, _float(program))):
+            one = at_batch(one, 1)
+            path = Path(folder) / f"{number}{engines.find(engine).artefact_name(one)}"
+            lower(one, engine, path, threads)
+            kernels = engines.find(engine).layer_seconds(one, path, threads, CALLS)
+            found.append(_by_layer(kernels, [seen.node for seen in looked.seen]))
+    quantized, floats = found
+    return {name: (quantized.get(name), floats.get(name)) for name in {*quantized, *floats}}
+
+
+def _by_layer(kernels: list[tuple[float, tuple[str, ...]]], layers: Sequence[Node]) -> dict[str, float]:
+    """Milliseconds by the name of the layer: the first one in a kernel, or one whose activation it names."""
+    order = {node.name: node.name for node in layers}
+    for node in layers:  # a kernel may go by the name of the activation that it takes in
+        users = list(node.users)
+        while len(users) == 1 and users[0].name not in order and users[0].op == "call_function":
+            order.setdefault(users[0].name, node.name)
+            users = list(users[0].users)
+    place = {node.name: number for number, node in enumerate(layers)}
+    times: dict[str, float] = {}
+    for seconds, names in kernels:
+        inside = sorted({order[name] for name in names if name in order}, key=place.__getitem__)
+        if inside:
+            times[inside[0]] = times.get(inside[0], 0.0) + 1e3 * seconds
+    return times
+
+
+def _timed(program: Program, advice: Advice, engine: str, threads: int, say: Callable[[str], None]) -> Advice:
+    """The advice with what it costs in time: the mended Program beside the one as it is, interleaved."""
+    say(f"timing {advice.mend.layer}: {advice.mend.what}")
+    runs = {"as it is": program, "mended": advice.mend.apply(program)}
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {}
+        for number, (name, one) in enumerate(runs.items()):
+            one = at_batch(one, 1)
+            path = Path(folder) / f"{number}{engines.find(engine).artefact_name(one)}"
+            try:
+                lower(one, engine, path, threads)
+            except Exception as error:  # an engine that cannot run a mend: it has no price
+                say(f"{engine} cannot run it: {first_line(error)}")
+                return advice
+            runner = load_artefact(engine, path, threads)
+            calls[name] = lambda runner=runner, inputs=one.example_inputs: runner(*inputs)
+        samples = interleave(calls, seconds=SECONDS)
+    return dataclasses.replace(
+        advice, latency=paired_ratio(samples["mended"], samples["as it is"]).median - 1
+    )
