@@ -37,7 +37,7 @@ class Program:
     where it is, others are, too, if they were captured so.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, and ``quantize_seconds`` what the method
-    took.
+    took. ``skip`` are the globs of modules that the user kept float.
     """
 
     module: GraphModule
@@ -49,6 +49,7 @@ class Program:
     weight_bits: int = 32
     activation_bits: int = 32
     quantize_seconds: float = 0.0
+    skip: tuple[str, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Simulates the Program in PyTorch: the output tensors, in order, whatever structure they came in."""
@@ -128,12 +129,14 @@ def load(path: str | os.PathLike[str]) -> Program:
 
     path = Path(path)
     metadata, checked = archive.read(path, METADATA)
+    metadata = {"skip": [], **metadata}  # which older files do not tell
     missing = {"version", "inputs", *_METADATA_FIELDS} - metadata.keys()
     if missing:
         raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")
     try:
         inputs = tuple(_example(entry["shape"], entry["dtype"]) for entry in metadata["inputs"])
         fields = {field: metadata[field] for field in _METADATA_FIELDS}
+        fields["skip"] = tuple(str(pattern) for pattern in fields["skip"])
         module = torch.export.load(checked).module(check_guards=False)
         assert isinstance(module, GraphModule)
         fx.remove_unused(module)
