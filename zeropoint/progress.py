@@ -13,14 +13,19 @@ _quiet = False
 
 
 def be_quiet(quiet: bool) -> None:
-    """Whether to show no progress even where stderr is a terminal, from now on."""
+    """Whether to show no progress from now on, even where stderr is a terminal."""
     global _quiet
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether the user asked for no progress and no word of what is being done."""
+    return _quiet
+
+
 def is_watched() -> bool:
     """Whether a person is looking: stderr is a terminal, and nobody asked for quiet."""
-    return sys.stderr.isatty() and not _quiet
+    return sys.stderr.isatty() and not is_quiet()
 
 
 def track(items: Iterable[T], description: str, *, done: int = 0) -> Iterator[T]:
