@@ -443,7 +443,7 @@ def inspect(
     if layer is not None:
         console.print(report.in_full(seen, differences))
     elif len(seen) == 2 and reference is None:
-        console.print(report.compared(*seen, differences))
+        console.print(report.compared(seen[0], seen[1], differences))
     else:
         console.print(report.terminal(seen[-1], differences))
 

@@ -116,13 +116,14 @@ class Weight:
 class BiasValue:
     """One value of a bias: in float before, the unit of the int32 sums it is added to, and how many units.
 
-    ``unit`` is the input's scale times the weight's; ``units`` is None where there is none, or where the bias
-    is not a whole number of them.
+    ``unit`` is the input's scale times the weight's, ``nearest`` is ``round(source / unit)``; ``units`` is
+    None where there is no unit, or where the bias is not a whole number of them.
     """
 
     channel: int
     source: float | None
     unit: float | None
+    nearest: int | None
     units: int | None
     value: float
 
@@ -304,8 +305,10 @@ def only(
 
     Raises InputError, with the closest names, where none does.
     """
-    names = {layer.name for inspection in inspections for layer in inspection.layers}
+    inside = _inside(inspections[-1].layers)  # what is asked for may be folded into another layer
+    names = {layer.name for inspection in inspections for layer in inspection.layers} | inside.keys()
     found = {pattern} & names or {name for name in names if matches(name, (pattern,))}
+    found |= {inside[name] for name in found & inside.keys()}
     if not found:
         raise InputError(f"--layer '{pattern}' matches no layer of the model; {closest(pattern, names)}")
     kept = [
@@ -381,8 +384,7 @@ class _Reader:
         """Whether an operator makes new float values of others: no move, no quantizer, no constant."""
         if node.op != "call_function" or node.target in _MOVES | FAKE_QUANTIZE or node in self.at_run_time:
             return False
-        value = node.meta.get("val")
-        first = value[0] if isinstance(value, list | tuple) and value else value
+        first = _first(node)
         is_float = isinstance(first, Tensor) and first.is_floating_point()
         is_part = getattr(node.target, "__name__", "") == "getitem"
         return is_float and not is_part and any(_is_computed(part) for part in node.all_input_nodes)
@@ -436,8 +438,7 @@ class _Reader:
         inputs = tuple(Input(self.source(part), self.grid(part)) for part in computed)
         bias = self.bias(node, description, bias_node, key) if description and bias_node else None
         state = _state(weights, inputs)
-        value = node.meta.get("val")
-        first = value[0] if isinstance(value, list | tuple) else value
+        first = _first(node)
         return Layer(
             name=fx.module_name(node),
             operator=str(node.target),
@@ -513,11 +514,14 @@ class _Reader:
         values = []
         for channel in range(min(self.values, len(bias))):
             is_whole = exact is not None and bool(exact[channel])
+            known = None if source is None else _finite(source[channel].item())
+            step = None if unit is None else float(unit[channel])
             values.append(
                 BiasValue(
                     channel,
-                    None if source is None else _finite(source[channel].item()),
-                    None if unit is None else float(unit[channel]),
+                    known,
+                    step,
+                    None if known is None or step is None else round(known / step),
                     int(units[channel]) if units is not None and is_whole else None,
                     bias[channel].item(),
                 )
@@ -527,7 +531,9 @@ class _Reader:
 
     def unit(self, node: Node, description: Weighted, size: int) -> Tensor | None:
         """What one unit of the int32 sums is worth, by output channel (float64); None if they are float."""
-        input, weight = (self.by_node.get(node.args[at]) for at in (description.input, description.weight))
+        input, weight = (
+            self.by_node.get(cast(Node, node.args[at])) for at in (description.input, description.weight)
+        )
         if input is None or weight is None:
             return None
         unit = (input.scale * weight.scale).double()  # in float32, as engines multiply them
@@ -601,12 +607,12 @@ class _Reader:
     def _why_inputs(self, node: Node, weights: list[Weight]) -> str:
         """Why the inputs of integer weights stayed float."""
         if self.program.method == "weight-only":
-            return "weight-only leaves activations float"
+            return "its inputs, since weight-only leaves activations float"
         if any(weight.grid and weight.grid.granularity == "per-group" for weight in weights):
-            return "no engine takes integer inputs to weights with a scale for each group"
+            return "its inputs: no engine takes integers there to weights with a scale for each group"
         if node.target in RECURRENT:
-            return "the inside of a recurrent layer stays float: weights are unpacked when they are used"
-        return "not known: the file does not tell"
+            return "the inside of a recurrent layer: its weights are unpacked when they are used"
+        return "its inputs; why is not known: the file does not tell"
 
 
 class _Reference:
@@ -665,7 +671,7 @@ def _range_arithmetic(module: GraphModule) -> set[Node]:
 
 
 def _stored(node: Node) -> Node | None:
-    """The tensor of the model behind its quantizer and the reshape of its groups; None for what is computed."""
+    """The model's tensor behind a quantizer and the reshape of groups; None for what is computed."""
     node = ungrouped(node)
     while node.target in FAKE_QUANTIZE:
         node = cast(Node, node.args[0])
@@ -728,8 +734,14 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _first(node: Node) -> Any:
+    """The value of a node, or the first one of several."""
+    value = node.meta.get("val")
+    return value[0] if isinstance(value, list | tuple) and value else value
+
+
 def _item_shape(node: Node, first: Tensor) -> tuple[int, ...]:
-    return tuple(fx.item_sizes(node)) if first is node.meta["val"] else tuple(map(int, first.shape))
+    return tuple(fx.item_sizes(node)) if first is node.meta["val"] else tuple(first.shape)
 
 
 def _state(weights: list[Weight], inputs: tuple[Input, ...]) -> str:

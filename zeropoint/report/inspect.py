@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from zeropoint.inspection import Bias, Grid, Inspection, Layer, Pair, Weight
+from zeropoint.inspection import Bias, Fused, Grid, Inspection, Layer, Pair, Weight
 from zeropoint.report.figures import figures, percent
 
 WIDTH = 120  # columns, where the output is no terminal
@@ -22,6 +22,7 @@ NOTHING = "–"
 MARK = "*"
 LISTED = 6  # layers that a reason names
 SCALES = 6  # in a line
+_WHOLE = ("Weight scale", "Bytes", "Input: scale,\nzero point", "Bits\nW/A")
 FAR = 3  # steps from the nearest integer, beyond which it was another weight that was rounded
 
 
@@ -51,7 +52,7 @@ def compared(before: Inspection, after: Inspection, pairs: Sequence[Pair]) -> Re
         ("", "left"),
         ("Bits\nW/A", "left"),
         ("Weight scale", "left"),
-        ("Input: scale, zero point", "left"),
+        ("Input: scale,\nzero point", "left"),
         ("Bytes", "right"),
         ("Differs in", "left"),
     )
@@ -63,7 +64,7 @@ def compared(before: Inspection, after: Inspection, pairs: Sequence[Pair]) -> Re
             if layer is None:
                 continue
             size = pair.bytes_before if side == "1" else layer.bytes
-            differs = "" if named else ", ".join(pair.changes)
+            differs = "" if named else ", ".join(_told(pair.changes))
             table.add_row(
                 "" if named else layer.name,
                 "" if named else _operator(layer),
@@ -112,8 +113,8 @@ def _in_full(layer: Layer, inspection: Inspection, before: int | None = None) ->
         ),
     ]
     if layer.why:
-        lines.append(Text(f"float, since: {layer.why}", style="yellow"))
-    lines += [Text(f"inside: {fused.operator} {fused.module}: {fused.how}") for fused in layer.fused]
+        lines.append(Text(f"stayed float: {layer.why}", style="yellow"))
+    lines += [Text(f"inside: {_named(fused)}: {fused.how}") for fused in layer.fused]
     lines += [Text(f"input from {part.source}: {_described(part.grid)}") for part in layer.inputs]
     lines += [Text(f"output rounded to: {_described(grid)}") for grid in layer.outputs]
     parts: list[RenderableType] = list(lines)
@@ -172,7 +173,8 @@ def _both(pair: Pair) -> list[Layer]:
 def _table(*columns: tuple[str, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for header, justify in columns:
-        table.add_column(header, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        whole = header in _WHOLE  # numbers in one line, however long the names
+        table.add_column(header, justify=justify, overflow="fold", no_wrap=whole)  # type: ignore[arg-type]
     return table
 
 
@@ -198,11 +200,12 @@ def _quantized_table(
     inspection: Inspection, layers: Sequence[Layer], reasons: dict[str, int], before: dict[int, int]
 ) -> Table:
     columns = [
-        ("Layer", "left"), ("Operator", "left"), ("Weight", "left"), ("Output", "left"), ("Bits\nW/A", "left"),
-        ("Weight scale", "left"), ("Input:\nscale, zero point", "left"), ("Bytes", "right"),
+        ("Layer", "left"), ("Operator", "left"), ("Weight", "left"), ("Output", "left"), 
+        ("Bits\nW/A", "left"), ("Weight scale", "left"), ("Input: scale,\nzero point", "left"), ("Bytes", "right"),
         ("Inside,\nwhy float", "left"),
     ]  # fmt: skip
-    if inspection.float_weights:
+    has_nearest = any(layer.weight and layer.weight.nearest is not None for layer in layers)
+    if has_nearest:
         columns.insert(6, ("Nearest\n%", "right"))
     table = _table(*columns)
     for layer in layers:
@@ -216,12 +219,12 @@ def _quantized_table(
             _bits(layer),
             _weight_scale(layer),
             _input_grids(layer),
-            f"{before.get(id(layer), layer.float_bytes):,} → {layer.bytes:,}" if layer.bytes else NOTHING,
+            f"{before.get(id(layer), layer.float_bytes):,}→{layer.bytes:,}" if layer.bytes else NOTHING,
             note.strip(),
         ]
-        if inspection.float_weights:
+        if has_nearest:
             near = layer.weight.nearest if layer.weight else None
-            cells.insert(6, NOTHING if near is None else _whole(near))
+            cells.insert(6, NOTHING if near is None else _whole_percent(near))
         table.add_row(*cells, style="" if layer.state == "integer" else "yellow")
     return table
 
@@ -240,7 +243,7 @@ def _summary(inspection: Inspection, before: int | None) -> Text:
         sizes = f"{_megabytes(before)} → {sizes}"
     parts = [f"{inspection.parameters:,} parameters in {sizes}", f"{inspection.macs:,} multiply-accumulates"]
     if inspection.macs and inspection.method not in ("fp32", "bf16"):
-        parts[1] += f", {percent(inspection.integer_macs / inspection.macs)}% of integers"
+        parts[1] += f", {percent(inspection.integer_macs / inspection.macs)}% in integers"
     return Text(" · ".join(parts))
 
 
@@ -256,7 +259,7 @@ def _why_float(layers: Sequence[Layer], reasons: dict[str, int]) -> list[Rendera
         if layer.why:
             names.setdefault(layer.why, []).append(layer.name)
     return [
-        Text(f"({number}) float, since: {reason}: {_listed(names[reason])}", style="yellow")
+        Text(f"({number}) stayed float: {reason}: {_listed(names[reason])}", style="yellow")
         for reason, number in reasons.items()
     ]
 
@@ -290,6 +293,12 @@ def _notes(inspection: Inspection, shown: Sequence[Layer]) -> list[RenderableTyp
     return [Text(note, style="dim") for note in notes]
 
 
+def _told(changes: Sequence[str]) -> list[str]:
+    """Without what the columns show anyway, and scales that other bits bring with them."""
+    implied = {"bytes"} | {change.replace("bits", "scale") for change in changes if change.endswith("bits")}
+    return [change for change in changes if change not in implied] or list(changes)
+
+
 def _uncounted(layers: Iterable[Layer]) -> str:
     """The operators without rows, as "7 × relu"."""
     counted = Counter(_operator(layer) for layer in layers if not _is_shown(layer))
@@ -309,36 +318,52 @@ def _weight_in_full(weight: Weight, inspection: Inspection) -> list[RenderableTy
         parts += _scales(weight.grid)
     if weight.nearest is not None:
         off = "" if weight.nearest == 1 else f"; others are up to {_count(weight.furthest or 0, 'step')} off"
-        source = f"the weights of {inspection.float_weights}"
-        parts.append(
-            Text(f"{percent(weight.nearest)}% of its integers are {source}, rounded to nearest{off}")
-        )
-    table = _table(
-        ("index", "left"), ("float", "right"), ("scale", "right"), ("float / scale", "right"),
-        ("rounded", "right"), ("integer", "right"), ("scale × (integer − zero point)", "right"),
-    )  # fmt: skip
-    for value in weight.values:
-        known = value.source is not None and value.scale is not None
-        ratio = f"{value.source / value.scale:.4f}" if known else NOTHING  # type: ignore[operator]
-        mark = MARK if known and value.nearest != value.integer else ""
-        table.add_row(
-            str(list(value.index)),
-            _exact(value.source),
-            _exact(value.scale),
-            ratio,
-            NOTHING if value.nearest is None else str(value.nearest),
-            f"{mark}{value.integer}",
-            _exact(value.value),
-        )
-    parts.append(Padding(table, (0, 0, 0, 2)))
-    parts.append(
-        Text(f"  the first {len(weight.values)} of {count:,} values; --values N shows more", style="dim")
-    )
-    if any(value.nearest is not None and value.nearest != value.integer for value in weight.values):
-        parts.append(
-            Text(f"  {MARK} not the nearest: fitted to data, trained, or scaled before", style="dim")
-        )
+        source = f"the weights of {inspection.float_weights}, rounded to nearest"
+        parts.append(Text(f"  {percent(weight.nearest)}% of its integers are {source}{off}"))
+    sourced = [(value.source, value.scale) for value in weight.values]
+    columns = {
+        "index": [str(list(value.index)) for value in weight.values],
+        "float": [_exact(value.source) for value in weight.values],
+        "scale": [_exact(value.scale) for value in weight.values],
+        "float / scale": [_ratio(*pair) for pair in sourced],
+        "rounded": [_whole(value.nearest) for value in weight.values],
+        "integer": [_marked(value.integer, value.nearest) for value in weight.values],
+        "scale × (integer − zero point)": [_exact(value.value) for value in weight.values],
+    }
+    parts.append(_side_by_side(columns))
+    if len(weight.values) < count:
+        shown = f"  the first {len(weight.values)} of {count:,} values; --values N lists more"
+        parts.append(Text(shown, style="dim"))
+    if any(value.nearest not in (None, value.integer) for value in weight.values):
+        meaning = f"  {MARK} not the nearest: fitted to data, trained, or scaled before it was rounded"
+        parts.append(Text(meaning, style="dim"))
     return parts
+
+
+def _side_by_side(columns: dict[str, list[str]]) -> RenderableType:
+    """The columns that hold anything."""
+    known = {header: cells for header, cells in columns.items() if set(cells) != {NOTHING}}
+    table = _table(*((header, "right" if number else "left") for number, header in enumerate(known)))
+    for cells in zip(*known.values(), strict=True):
+        table.add_row(*cells)
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _ratio(value: float | None, unit: float | None) -> str:
+    return f"{value / unit:.4f}" if value is not None and unit else NOTHING
+
+
+def _whole(number: int | None) -> str:
+    return NOTHING if number is None else str(number)
+
+
+def _marked(number: int | None, expected: int | None) -> str:
+    """A whole number, marked where another one was expected."""
+    return f"{MARK if expected not in (None, number) else ''}{_whole(number)}"
+
+
+def _named(fused: Fused) -> str:
+    return f"{fused.operator} '{fused.module}'" if fused.module else fused.operator
 
 
 def _scales(grid: Grid) -> list[RenderableType]:
@@ -363,23 +388,22 @@ def _bias_in_full(bias: Bias) -> list[RenderableType]:
     if bias.whole is not None:
         head = f"{bias.name}, {bias.size}: int32 in units of input scale × weight scale"
         head += "" if bias.whole else "; not all are whole units, engines round them"
-    table = _table(
-        ("channel", "left"), ("float", "right"), ("unit", "right"), ("float / unit", "right"),
-        ("units", "right"), ("units × unit, the bias kept", "right"),
-    )  # fmt: skip
-    for value in bias.values:
-        known = value.source is not None and value.unit is not None
-        table.add_row(
-            str(value.channel),
-            _exact(value.source),
-            _exact(value.unit),
-            f"{value.source / value.unit:.4f}" if known else NOTHING,  # type: ignore[operator]
-            NOTHING if value.units is None else str(value.units),
-            _exact(value.value),
-        )
-    shown = f"  the first {len(bias.values)} of {bias.size:,} values" if len(bias.values) < bias.size else ""
-    tail = [Text(shown, style="dim")] if shown else []
-    return [Text(), Text(head, style="bold"), Padding(table, (0, 0, 0, 2)), *tail]
+    values = bias.values
+    columns = {
+        "channel": [str(value.channel) for value in values],
+        "float": [_exact(value.source) for value in values],
+        "unit": [_exact(value.unit) for value in values],
+        "float / unit": [_ratio(value.source, value.unit) for value in values],
+        "units": [_marked(value.units, value.nearest) for value in values],
+        "units × unit" if bias.whole else "bias": [_exact(value.value) for value in values],
+    }
+    tail = []
+    if len(values) < bias.size:
+        tail.append(f"  the first {len(values)} of {bias.size:,} values; --values N lists more")
+    if any(value.nearest not in (None, value.units) for value in values):
+        tail.append(f"  {MARK} not the nearest: corrected for what rounding the weights does, or trained")
+    notes = [Text(line, style="dim") for line in tail]
+    return [Text(), Text(head, style="bold"), _side_by_side(columns), *notes]
 
 
 def _described(grid: Grid | None) -> str:
@@ -404,8 +428,7 @@ def _weight_scale(layer: Layer) -> str:
     if weight is None or weight.grid is None:
         return NOTHING
     scale, zero_point = weight.grid.scale, weight.grid.zero_point
-    text = _span(scale) if len(scale) == 1 else f"{_span(scale)} ×{len(scale)}"
-    return text if not any(zero_point) else f"{text}, {_span(zero_point)}"
+    return f"{_span(scale)}, {_span(zero_point)}" if any(zero_point) else _span(scale)
 
 
 def _span(values: Sequence[float]) -> str:
@@ -450,8 +473,8 @@ def _exact(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.9g}"
 
 
-def _whole(fraction: float) -> str:
-    """Percent, of which 100 is all."""
+def _whole_percent(fraction: float) -> str:
+    """Rounded down: 100 is all."""
     return str(int(100 * fraction))
 
 
