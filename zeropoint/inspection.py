@@ -23,6 +23,7 @@ from zeropoint.exported import complete_shapes, has_branches
 from zeropoint.macs import multiply_accumulates
 from zeropoint.measure.size import parameter_bytes
 from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.methods.shuffles import fold_shuffles
 from zeropoint.operators import (
     CLAMPS,
     FAKE_QUANTIZE,
@@ -42,6 +43,7 @@ from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer
 from zeropoint.scheme import Scheme, dequantize, quantize
 
+REORDERED = ("static", "static-best", "qat")  # methods that put channels in another order for shuffles
 VALUES = 9  # of a weight that are shown: a kernel of 3x3
 # What only moves, copies or makes constants: nothing is computed there.
 _MOVES = TRANSPARENT | SPLITS | {aten._to_copy.default, aten.clone.default, aten.index_select.default}
@@ -233,7 +235,7 @@ class Inspection:
 class Pair:
     """The same layer before and after; one of the two is None where it is only in the other Program.
 
-    ``changes`` names what differs: operator, state, weight bits, input bits, scales, fused, bytes.
+    ``changes`` names what differs, such as state, shape, bits and scales of weight and input, or bytes.
     ``folded``: the layers before that are inside it now.
     """
 
@@ -345,6 +347,7 @@ def _inside(layers: tuple[Layer, ...]) -> dict[str, str]:
 def _changes(before: Layer, after: Layer) -> tuple[str, ...]:
     parts: dict[str, Callable[[Layer], Any]] = {
         "state": lambda layer: layer.state,
+        "shape": lambda layer: [w.shape for w in layer.weights],
         "weight bits": lambda layer: [w.grid.bits if w.grid else w.dtype for w in layer.weights],
         "weight scale": lambda layer: [w.grid and (w.grid.scale, w.grid.zero_point) for w in layer.weights],
         "input bits": lambda layer: layer.input_bits,
@@ -376,7 +379,9 @@ class _Reader:
         self.target = engines.target(program.target) if known else None
         self.knows_own = False
         nodes = [node for node in self.module.graph.nodes if self.computes(node)]
-        self.reference = None if reference is None else _Reference(reference, nodes)
+        self.reference = (
+            None if reference is None else _Reference(reference, nodes, program.method in REORDERED)
+        )
         self.clips = {clip: node for node in nodes if (clip := self.clip_behind(node)) is not None}
         self.nodes = [node for node in nodes if node not in self.clips]
 
@@ -387,7 +392,9 @@ class _Reader:
         first = _first(node)
         is_float = isinstance(first, Tensor) and first.is_floating_point()
         is_part = getattr(node.target, "__name__", "") == "getitem"
-        return is_float and not is_part and any(_is_computed(part) for part in node.all_input_nodes)
+        read = [part for part in node.all_input_nodes if _is_computed(part)]
+        has_values = any(fx.is_float(part) for part in read) or len(read) < len(node.all_input_nodes)
+        return is_float and not is_part and bool(read) and has_values
 
     def clip_behind(self, node: Node) -> Node | None:
         """The ReLU or clip that alone reads a node, and that quantizers alone read."""
@@ -443,7 +450,7 @@ class _Reader:
             name=fx.module_name(node),
             operator=str(node.target),
             family=family(node),
-            output=_item_shape(node, first),
+            output=tuple(fx.item_sizes(node)),
             dtype=str(first.dtype).removeprefix("torch."),
             macs=self.macs.get(node.name, 0),
             state=state,
@@ -485,7 +492,9 @@ class _Reader:
         if ungrouped(part) is not part:
             grid = replace(grid, granularity="per-group")
         on_grid = dequantize(integers, quantizer.scale, quantizer.zero_point, quantizer.axis)
-        source = self.reference.weight(key, tensor.shape) if self.reference and description else None
+        source = None
+        if self.reference:
+            source = self.reference.weight(key if description else name, tensor.shape)
         if source is None and self.reference is None and not torch.equal(on_grid, tensor):
             source, self.knows_own = tensor, True
         parameters = quantizer.scale.nbytes
@@ -616,9 +625,9 @@ class _Reader:
 
 
 class _Reference:
-    """The float Program beside a quantized one: its weights, with the batch norms folded that are gone."""
+    """The float Program beside a quantized one: batch norms folded, channels in the order they have there."""
 
-    def __init__(self, program: Program, nodes: list[Node]) -> None:
+    def __init__(self, program: Program, nodes: list[Node], reorders: bool) -> None:
         def norms_of(among: Iterable[Node]) -> list[Node]:
             return [node for node in among if node.target is aten.batch_norm.default]
 
@@ -626,7 +635,10 @@ class _Reference:
         before = norms_of(program.module.graph.nodes)
         gone = [node for node in before if fx.module_name(node) not in kept]
         folded = fold_batch_norms(program, tuple(map(glob.escape, sorted(kept)))) if gone else program
+        if reorders:
+            folded = fold_shuffles(folded)
         self.module = folded.module
+        self.tensors = {str(node.target): node for node in self.module.graph.find_nodes(op="get_attr")}
         layers = [node for node in self.module.graph.nodes if weighted(node)]
         self.layers = dict(zip(_node_keys(layers), layers, strict=True))
         keys = {node.name: key for key, node in self.layers.items()}  # folding keeps the names of nodes
@@ -637,13 +649,17 @@ class _Reference:
             if fx.module_name(norm) not in left and (source := cast(Node, norm.args[0])).name in keys
         }
 
-    def weight(self, key: Key, shape: torch.Size) -> Tensor | None:
-        """The float weight of a layer in the ``shape`` that the quantized one has, such as rows of groups."""
-        node = self.layers.get(key)
-        description = weighted(node) if node is not None else None
-        if node is None or description is None:
+    def weight(self, key: Key | str, shape: torch.Size) -> Tensor | None:
+        """The float weight of a layer or name in the ``shape`` of the quantized one, such as rows of groups."""
+        if isinstance(key, str):
+            stored = self.tensors.get(key)
+        else:
+            node = self.layers.get(key)
+            description = weighted(node) if node is not None else None
+            stored = node.args[description.weight] if node is not None and description else None
+        if stored is None:
             return None
-        tensor = fx.tensor_of(self.module, cast(Node, node.args[description.weight]))
+        tensor = fx.tensor_of(self.module, cast(Node, stored))
         return tensor.reshape(shape) if tensor.numel() == math.prod(shape) else None
 
     def bias(self, key: Key, shape: torch.Size) -> Tensor | None:
@@ -738,10 +754,6 @@ def _first(node: Node) -> Any:
     """The value of a node, or the first one of several."""
     value = node.meta.get("val")
     return value[0] if isinstance(value, list | tuple) and value else value
-
-
-def _item_shape(node: Node, first: Tensor) -> tuple[int, ...]:
-    return tuple(fx.item_sizes(node)) if first is node.meta["val"] else tuple(first.shape)
 
 
 def _state(weights: list[Weight], inputs: tuple[Input, ...]) -> str:

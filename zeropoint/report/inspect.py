@@ -22,7 +22,8 @@ NOTHING = "–"
 MARK = "*"
 LISTED = 6  # layers that a reason names
 SCALES = 6  # in a line
-_WHOLE = ("Weight scale", "Bytes", "Input: scale,\nzero point", "Bits\nW/A")
+_WHOLE = ("Weight scale", "kB", "Input: scale,\nzero point", "Bits\nW/A")
+NAME = 24  # longer names of layers may take several lines
 FAR = 3  # steps from the nearest integer, beyond which it was another weight that was rounded
 
 
@@ -40,12 +41,13 @@ def terminal(inspection: Inspection, pairs: Sequence[Pair] = ()) -> RenderableTy
     parts: list[RenderableType] = [Text(_title(inspection), style="bold"), _summary(inspection, total), table]
     if not is_float:
         parts += [Text(), *_why_float(shown, reasons)]
-    parts += _notes(inspection, shown)
+    parts += _notes(inspection, shown, pairs)
     return Group(*parts)
 
 
 def compared(before: Inspection, after: Inspection, pairs: Sequence[Pair]) -> RenderableType:
     """Two Programs: those layers that differ, the first one's line above the second one's."""
+    differ = [pair for pair in pairs if pair.changes and any(map(_is_shown, _both(pair)))]
     table = _table(
         ("Layer", "left"),
         ("Operator", "left"),
@@ -53,10 +55,10 @@ def compared(before: Inspection, after: Inspection, pairs: Sequence[Pair]) -> Re
         ("Bits\nW/A", "left"),
         ("Weight scale", "left"),
         ("Input: scale,\nzero point", "left"),
-        ("Bytes", "right"),
+        ("kB", "right"),
         ("Differs in", "left"),
+        longest=_longest(differ),
     )
-    differ = [pair for pair in pairs if pair.changes and any(map(_is_shown, _both(pair)))]
     for pair in differ:
         sides = [("1", pair.before), ("2", pair.after)]
         named = False
@@ -72,14 +74,14 @@ def compared(before: Inspection, after: Inspection, pairs: Sequence[Pair]) -> Re
                 _bits(layer),
                 _weight_scale(layer),
                 _input_grids(layer),
-                f"{size:,}",
+                _kilobytes(size) if layer.weights else NOTHING,
                 differs,
             )
             named = True
     same = sum(not pair.changes for pair in pairs)
     head = [Text(f"{number}: {_title(one)}", style="bold") for number, one in ((1, before), (2, after))]
     sizes = f"{_megabytes(before.bytes)} → {_megabytes(after.bytes)} MB of parameters"
-    counts = f"{_count(len(differ), 'layer')} shown, which differ; {same} are the same in both"
+    counts = f"{_count(len(differ), 'layer')} shown, which differ; the other {same} are the same in both"
     plain = _uncounted([layer for pair in pairs if pair.changes for layer in _both(pair)[-1:]])
     tail = [Text(plain, style="dim")] if plain else []
     body: list[RenderableType] = [table] if differ else []
@@ -170,18 +172,23 @@ def _both(pair: Pair) -> list[Layer]:
     return [layer for layer in (pair.before, pair.after) if layer is not None]
 
 
-def _table(*columns: tuple[str, str]) -> Table:
+def _table(*columns: tuple[str, str], longest: int = 0) -> Table:
+    """``longest``: the longest name of a layer."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for header, justify in columns:
-        whole = header in _WHOLE  # numbers in one line, however long the names
+        whole = header in _WHOLE or (header == "Layer" and longest <= NAME)  # in one line
         table.add_column(header, justify=justify, overflow="fold", no_wrap=whole)  # type: ignore[arg-type]
     return table
+
+
+def _longest(named: Sequence[Layer] | Sequence[Pair]) -> int:
+    return max((len(one.name) for one in named), default=0)
 
 
 def _float_table(layers: Sequence[Layer]) -> Table:
     table = _table(
         ("Layer", "left"), ("Operator", "left"), ("Weight", "left"), ("Output", "left"), ("Type", "left"),
-        ("Bytes", "right"), ("Multiply-\naccumulates", "right"),
+        ("Bytes", "right"), ("Multiply-\naccumulates", "right"), longest=_longest(layers),
     )  # fmt: skip
     for layer in layers:
         table.add_row(
@@ -200,14 +207,14 @@ def _quantized_table(
     inspection: Inspection, layers: Sequence[Layer], reasons: dict[str, int], before: dict[int, int]
 ) -> Table:
     columns = [
-        ("Layer", "left"), ("Operator", "left"), ("Weight", "left"), ("Output", "left"), 
-        ("Bits\nW/A", "left"), ("Weight scale", "left"), ("Input: scale,\nzero point", "left"), ("Bytes", "right"),
-        ("Inside,\nwhy float", "left"),
+        ("Layer", "left"), ("Operator", "left"), ("Weight", "left"), ("Output", "left"),
+        ("Bits\nW/A", "left"), ("Weight scale", "left"), ("Input: scale,\nzero point", "left"),
+        ("kB", "right"), ("Inside,\nwhy float", "left"),
     ]  # fmt: skip
     has_nearest = any(layer.weight and layer.weight.nearest is not None for layer in layers)
     if has_nearest:
         columns.insert(6, ("Nearest\n%", "right"))
-    table = _table(*columns)
+    table = _table(*columns, longest=_longest(layers))
     for layer in layers:
         inside = [{"batch_norm": "bn"}.get(fused.operator, fused.operator) for fused in layer.fused]
         note = " ".join(part for part in ("+".join(inside), f"({reasons[layer.why]})" if layer.why else ""))
@@ -219,7 +226,7 @@ def _quantized_table(
             _bits(layer),
             _weight_scale(layer),
             _input_grids(layer),
-            f"{before.get(id(layer), layer.float_bytes):,}→{layer.bytes:,}" if layer.bytes else NOTHING,
+            _kilobytes(before.get(id(layer), layer.float_bytes), layer.bytes) if layer.bytes else NOTHING,
             note.strip(),
         ]
         if has_nearest:
@@ -244,6 +251,8 @@ def _summary(inspection: Inspection, before: int | None) -> Text:
     parts = [f"{inspection.parameters:,} parameters in {sizes}", f"{inspection.macs:,} multiply-accumulates"]
     if inspection.macs and inspection.method not in ("fp32", "bf16"):
         parts[1] += f", {percent(inspection.integer_macs / inspection.macs)}% in integers"
+    if any("lstm" in layer.operator or "gru" in layer.operator for layer in inspection.layers):
+        parts[1] += " (without those inside recurrent layers)"
     return Text(" · ".join(parts))
 
 
@@ -269,11 +278,15 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:LISTED])}{more}"
 
 
-def _notes(inspection: Inspection, shown: Sequence[Layer]) -> list[RenderableType]:
+def _notes(inspection: Inspection, shown: Sequence[Layer], pairs: Sequence[Pair]) -> list[RenderableType]:
     """What the table leaves out, and how its columns read."""
     notes = []
     if left_out := _uncounted(inspection.layers):
         notes.append(left_out)
+    if strangers := [
+        pair.name for pair in pairs if pair.before is None and pair.after and pair.after.weights
+    ]:
+        notes.append(f"not in the float model, is it the same one? {_listed(strangers)}")
     if inspection.method in ("fp32", "bf16"):
         return [Text(note, style="dim") for note in notes]
     if inspection.float_weights:
@@ -291,6 +304,10 @@ def _notes(inspection: Inspection, shown: Sequence[Layer]) -> list[RenderableTyp
         notes.append("the file holds no float weights: give the float model first to see them beside")
     notes.append("real = scale × (integer − zero point); --layer NAME shows one layer in full")
     return [Text(note, style="dim") for note in notes]
+
+
+def _kilobytes(*sizes: int) -> str:
+    return "→".join(figures(size / 1e3) for size in sizes)
 
 
 def _told(changes: Sequence[str]) -> list[str]:
