@@ -112,7 +112,7 @@ def item_bytes(node: Node) -> int:
 
 
 def item_sizes(node: Node) -> list[int]:
-    """The sizes of a node's (first) value for a batch of one, other free ones as in the example of capture."""
+    """The sizes of a node's (first) value for a batch of one, other free ones as at capture."""
     value = node.meta["val"]
     sizes = (value[0] if isinstance(value, list | tuple) else value).shape
     if all(isinstance(size, int) for size in sizes):

@@ -650,7 +650,7 @@ class _Reference:
         }
 
     def weight(self, key: Key | str, shape: torch.Size) -> Tensor | None:
-        """The float weight of a layer or name in the ``shape`` of the quantized one, such as rows of groups."""
+        """The float weight of a layer or name in the ``shape`` of the quantized one: rows of groups."""
         if isinstance(key, str):
             stored = self.tensors.get(key)
         else:
