@@ -80,8 +80,8 @@ def compared(before: Inspection, after: Inspection, pairs: Sequence[Pair]) -> Re
             named = True
     same = sum(not pair.changes for pair in pairs)
     head = [Text(f"{number}: {_title(one)}", style="bold") for number, one in ((1, before), (2, after))]
-    sizes = f"{_megabytes(before.bytes)} → {_megabytes(after.bytes)} MB of parameters"
-    counts = f"{_count(len(differ), 'layer')} shown, which differ; the other {same} are the same in both"
+    sizes = f"parameters {_sizes(before.bytes, after.bytes)}"
+    counts = f"{_count(len(differ), 'layer')} shown, which differ; the same in both: {same}"
     plain = _uncounted([layer for pair in pairs if pair.changes for layer in _both(pair)[-1:]])
     tail = [Text(plain, style="dim")] if plain else []
     body: list[RenderableType] = [table] if differ else []
@@ -245,9 +245,7 @@ def _title(inspection: Inspection) -> str:
 
 
 def _summary(inspection: Inspection, before: int | None) -> Text:
-    sizes = f"{_megabytes(inspection.bytes)} MB"
-    if before is not None:
-        sizes = f"{_megabytes(before)} → {sizes}"
+    sizes = _sizes(inspection.bytes) if before is None else _sizes(before, inspection.bytes)
     parts = [f"{inspection.parameters:,} parameters in {sizes}", f"{inspection.macs:,} multiply-accumulates"]
     if inspection.macs and inspection.method not in ("fp32", "bf16"):
         parts[1] += f", {percent(inspection.integer_macs / inspection.macs)}% in integers"
@@ -499,5 +497,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _megabytes(size: int) -> str:
-    return figures(size / 1e6)
+def _sizes(*sizes: int) -> str:
+    """One size, or before and after; in bytes where megabytes would read as 0.000."""
+    if max(sizes) < 100_000:
+        return f"{' → '.join(f'{size:,}' for size in sizes)} bytes"
+    return f"{' → '.join(figures(size / 1e6) for size in sizes)} MB"
