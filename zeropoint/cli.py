@@ -22,7 +22,6 @@ from rich.console import Console
 
 from zeropoint import progress
 from zeropoint.errors import InputError, InputWarning, first_line
-from zeropoint.files import atomic_write
 from zeropoint.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -383,9 +382,8 @@ def bench(
     pair = benchmark_pair(runner, others[0], inputs, seconds=seconds, say=_say) if others else None
     results = [pair.model, pair.other] if pair else [benchmark(runner, inputs, seconds=seconds, say=_say)]
     models, choices = [one.model for one in candidates], [one.choice for one in candidates]
-    written = report.record(models, results, choices, pair, seconds=seconds, command=_command())
     if json == Path("-"):
-        _print_json(written)
+        _print_json(report.record(models, results, choices, pair, seconds=seconds, command=_command()))
         return
     for choice in choices:
         if choice is not None:
@@ -394,8 +392,7 @@ def bench(
     if pair is not None:
         _out.print(report.compared(models, pair), soft_wrap=True)
     if json is not None:
-        with atomic_write(json) as temporary:
-            temporary.write_text(_as_json(written) + "\n", encoding="utf-8")
+        report.write_json(json, models, results, choices, pair, seconds=seconds, command=_command())
 
 
 @app.command()
@@ -427,7 +424,7 @@ def inspect(
     from zeropoint.resolve import captured
 
     programs = [captured(name, weights, data) for name in (model, other) if name is not None]
-    shown = inspection.VALUES if values is None and layer is None else 27 if values is None else values
+    shown = values if values is not None else inspection.VALUES if layer is None else inspection.IN_FULL
     before, after = programs[0], programs[-1]
     reference = before if before.method == "fp32" and after.method != "fp32" else None
     seen = [inspection.inspect(before, values=shown)]
@@ -596,11 +593,7 @@ def _say(line: str) -> None:
 
 
 def _print_json(record: dict[str, Any]) -> None:
-    print(_as_json(record))
-
-
-def _as_json(record: dict[str, Any]) -> str:
-    return json_text.dumps(record, indent=2, allow_nan=False)
+    print(json_text.dumps(record, indent=2, allow_nan=False))
 
 
 def _command() -> str:

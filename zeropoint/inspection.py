@@ -44,9 +44,10 @@ from zeropoint.quantizers import Quantizer
 from zeropoint.scheme import Scheme, dequantize, quantize
 
 REORDERED = ("static", "static-best", "qat")  # methods that put channels in another order for shuffles
-VALUES = 9  # of a weight that are shown: a kernel of 3x3
+VALUES, IN_FULL = 9, 27  # of a tensor that are listed, and of a layer that is shown in full
 # What only moves, copies or makes constants: nothing is computed there.
 _MOVES = TRANSPARENT | SPLITS | {aten._to_copy.default, aten.clone.default, aten.index_select.default}
+_NO_LAYERS = _MOVES | FAKE_QUANTIZE
 
 
 @dataclass(frozen=True)
@@ -382,12 +383,12 @@ class _Reader:
         self.reference = (
             None if reference is None else _Reference(reference, nodes, program.method in REORDERED)
         )
-        self.clips = {clip: node for node in nodes if (clip := self.clip_behind(node)) is not None}
-        self.nodes = [node for node in nodes if node not in self.clips]
+        clips = {self.clip_behind(node) for node in nodes}
+        self.nodes = [node for node in nodes if node not in clips]
 
     def computes(self, node: Node) -> bool:
         """Whether an operator makes new float values of others: no move, no quantizer, no constant."""
-        if node.op != "call_function" or node.target in _MOVES | FAKE_QUANTIZE or node in self.at_run_time:
+        if node.op != "call_function" or node.target in _NO_LAYERS or node in self.at_run_time:
             return False
         first = _first(node)
         is_float = isinstance(first, Tensor) and first.is_floating_point()
@@ -639,8 +640,9 @@ class _Reference:
             folded = fold_shuffles(folded)
         self.module = folded.module
         self.tensors = {str(node.target): node for node in self.module.graph.find_nodes(op="get_attr")}
-        layers = [node for node in self.module.graph.nodes if weighted(node)]
-        self.layers = dict(zip(_node_keys(layers), layers, strict=True))
+        called = [node for node in self.module.graph.nodes if node.op == "call_function"]
+        keyed = zip(_node_keys(called), called, strict=True)
+        self.layers = {key: node for key, node in keyed if weighted(node)}
         keys = {node.name: key for key, node in self.layers.items()}  # folding keeps the names of nodes
         left = {fx.module_name(node) for node in norms_of(self.module.graph.nodes)}
         self.norms = {

@@ -1,7 +1,9 @@
 """What a benchmark prints, and what it leaves as JSON."""
 
 import datetime
+import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropoint.choose import Choice
+from zeropoint.files import atomic_write
 from zeropoint.measure import machine
 from zeropoint.measure.accuracy import Accuracy
 from zeropoint.measure.benchmark import Benchmark, BenchmarkPair
@@ -66,6 +69,22 @@ def evaluated(
         "loss": loss,
         "choice": asdict(choice) if choice else None,
     }
+
+
+def write_json(
+    path: str | os.PathLike[str],
+    models: Sequence[str],
+    results: Sequence[Benchmark],
+    choices: Sequence[Choice | None],
+    pair: BenchmarkPair | None,
+    *,
+    seconds: float,
+    command: str,
+) -> None:
+    """Writes everything measured, with the machine; raises InputError where it cannot be written."""
+    written = record(models, results, choices, pair, seconds=seconds, command=command)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(written, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def record(

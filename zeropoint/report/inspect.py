@@ -186,10 +186,12 @@ def _longest(named: Sequence[Layer] | Sequence[Pair]) -> int:
 
 
 def _float_table(layers: Sequence[Layer]) -> Table:
-    table = _table(
+    columns = [
         ("Layer", "left"), ("Operator", "left"), ("Weight", "left"), ("Output", "left"), ("Type", "left"),
-        ("Bytes", "right"), ("Multiply-\naccumulates", "right"), longest=_longest(layers),
-    )  # fmt: skip
+        ("Bytes", "right"), ("Multiply-\naccumulates", "right"),
+    ]  # fmt: skip
+    has_inside = any(layer.fused for layer in layers)
+    table = _table(*columns, *[("Inside", "left")] * has_inside, longest=_longest(layers))
     for layer in layers:
         table.add_row(
             layer.name,
@@ -199,8 +201,13 @@ def _float_table(layers: Sequence[Layer]) -> Table:
             layer.weight.dtype if layer.weight else layer.dtype,
             f"{layer.bytes:,}",
             f"{layer.macs:,}" if layer.macs else NOTHING,
+            *[_inside(layer)] * has_inside,
         )
     return table
+
+
+def _inside(layer: Layer) -> str:
+    return "+".join({"batch_norm": "bn"}.get(fused.operator, fused.operator) for fused in layer.fused)
 
 
 def _quantized_table(
@@ -216,8 +223,7 @@ def _quantized_table(
         columns.insert(6, ("Nearest\n%", "right"))
     table = _table(*columns, longest=_longest(layers))
     for layer in layers:
-        inside = [{"batch_norm": "bn"}.get(fused.operator, fused.operator) for fused in layer.fused]
-        note = " ".join(part for part in ("+".join(inside), f"({reasons[layer.why]})" if layer.why else ""))
+        note = f"{_inside(layer)} ({reasons[layer.why]})" if layer.why else _inside(layer)
         cells = [
             layer.name,
             _operator(layer),
