@@ -436,13 +436,14 @@ def inspect(
     if json:
         _print_json(report.record(seen, differences))
         return
-    console = Console(width=None if _out.is_terminal else report.WIDTH)
+    # Where a terminal is narrower its lines go on in the next: better than numbers that are cut off.
+    console = Console(width=max(_out.width if _out.is_terminal else 0, report.WIDTH))
     if layer is not None:
         console.print(report.in_full(seen, differences))
     elif len(seen) == 2 and reference is None:
         console.print(report.compared(seen[0], seen[1], differences))
     else:
-        console.print(report.terminal(seen[-1], differences))
+        console.print(report.terminal(seen[-1], seen[0] if reference else None, differences))
 
 
 @app.command()

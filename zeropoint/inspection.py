@@ -588,23 +588,21 @@ class _Reader:
             return f"skipped by the user ('{pattern}')"
         if state == "weights":
             return self._why_inputs(node, weights)
-        kind = family(node)
+        kind, bare = family(node), "" if weights else "no weights, and "
         if method == "dynamic":
             if description:
                 layer = "a convolution" if "conv" in description.family else f"a {description.family} layer"
                 if description.family != "linear":
                     return f"dynamic quantization leaves {layer} untouched: it is for linear, LSTM and GRU"
             elif node.target not in RECURRENT:
-                return f"{_no_weight(weights)}: dynamic quantization is for linear, LSTM and GRU layers"
+                return f"{bare}dynamic quantization is for linear, LSTM and GRU layers"
         if method == "weight-only" and not description:
-            return f"{_no_weight(weights)}: weight-only quantizes those of convolutions and linear layers"
+            return f"{bare}weight-only quantizes those of convolutions and linear layers"
         if self.target is None:
             return f"not known: this zeropoint has no rules for the target '{program.target}'"
         runs = self.target.weighted if description else self.target.inputs
         if kind not in runs:
-            what = f"'{kind}'" if kind else _short(node)
-            reason = f"the rules of {self.target.name} run no {what} in integers"
-            return reason if description else f"{_no_weight(weights)}, and {reason}"
+            return f"{bare}the rules of {self.target.name} run no '{kind or _short(node)}' in integers"
         rounded = sum(part.grid is not None for part in inputs)
         if kind == "add" and rounded:
             return "one side comes in full precision from the layer that the addition is done in"
@@ -766,10 +764,6 @@ def _state(weights: list[Weight], inputs: tuple[Input, ...]) -> str:
     if has_integers:
         return "integer" if any(rounded) else "weights"
     return "float"
-
-
-def _no_weight(weights: list[Weight]) -> str:
-    return "no weights" if not weights else "no weights of products"
 
 
 def _short(node: Node) -> str:

@@ -27,17 +27,19 @@ NAME = 24  # longer names of layers may take several lines
 FAR = 3  # steps from the nearest integer, beyond which it was another weight that was rounded
 
 
-def terminal(inspection: Inspection, pairs: Sequence[Pair] = ()) -> RenderableType:
+def terminal(
+    inspection: Inspection, before: Inspection | None = None, pairs: Sequence[Pair] = ()
+) -> RenderableType:
     """One Program: a row for each layer with weights or quantizers, and why others stayed float.
 
-    ``pairs``, of the float Program with this one, tell what layers took before.
+    ``before`` is the float one that it was made from, and ``pairs`` are the layers of both.
     """
     shown = [layer for layer in inspection.layers if _is_shown(layer)]
     is_float = inspection.method in ("fp32", "bf16")
     reasons = _reasons(shown)
-    before = {id(pair.after): pair.bytes_before for pair in pairs if pair.before}
-    table = _float_table(shown) if is_float else _quantized_table(inspection, shown, reasons, before)
-    total = sum(pair.bytes_before for pair in pairs) if pairs else None
+    sizes = {id(pair.after): pair.bytes_before for pair in pairs if pair.before}
+    table = _float_table(shown) if is_float else _quantized_table(inspection, shown, reasons, sizes)
+    total = before.bytes if before else None
     parts: list[RenderableType] = [Text(_title(inspection), style="bold"), _summary(inspection, total), table]
     if not is_float:
         parts += [Text(), *_why_float(shown, reasons)]
