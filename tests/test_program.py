@@ -274,6 +274,13 @@ def test_metadata(saved, tmp_path, marker, change, match):
     refused(doctored(saved, tmp_path / "b.pt2", edit), marker, match)
 
 
+def test_older_files_do_not_tell_what_was_skipped(saved, tmp_path):
+    def edit(members):
+        edit_json(members, f"extra/{METADATA}", lambda metadata: metadata.pop("skip"))
+
+    assert load(doctored(saved, tmp_path / "b.pt2", edit)).skip == ()
+
+
 def test_a_newer_format_is_no_code(saved, tmp_path, marker):
     def edit(members):
         edit_json(members, f"extra/{METADATA}", lambda metadata: metadata.update(version=FILE_VERSION + 1))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from zeropoint.data import Loaders
     from zeropoint.engines import Runner, compile
     from zeropoint.errors import InputError
+    from zeropoint.inspection import Inspection, inspect
     from zeropoint.measure.benchmark import Benchmark, BenchmarkPair, benchmark, benchmark_pair
     from zeropoint.measure.evaluate import Evaluation, evaluate
     from zeropoint.measure.latency import Latency
@@ -29,6 +30,7 @@ _HOMES = {
     "Choice": "zeropoint.choose",
     "Evaluation": "zeropoint.measure.evaluate",
     "InputError": "zeropoint.errors",
+    "Inspection": "zeropoint.inspection",
     "Latency": "zeropoint.measure.latency",
     "Loaders": "zeropoint.data",
     "Options": "zeropoint.options",
@@ -44,6 +46,7 @@ _HOMES = {
     "evaluate": "zeropoint.measure.evaluate",
     "fastest_engine": "zeropoint.choose",
     "fastest_target": "zeropoint.choose",
+    "inspect": "zeropoint.inspection",
     "load": "zeropoint.program",
     "quantize": "zeropoint.methods",
     "train_quantized": "zeropoint.training.quantized",
@@ -54,6 +57,7 @@ __all__ = [  # noqa: RUF022  # the order of use
     "quantize",
     "train_quantized",
     "load",
+    "inspect",
     "compile",
     "evaluate",
     "benchmark",
@@ -66,6 +70,7 @@ __all__ = [  # noqa: RUF022  # the order of use
     "Choice",
     "Evaluation",
     "InputError",
+    "Inspection",
     "Latency",
     "Loaders",
     "Options",

@@ -3,7 +3,7 @@
 torch is imported inside the commands, so that help is instant.
 """
 
-import json
+import json as json_text
 import logging
 import os
 import shlex
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from zeropoint import progress
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.training.recipe import Recipe
 
@@ -127,6 +128,7 @@ Activation16 = Annotated[
     ),
 ]
 CalibrationBatches = Annotated[int | None, typer.Option(help="Calibrate on at most so many batches.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
 FreeSizes = Annotated[
     bool,
     typer.Option("--free-sizes", help="Leave all sizes of inputs free, such as height and width."),
@@ -152,6 +154,9 @@ Seed = Annotated[int, typer.Option(help="Of the order of the data, and all else 
 def _common(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks and the libraries' warnings.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress and no word of what is being done, only results.")
     ] = False,
 ) -> None:
     """Quantize a PyTorch model every way that counts, and measure what each way costs and gains."""
@@ -190,6 +195,7 @@ def compare(
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = Recipe.epochs,
     learning_rate: LearningRate = Recipe.learning_rate,
+    json: Json = False,
 ) -> None:
     """Measure every method on every engine: one row each, in the terminal and in a run folder.
 
@@ -220,6 +226,9 @@ def compare(
             command=_command(),
             say=_say,
         )
+    if json:
+        _print_json(results.record())
+        return
     # Wide enough for the table where the output is a file or a pipe.
     Console(width=None if _out.is_terminal else 160).print(terminal(results))
     _out.print(f"Results: {folder}/results.json, results.csv, results.md", style="dim", soft_wrap=True)
@@ -305,19 +314,22 @@ def evaluate(
     weights: Weights = "default",
     batch_size: BatchSize = 32,
     limit_batches: LimitBatches = None,
+    json: Json = False,
 ) -> None:
     """Accuracy and loss of one model on one engine."""
     from zeropoint.measure.evaluate import Fitting
     from zeropoint.measure.evaluate import evaluate as run_evaluation
-    from zeropoint.report.bench import chosen
+    from zeropoint.report.bench import chosen, evaluated
     from zeropoint.resolve import compiled, program_and_data
 
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     runner, choice = compiled(program, engine, threads=None, batch_size=batch_size, say=_say)
-    if choice is not None:
+    if choice is not None and not json:
         _out.print(chosen(choice), soft_wrap=True)
     accuracy = run_evaluation(runner, Fitting(loaders.evaluation, program)).accuracy
-    if accuracy.top1 is None:
+    if json:
+        _print_json(evaluated(model, loaders.name, runner.engine, accuracy, choice))
+    elif accuracy.top1 is None:
         _out.print(
             f"{accuracy.images} images, no labels: nothing to measure accuracy by; compare gives fidelity"
         )
@@ -345,7 +357,10 @@ def bench(
         str | None,
         typer.Option(help="Where the shape of inputs is from: for a FILE.py model or a compiled package."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="A JSON file to write everything measured to.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file to write everything measured to; -: stdout, and nothing else there."),
+    ] = None,
 ) -> None:
     """Latency, throughput, cold start, warm-up and memory of one model, or of two and which is faster.
 
@@ -367,6 +382,9 @@ def bench(
     pair = benchmark_pair(runner, others[0], inputs, seconds=seconds, say=_say) if others else None
     results = [pair.model, pair.other] if pair else [benchmark(runner, inputs, seconds=seconds, say=_say)]
     models, choices = [one.model for one in candidates], [one.choice for one in candidates]
+    if json == Path("-"):
+        _print_json(report.record(models, results, choices, pair, seconds=seconds, command=_command()))
+        return
     for choice in choices:
         if choice is not None:
             _out.print(report.chosen(choice), soft_wrap=True)
@@ -375,6 +393,57 @@ def bench(
         _out.print(report.compared(models, pair), soft_wrap=True)
     if json is not None:
         report.write_json(json, models, results, choices, pair, seconds=seconds, command=_command())
+
+
+@app.command()
+def inspect(
+    model: SavedOrModel,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="OTHER", help="Another one, such as a saved m.pt2 that was made from MODEL."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Show one layer in full: its name, or a glob such as 'layer4.*'.")
+    ] = None,
+    values: Annotated[
+        int | None, typer.Option(min=0, help="Values of each tensor that are listed. Default: 9; 27 in full.")
+    ] = None,
+    weights: Weights = "default",
+    data: Annotated[
+        str | None, typer.Option(help="Where the shape of inputs is from, for a FILE.py model.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What is in a model, layer by layer: shapes, bits, scales, integers, and why something stayed float.
+
+    With a float MODEL and a quantized OTHER, integers stand beside the weights that they came from; of two
+    quantized ones, what differs.
+    """
+    from zeropoint import inspection
+    from zeropoint.report import inspect as report
+    from zeropoint.resolve import captured
+
+    programs = [captured(name, weights, data) for name in (model, other) if name is not None]
+    shown = values if values is not None else inspection.VALUES if layer is None else inspection.IN_FULL
+    before, after = programs[0], programs[-1]
+    reference = before if before.method == "fp32" and after.method != "fp32" else None
+    seen = [inspection.inspect(before, values=shown)]
+    if other is not None:
+        seen.append(inspection.inspect(after, reference, values=shown))
+    differences = inspection.pairs(*seen) if len(seen) == 2 else ()
+    if layer is not None:
+        seen, differences = inspection.only(seen, differences, layer)
+    if json:
+        _print_json(report.record(seen, differences))
+        return
+    # Where a terminal is narrower its lines go on in the next: better than numbers that are cut off.
+    console = Console(width=max(_out.width if _out.is_terminal else 0, report.WIDTH))
+    if layer is not None:
+        console.print(report.in_full(seen, differences))
+    elif len(seen) == 2 and reference is None:
+        console.print(report.compared(seen[0], seen[1], differences))
+    else:
+        console.print(report.terminal(seen[-1], seen[0] if reference else None, differences))
 
 
 @app.command()
@@ -430,7 +499,7 @@ def diagnose(
     most_latency: Annotated[
         float, typer.Option(min=0, help="By how much --apply may slow the model down; 0.1: a tenth.")
     ] = 0.1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    json: Json = False,
     threads: Threads = 1,
     weights: Weights = "default",
     batch_size: BatchSize = 32,
@@ -474,14 +543,14 @@ def diagnose(
     diagnosis = run_diagnosis(
         quantized, loaders.evaluation, engine=timed, items=items, threads=threads, say=_say
     )
-    if as_json:
-        print(json.dumps(diagnosis.as_dict(), allow_nan=False))
+    if json:
+        _print_json(diagnosis.as_dict())
     else:
         Console(width=None if _out.is_terminal else 160).print(terminal(diagnosis, top))
     if apply is not None:
         better, advice = mended(quantized, diagnosis, loaders.evaluation, most_latency=most_latency)
         better.save(apply)
-        (_err if as_json else _out).print(f"{apply}: {taken(advice)}", soft_wrap=True, highlight=False)
+        (_err if json else _out).print(f"{apply}: {taken(advice)}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -598,7 +667,12 @@ def _names(listed: str) -> list[str]:
 
 
 def _say(line: str) -> None:
-    _err.print(line, style="dim", highlight=False, soft_wrap=True)
+    if not progress.is_quiet():
+        _err.print(line, style="dim", highlight=False, soft_wrap=True)
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    print(json_text.dumps(record, indent=2, allow_nan=False))
 
 
 def _command() -> str:
@@ -618,7 +692,8 @@ def main() -> None:
 
     before = signal.signal(signal.SIGTERM, terminate)
     debug = "--debug" in sys.argv[1:]
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    progress.be_quiet("--quiet" in sys.argv[1:])
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--debug", "--quiet")]
     if not debug:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", InputWarning)

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MOST = 40  # names that a message lists: models have thousands of modules
+
 
 class InputError(Exception):
     """Something the user gave cannot be used; the message is the one line that the command line prints."""
@@ -13,10 +15,14 @@ class InputWarning(UserWarning):
 
 
 def closest(name: str, valid: Iterable[str]) -> str:
-    """The tail of an "unknown name" message: the closest valid names, or all of them when none is close."""
+    """The tail of an "unknown name" message: the closest valid names, or all of them when none is close.
+
+    Of more than MOST it lists the first ones, and says how many there are.
+    """
     names = sorted(valid)
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names)}"
+    return f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names[:MOST])}{more}"
 
 
 def first_line(error: BaseException) -> str:

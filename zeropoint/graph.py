@@ -112,8 +112,9 @@ def item_bytes(node: Node) -> int:
 
 
 def item_sizes(node: Node) -> list[int]:
-    """The sizes of a node's value for a batch of one, other free sizes as in the example of capture."""
-    sizes = node.meta["val"].shape
+    """The sizes of a node's (first) value for a batch of one, other free ones as at capture."""
+    value = node.meta["val"]
+    sizes = (value[0] if isinstance(value, list | tuple) else value).shape
     if all(isinstance(size, int) for size in sizes):
         return list(sizes)
     known = {

@@ -37,8 +37,8 @@ class Program:
     where it is, others are, too, if they were captured so.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, and ``quantize_seconds`` what the method
-    took. ``unfitted`` has the same quantizers around the weights of the float network, where the method
-    moved those; it is not saved.
+    took. ``skip`` are the globs of modules that the user kept float. ``unfitted`` has the same quantizers
+    around the weights of the float network, where the method moved those; it is not saved.
     """
 
     module: GraphModule
@@ -50,6 +50,7 @@ class Program:
     weight_bits: int = 32
     activation_bits: int = 32
     quantize_seconds: float = 0.0
+    skip: tuple[str, ...] = ()
     unfitted: GraphModule | None = field(default=None, repr=False, compare=False)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -132,12 +133,14 @@ def load(path: str | os.PathLike[str]) -> Program:
 
     path = Path(path)
     metadata, checked = archive.read(path, METADATA)
+    metadata = {"skip": [], **metadata}  # which older files do not tell
     missing = {"version", "inputs", *_METADATA_FIELDS} - metadata.keys()
     if missing:
         raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")
     try:
         inputs = tuple(_example(entry["shape"], entry["dtype"]) for entry in metadata["inputs"])
         fields = {name: metadata[name] for name in _METADATA_FIELDS}
+        fields["skip"] = tuple(str(pattern) for pattern in fields["skip"])
         module = torch.export.load(checked).module(check_guards=False)
         assert isinstance(module, GraphModule)
         fx.remove_unused(module)

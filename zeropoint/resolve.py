@@ -12,6 +12,7 @@ from zeropoint.capture import capture
 from zeropoint.choose import Choice, fastest_engine
 from zeropoint.data import Loaders
 from zeropoint.engines import Runner
+from zeropoint.engines.torch import PACKAGE_SUFFIX
 from zeropoint.errors import InputError
 from zeropoint.program import Program, at_batch
 from zeropoint.userfile import is_userfile
@@ -57,6 +58,17 @@ def program_and_data(
     network = models.resolve(model, weights)
     example = example_inputs(loaders.evaluation)
     return capture(network, example, free_sizes=free_sizes, origin=model), loaders
+
+
+def captured(model: str, weights: str, data: str | None) -> Program:
+    """The Program that ``model`` names, to look at; ``data`` tells the shape of a user's model's inputs.
+
+    Raises InputError where the model cannot be had, and for an engine's artefact: it is no Program any more.
+    """
+    own = artefact.engine_of(model)
+    if own is not None and (model.endswith(PACKAGE_SUFFIX) or not models.is_program(model)):
+        raise InputError(f"{model} is an artefact of {own}; give the .pt2 or the model that it was made from")
+    return program_and_data(model, weights, data, 1, 1)[0]
 
 
 def compiled(

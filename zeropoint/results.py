@@ -117,6 +117,10 @@ class Results:
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     rows: tuple[Row, ...] = ()
 
+    def record(self) -> dict[str, Any]:
+        """What results.json holds."""
+        return {"schema": SCHEMA, **asdict(self)}
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes results.json, results.csv and results.md into ``folder``, each whole or not at all.
 
@@ -126,8 +130,7 @@ class Results:
 
         folder = Path(folder)
         with atomic_write(folder / "results.json") as path:
-            record = {"schema": SCHEMA, **asdict(self)}
-            path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(self.record(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         with (
             atomic_write(folder / "results.csv") as path,
             path.open("w", newline="", encoding="utf-8") as file,

@@ -39,6 +39,7 @@ def dynamic(program: Program, target: Target, options: Options) -> Program:
         module=module,
         method="dynamic",
         target=target.name,
+        skip=options.skip,
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,
     )

@@ -135,6 +135,7 @@ def _rounded(folded: Program, target: Target, calibration: Iterable[Any], option
         module=module,
         method="static",
         target=target.name,
+        skip=options.skip,
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,
     )

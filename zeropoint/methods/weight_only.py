@@ -29,6 +29,7 @@ def weight_only(program: Program, target: Target, calibration: Iterable[Any], op
         module=module,
         method="weight-only",
         target=target.name,
+        skip=options.skip,
         weight_bits=options.weight_bits,
         activation_bits=32,
     )

@@ -1,7 +1,6 @@
 """Models by name: torchvision's, the demo networks, and those of the user's own files."""
 
 import contextlib
-import sys
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 
 from zeropoint.errors import InputError, closest
 from zeropoint.models import demo, states, vision
+from zeropoint.progress import is_watched
 from zeropoint.userfile import call, is_userfile
 
 __all__ = ["is_program", "resolve"]
@@ -77,7 +77,7 @@ def _torchvision_model(name: str, weights: str) -> nn.Module:
         raise InputError(f"unknown weights {weights} for torchvision/{name}; {closest(weights, valid)}")
     chosen = None if weights == "none" else members["DEFAULT" if weights == "default" else weights]
     try:
-        network = models.get_model(name, weights=chosen, progress=sys.stderr.isatty())
+        network = models.get_model(name, weights=chosen, progress=is_watched())
         return _settled(network) if chosen is None else network
     except OSError as error:  # urllib's errors are OSErrors, and so is a full disk
         mend = "give --weights none, or --weights with the path of a state dict"

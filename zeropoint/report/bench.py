@@ -1,7 +1,8 @@
-"""What a benchmark prints, and the JSON that it leaves."""
+"""What a benchmark prints, and what it leaves as JSON."""
 
 import datetime
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from rich.text import Text
 from zeropoint.choose import Choice
 from zeropoint.files import atomic_write
 from zeropoint.measure import machine
+from zeropoint.measure.accuracy import Accuracy
 from zeropoint.measure.benchmark import Benchmark, BenchmarkPair
 from zeropoint.report.figures import figures, ratio
 
@@ -52,6 +54,23 @@ def chosen(choice: Choice) -> str:
     return f"fastest engine: {choice.engine} ({', '.join(timed)})"
 
 
+def evaluated(
+    model: str, data: str, engine: str, accuracy: Accuracy, choice: Choice | None
+) -> dict[str, Any]:
+    """What ``evaluate`` measured as plain values for JSON; a loss of NaN or infinity is None."""
+    loss = accuracy.loss if accuracy.loss is not None and math.isfinite(accuracy.loss) else None
+    return {
+        "schema": SCHEMA,
+        "model": model,
+        "data": data,
+        "engine": engine,
+        "images": accuracy.images,
+        "top1": accuracy.top1,
+        "loss": loss,
+        "choice": asdict(choice) if choice else None,
+    }
+
+
 def write_json(
     path: str | os.PathLike[str],
     models: Sequence[str],
@@ -63,7 +82,22 @@ def write_json(
     command: str,
 ) -> None:
     """Writes everything measured, with the machine; raises InputError where it cannot be written."""
-    record: dict[str, Any] = {
+    written = record(models, results, choices, pair, seconds=seconds, command=command)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(written, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def record(
+    models: Sequence[str],
+    results: Sequence[Benchmark],
+    choices: Sequence[Choice | None],
+    pair: BenchmarkPair | None,
+    *,
+    seconds: float,
+    command: str,
+) -> dict[str, Any]:
+    """Everything measured, with the machine, as plain values for JSON."""
+    return {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -75,8 +109,6 @@ def write_json(
         ],
         "speedup": asdict(pair.speedup) | {"differs": pair.differs} if pair else None,
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _record(result: Benchmark) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import math
 import operator
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from zeropoint.batches import Loader, check, split
 from zeropoint.checkpoint import Checkpoint
 from zeropoint.errors import InputError, InputWarning
+from zeropoint.progress import is_watched
 from zeropoint.training import randomness
 from zeropoint.training.processes import is_first, join, share, total
 from zeropoint.training.recipe import Recipe
@@ -164,7 +164,7 @@ class _Loop:
     def run(self, validation: Loader | None, folder: Path | None) -> Training:
         """Trains from where it is to the end."""
         self._resume()
-        watched = sys.stderr.isatty() and is_first()
+        watched = is_watched() and is_first()
         with (
             recording(folder if is_first() else None, self.step) as record,
             Progress(console=Console(stderr=True), disable=not watched, transient=True) as bar,
