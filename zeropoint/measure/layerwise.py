@@ -34,9 +34,10 @@ PROJECTIONS = 2  # for each batch; 64 items then tell a sensitivity to 0.4 dB
 class Seen:
     """Sums of squares over all items of what one operator with a quantized operand gives.
 
-    ``signal``: of its float output; ``local``: of the error of quantizing this operator alone;
-    ``accumulated``: of the error with everything before it quantized, too; ``at_outputs``: of what the
-    former does to the network's outputs, to first order. ``operands``: what was seen of each activation that
+    ``signal``: of its float output; ``local``: of the error of quantizing this operator alone, with weights
+    rounded to nearest: those that were fitted make up for what others do; ``accumulated``: of the error with
+    everything before it quantized, too; ``at_outputs``: of what the former does to the network's outputs, to
+    first order. ``operands``: what was seen of each activation that
     is quantized in front of it, by its quantizer, and ``channels``: the largest magnitude in each channel.
     """
 
@@ -84,8 +85,9 @@ def layerwise(
     """
     unfitted = dataclasses.replace(program, module=program.unfitted or program.module)
     reference = without_quantizers(unfitted)
+    weights = {name: tensor.detach() for name, tensor in reference.named_parameters()}
     seen = {site.node.name: site for site in _sites(program.module)}
-    float_run = _Float(reference, program.module, seen, sensitivity)
+    float_run = _Float(reference, _with_weights(program.module, weights), seen, sensitivity)
     rows, signal, noise = 0, 0.0, 0.0
     for inputs in track(first_items(program, data, items), description):
         expected = float_run.on(inputs)
@@ -98,8 +100,16 @@ def layerwise(
         rows += len(inputs[0]) if inputs[0].dim() else 1
     if not rows:
         raise InputError("there is no data to look at layers on; give at least one batch")
-    weights = {name: tensor.detach() for name, tensor in reference.named_parameters()}
     return Layerwise(tuple(seen.values()), rows, signal, noise, weights)
+
+
+def _with_weights(module: GraphModule, weights: dict[str, Tensor]) -> GraphModule:
+    """The graph around other weights, of the same names."""
+    module = fx.copy(module)
+    for name, _ in list(module.named_parameters()):
+        if name in weights:
+            fx.set_tensor(module, name, weights[name])
+    return module
 
 
 def first_items(program: Program, data: Iterable[Any], items: int) -> list[tuple[Tensor, ...]]:
@@ -143,6 +153,7 @@ class _Float(Interpreter):
         self.extra_traceback = False  # an InputError's message stays as it is
         self.seen, self.sensitivity = seen, sensitivity
         self.names = {node.name: node for node in reference.graph.nodes if node.op != "get_attr"}
+        self.quantized = {node.name: node for node in quantized.graph.nodes}
         self.constants = _constants(quantized)
         self.values: dict[str, Tensor] = {}
         self.errors: dict[str, Tensor] = {}
@@ -167,7 +178,7 @@ class _Float(Interpreter):
             for quantizer in site.quantizers:
                 if not quantizer.is_weight:
                     self._observe(site, quantizer)
-            error = self._compute(site.node) - value.detach()
+            error = self._compute(self.quantized[n.name]) - value.detach()
             site.signal += _square(value)
             site.local += _square(error)
         if self.sensitivity:
@@ -177,7 +188,7 @@ class _Float(Interpreter):
         return value
 
     def _observe(self, site: Seen, quantizer: Quantizer) -> None:
-        value = self._value(quantizer.source)
+        value = self._value(self.quantized[quantizer.source.name])
         site.operands.setdefault(quantizer.node, Statistics()).add(value, with_histogram=True)
         is_image = value.dim() == 4 or (family(site.node) or "").startswith("conv")
         axis = 1 if is_image and value.dim() > 2 else -1
