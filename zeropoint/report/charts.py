@@ -69,8 +69,7 @@ def tradeoff(runs: Mapping[str, Results]) -> go.Figure | None:
         hovermode="closest",
     )
     times = [_median(row) for row in rows]
-    if max(times) > 8 * min(times):
-        figure.update_xaxes(type="log", dtick="D2", rangemode="normal")
+    _log_where_wide(figure, times)
     several = len(runs) > 1
     groups: dict[str, list[tuple[str, Row]]] = {}
     for label, group in shown.items():
@@ -129,9 +128,10 @@ def sizes(results: Results) -> go.Figure | None:
     rows = [row for row in results.rows if row.size_bytes is not None]
     if not rows:
         return None
-    figure = _bars(rows, "size (MB, 10^6 bytes)")
+    figure = _bars(rows, "size (MB, 10⁶ bytes)")
     names, colours = [literal(row.name) for row in rows], _row_colours(results.rows)
     megabytes = [(row.size_bytes or 0) / 1e6 for row in rows]
+    figure.update_xaxes(range=[0, 1.25 * max(megabytes)])  # room for the numbers
     figure.add_bar(
         x=megabytes,
         y=names,
@@ -139,6 +139,8 @@ def sizes(results: Results) -> go.Figure | None:
         name="artefact on disk",
         marker={"color": [colours[_method(row)] for row in rows]},
         text=[figures(value) for value in megabytes],
+        textposition="outside",
+        cliponaxis=False,
         hovertemplate="%{y}: %{x:.3f} MB<extra></extra>",
     )
     weights = [None if row.parameter_bytes is None else row.parameter_bytes / 1e6 for row in rows]
@@ -186,6 +188,9 @@ def latencies(results: Results) -> go.Figure | None:
         " 99% within %{customdata[1]:.3f} ms<extra></extra>",
     )
     figure.update_layout(boxgap=0.4)
+    _log_where_wide(
+        figure, [time for row in rows if row.latency_ms for time in (row.latency_ms.p50, row.latency_ms.p99)]
+    )
     return figure
 
 
@@ -366,6 +371,12 @@ def _bars(rows: Sequence[Row], title: str) -> go.Figure:
         yaxis=_axis("", categoryorder="array", categoryarray=names[::-1], type="category"),
         height=110 + 30 * len(rows),
     )
+
+
+def _log_where_wide(figure: go.Figure, values: Sequence[float]) -> None:
+    """A log scale on the x axis where the greatest value is far from the least."""
+    if max(values) > 8 * min(values) > 0:
+        figure.update_xaxes(type="log", dtick="D2", rangemode="normal")
 
 
 def _method(row: Row) -> str:

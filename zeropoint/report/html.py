@@ -284,7 +284,7 @@ def _section(number: int, run: Run, pages: int, cells: int) -> dict[str, Any]:
             "missing": run.no_layers,
             "folder": str(run.folder / layer_files.FOLDER),
             "programs": [charts.program_name(one) for one in layers],
-            "items": max((one.items for one in layers), default=0),
+            "seen": max((one.items for one in layers), default=0),
             "rows": kept,
             "count": len(rows),
             "pages": pages,
@@ -314,7 +314,11 @@ def _section(number: int, run: Run, pages: int, cells: int) -> dict[str, Any]:
         ],
         "machine": _machine(results),
         "versions": sorted((results.machine.get("versions") or {}).items()),
-        "options": [(key, json.dumps(value)) for key, value in sorted(results.options.items())],
+        "options": [
+            (key, json.dumps(value))
+            for key, value in sorted(results.options.items())
+            if value not in (None, [])
+        ],
         "command": results.command,
         "folder": str(run.folder),
     }

@@ -5,6 +5,12 @@
   const touch = matchMedia("(pointer: coarse)").matches; // where a drag scrolls the page
   const packed = (key) => document.getElementById(`packed-${key}`);
   const drawn = new Map(); // chart's element -> its figure
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    displayModeBar: touch ? false : "hover",
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // none that leaves the page
+  };
   let themes, figures;
   let printing = false;
 
@@ -23,7 +29,7 @@
     if (touch) layout.dragmode = false;
     if (printing) layout.width = 680;
     drawn.set(element, figure);
-    Plotly.react(element, figure.data, layout, { responsive: true, displaylogo: false });
+    Plotly.react(element, figure.data, layout, config);
   }
 
   function redraw() {
