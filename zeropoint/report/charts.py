@@ -100,7 +100,7 @@ def tradeoff(runs: Mapping[str, Results]) -> go.Figure | None:
                 "symbol": [symbols[row.engine] for _, row in members],
                 "size": [row.size_bytes or 0 for _, row in members],
                 "sizemode": "area",
-                "sizeref": 2 * largest / 40**2,
+                "sizeref": 2 * largest / 32**2,
                 "sizemin": 6,
                 "opacity": 0.85,
                 "line": {"width": 1, "color": NEUTRAL},
@@ -250,7 +250,7 @@ def histogram(distribution: Distribution, what: str) -> go.Figure:
         kept = [
             (centre, count)
             for centre, count in zip(centres, distribution.counts, strict=True)
-            if count and (low - width / 2 <= centre <= high + width / 2) != clipped
+            if count and (low - width / 2 < centre < high + width / 2) != clipped
         ]
         if kept:
             figure.add_bar(

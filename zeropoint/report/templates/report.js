@@ -67,6 +67,7 @@
 
   const key = (row, column) => {
     const text = row.cells[column].textContent.trim().replace(/^\*/, "");
+    if (row.cells[column].matches("th, .name")) return text;
     const number = text === "∞" ? Infinity : parseFloat(text);
     return Number.isNaN(number) ? text : number;
   };
@@ -74,7 +75,7 @@
   function order(a, b) {
     const numbers = (typeof a === "number") + (typeof b === "number");
     if (numbers === 1) return 0;
-    return numbers ? a - b : a.localeCompare(b);
+    return numbers ? a - b : a.localeCompare(b, undefined, { numeric: true });
   }
 
   document.addEventListener("click", (event) => {
