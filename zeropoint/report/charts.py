@@ -23,7 +23,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 MAX_LEVELS = 256  # grid points that are drawn one by one
-MAX_CHANNELS = 512  # bars of ranges; neighbouring channels of wider layers share one
+MAX_CHANNELS = 128  # bars of ranges; neighbouring channels of wider layers share one
 LONG = 200  # layers from which a line is drawn without its markers
 
 _SMALL = {"l": 10, "r": 10, "t": 30, "b": 10}
@@ -239,7 +239,11 @@ def histogram(distribution: Distribution, what: str) -> go.Figure:
     centres = [distribution.low + (i + 0.5) * width for i in range(len(distribution.counts))]
     ranges = grid_ranges(distribution)
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    ends = [(low, "solid"), (high, "solid")]
+    if len(ranges) > 1:
+        ends += [(max(low for low, _ in ranges), "dot"), (min(high for _, high in ranges), "dot")]
     figure = _figure(
+        shapes=[_vertical(_short(value), dash) for value, dash in ends],
         xaxis=_axis(f"{what}, value"),
         yaxis=_axis("values per bin (log scale)", type="log", dtick=1, exponentformat="power"),
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
@@ -266,7 +270,8 @@ def histogram(distribution: Distribution, what: str) -> go.Figure:
     if levels <= MAX_LEVELS:
         each = "grid" if len(distribution.scale) == 1 else "grid of the median scale"
         figure.add_scatter(
-            x=[_short(scale * (q - zero_point)) for q in range(distribution.qmin, distribution.qmax + 1)],
+            x0=_short(scale * (distribution.qmin - zero_point)),
+            dx=_short(scale),
             y=[0.03] * levels,
             yaxis="y2",
             mode="markers",
@@ -274,11 +279,6 @@ def histogram(distribution: Distribution, what: str) -> go.Figure:
             name=each,
             hovertemplate="%{x}<extra>grid</extra>",
         )
-    lines = [(low, "solid"), (high, "solid")]
-    if len(ranges) > 1:
-        lines += [(max(low for low, _ in ranges), "dot"), (min(high for _, high in ranges), "dot")]
-    for value, dash in lines:
-        figure.add_vline(x=_short(value), line={"color": NEUTRAL, "dash": dash, "width": 2})
     return figure
 
 
@@ -304,7 +304,7 @@ def channel_ranges(distribution: Distribution) -> go.Figure | None:
     lows = [min(low for low, _ in distribution.channels[i : i + step]) for i in starts]
     highs = [max(high for _, high in distribution.channels[i : i + step]) for i in starts]
     figure.add_bar(
-        x=list(starts),
+        dx=step,
         base=list(map(_short, lows)),
         y=[_short(high - low) for low, high in zip(lows, highs, strict=True)],
         name="weights",
@@ -317,7 +317,7 @@ def channel_ranges(distribution: Distribution) -> go.Figure | None:
     ends = ((min, 0, "grid's ends"), (max, 1, ""))
     for pick, end, name in ends:
         figure.add_scatter(
-            x=list(starts),
+            dx=step,
             y=[_short(pick(ends[end] for ends in ranges[i : i + step])) for i in starts],
             mode="lines" if count > 1 else "markers",
             line={"color": CLIPPED, "shape": "hvh", "width": 1.5},
@@ -361,6 +361,12 @@ def _figure(**layout: object) -> go.Figure:
 
 def _axis(title: str, **settings: object) -> dict[str, object]:
     return {"title": {"text": title}, "automargin": True} | settings
+
+
+def _vertical(x: float, dash: str) -> dict[str, object]:
+    """A line over the whole height."""
+    line = {"color": NEUTRAL, "dash": dash, "width": 2}
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line}
 
 
 def _bars(rows: Sequence[Row], title: str) -> go.Figure:

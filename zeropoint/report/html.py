@@ -75,7 +75,7 @@ class LayerRow:
     name: str
     operator: str
     macs: int
-    cells: tuple[tuple[str, str], ...]
+    cells: list[tuple[str, str]]
 
 
 def write(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> None:
@@ -152,12 +152,11 @@ def layer_table(run: int, programs: Sequence[Layers], paged: Sequence[set[int]])
     rows: dict[int, LayerRow] = {}
     for number, layers in enumerate(programs):
         for i, (layer, place) in enumerate(zip(layers.layers, places[number], strict=True)):
-            row = rows.get(place)
-            cells = row.cells if row else (("", ""),) * len(programs)
+            if place not in rows:
+                absent = [("", "")] * len(programs)
+                rows[place] = LayerRow(place, layer.name, layer.operator, layer.macs, absent)
             address = layer_address(run, number, place) if i in paged[number] else ""
-            cell = (_sqnr(layer), address)
-            cells = (*cells[:number], cell, *cells[number + 1 :])
-            rows[place] = LayerRow(place, layer.name, layer.operator, layer.macs, cells)
+            rows[place].cells[number] = (_sqnr(layer), address)
     return [rows[place] for place in sorted(rows)]
 
 
