@@ -7,6 +7,7 @@ import html
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -25,6 +26,9 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 MAX_LEVELS = 256  # grid points that are drawn one by one
 MAX_CHANNELS = 128  # bars of ranges; neighbouring channels of wider layers share one
 LONG = 200  # layers from which a line is drawn without its markers
+
+Plain = dict[str, Any]
+"""A figure as Plotly's JSON: a go.Figure takes 10 ms to check, and a report has hundreds for its layers."""
 
 _SMALL = {"l": 10, "r": 10, "t": 30, "b": 10}
 
@@ -64,7 +68,7 @@ def tradeoff(runs: Mapping[str, Results]) -> go.Figure | None:
     largest = max(row.size_bytes or 0 for row in rows) or 1
     figure = _figure(
         xaxis=_axis("latency, median (ms)", rangemode="tozero"),
-        yaxis=_axis("top-1 (%)" if labelled else f"SQNR (dB), from {ROUNDING_FLOOR_DB:.0f} up as one"),
+        yaxis=_axis("top-1 (%)" if labelled else f"SQNR (dB), at {ROUNDING_FLOOR_DB:.0f} all from there up"),
         height=480,
         hovermode="closest",
     )
@@ -229,7 +233,7 @@ def program_name(layers: Layers) -> str:
     return " ".join(part for part in (layers.method, layers.bits) if part) + target
 
 
-def histogram(distribution: Distribution, what: str) -> go.Figure:
+def histogram(distribution: Distribution, what: str) -> Plain:
     """How often which values occur, on a log scale, over the grid that they are put on.
 
     Bars beyond the range are in the colour of clipping. Lines mark the range: the widest, and where channels
@@ -239,17 +243,7 @@ def histogram(distribution: Distribution, what: str) -> go.Figure:
     centres = [distribution.low + (i + 0.5) * width for i in range(len(distribution.counts))]
     ranges = grid_ranges(distribution)
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    ends = [(low, "solid"), (high, "solid")]
-    if len(ranges) > 1:
-        ends += [(max(low for low, _ in ranges), "dot"), (min(high for _, high in ranges), "dot")]
-    figure = _figure(
-        shapes=[_vertical(_short(value), dash) for value, dash in ends],
-        xaxis=_axis(f"{what}, value"),
-        yaxis=_axis("values per bin (log scale)", type="log", dtick=1, exponentformat="power"),
-        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-        height=300,
-        bargap=0,
-    )
+    traces: list[Plain] = []
     for name, colour, clipped in (("within the range", COLOURS[1], False), ("clipped", CLIPPED, True)):
         kept = [
             (centre, count)
@@ -257,32 +251,48 @@ def histogram(distribution: Distribution, what: str) -> go.Figure:
             if count and (low - width / 2 < centre < high + width / 2) != clipped
         ]
         if kept:
-            figure.add_bar(
-                x=[_short(centre) for centre, _ in kept],
-                y=[count for _, count in kept],
-                width=_short(width) or None,
-                name=name,
-                marker={"color": colour, "line": {"width": 0}},
-                hovertemplate="%{x}: %{y}<extra></extra>",
+            traces.append(
+                {
+                    "type": "bar",
+                    "x": [_short(centre) for centre, _ in kept],
+                    "y": [count for _, count in kept],
+                    "width": _short(width) or None,
+                    "name": name,
+                    "marker": {"color": colour, "line": {"width": 0}},
+                    "hovertemplate": "%{x}: %{y}<extra></extra>",
+                }
             )
     scale, zero_point = _median_grid(distribution)
     levels = distribution.qmax - distribution.qmin + 1
     if levels <= MAX_LEVELS:
-        each = "grid" if len(distribution.scale) == 1 else "grid of the median scale"
-        figure.add_scatter(
-            x0=_short(scale * (distribution.qmin - zero_point)),
-            dx=_short(scale),
-            y=[0.03] * levels,
-            yaxis="y2",
-            mode="markers",
-            marker={"symbol": "line-ns-open", "size": 10, "color": CLIPPED, "line": {"width": 1}},
-            name=each,
-            hovertemplate="%{x}<extra>grid</extra>",
+        traces.append(
+            {
+                "type": "scatter",
+                "x0": _short(scale * (distribution.qmin - zero_point)),
+                "dx": _short(scale),
+                "y": [0.03] * levels,
+                "yaxis": "y2",
+                "mode": "markers",
+                "marker": {"symbol": "line-ns-open", "size": 10, "color": CLIPPED, "line": {"width": 1}},
+                "name": "grid" if len(distribution.scale) == 1 else "grid of the median scale",
+                "hovertemplate": "%{x}<extra>grid</extra>",
+            }
         )
-    return figure
+    ends = [(low, "solid"), (high, "solid")]
+    if len(ranges) > 1:
+        ends += [(max(low for low, _ in ranges), "dot"), (min(high for _, high in ranges), "dot")]
+    layout = _layout(
+        shapes=[_vertical(_short(value), dash) for value, dash in ends],
+        xaxis=_axis(f"{what}, value"),
+        yaxis=_axis("values per bin (log scale)", type="log", dtick=1, exponentformat="power"),
+        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+        height=300,
+        bargap=0,
+    )
+    return {"data": traces, "layout": layout}
 
 
-def channel_ranges(distribution: Distribution) -> go.Figure | None:
+def channel_ranges(distribution: Distribution) -> Plain | None:
     """From the least to the greatest weight of each channel, and the ends of its grid; None without channels.
 
     Neighbours share a bar where there are more than MAX_CHANNELS.
@@ -291,42 +301,46 @@ def channel_ranges(distribution: Distribution) -> go.Figure | None:
     if not count:
         return None
     step = math.ceil(count / MAX_CHANNELS)
+    starts = range(0, count, step)
+    lows = [min(low for low, _ in distribution.channels[i : i + step]) for i in starts]
+    highs = [max(high for _, high in distribution.channels[i : i + step]) for i in starts]
+    traces: list[Plain] = [
+        {
+            "type": "bar",
+            "dx": step,
+            "base": list(map(_short, lows)),
+            "y": [_short(high - low) for low, high in zip(lows, highs, strict=True)],
+            "name": "weights",
+            "marker": {"color": COLOURS[1], "line": {"width": 0}},
+            "customdata": list(map(_short, highs)),
+            "hovertemplate": "%{base} to %{customdata}<extra>weights</extra>",
+        }
+    ]
     ranges = grid_ranges(distribution)
     ranges = ranges * count if len(ranges) == 1 else ranges
-    starts = range(0, count, step)
-    figure = _figure(
+    if len(ranges) == count:  # a scale for each group of inputs has no one end per channel
+        for end, pick in enumerate((min, max)):
+            traces.append(
+                {
+                    "type": "scatter",
+                    "dx": step,
+                    "y": [_short(pick(one[end] for one in ranges[i : i + step])) for i in starts],
+                    "mode": "lines" if count > 1 else "markers",
+                    "line": {"color": CLIPPED, "shape": "hvh", "width": 1.5},
+                    "name": "grid's ends",
+                    "showlegend": end == 0,
+                    "legendgroup": "grid",
+                    "hovertemplate": "%{y}<extra>grid's end</extra>",
+                }
+            )
+    layout = _layout(
         xaxis=_axis("output channel" if step == 1 else f"output channel, {step} to a bar"),
         yaxis=_axis("weight"),
         height=300,
         bargap=0.2,
         hovermode="x",
     )
-    lows = [min(low for low, _ in distribution.channels[i : i + step]) for i in starts]
-    highs = [max(high for _, high in distribution.channels[i : i + step]) for i in starts]
-    figure.add_bar(
-        dx=step,
-        base=list(map(_short, lows)),
-        y=[_short(high - low) for low, high in zip(lows, highs, strict=True)],
-        name="weights",
-        marker={"color": COLOURS[1], "line": {"width": 0}},
-        customdata=list(map(_short, highs)),
-        hovertemplate="%{base} to %{customdata}<extra>weights</extra>",
-    )
-    if len(ranges) != count:  # a scale for each group of inputs has no one end per channel
-        return figure
-    ends = ((min, 0, "grid's ends"), (max, 1, ""))
-    for pick, end, name in ends:
-        figure.add_scatter(
-            dx=step,
-            y=[_short(pick(ends[end] for ends in ranges[i : i + step])) for i in starts],
-            mode="lines" if count > 1 else "markers",
-            line={"color": CLIPPED, "shape": "hvh", "width": 1.5},
-            name=name,
-            showlegend=bool(name),
-            legendgroup="grid",
-            hovertemplate="%{y}<extra>grid's end</extra>",
-        )
-    return figure
+    return {"data": traces, "layout": layout}
 
 
 def grid_ranges(distribution: Distribution) -> list[tuple[float, float]]:
@@ -354,9 +368,12 @@ def _noise(layer: Layer) -> float:
 
 def _figure(**layout: object) -> go.Figure:
     """An empty figure; the page sets the template, light or dark."""
+    return go.Figure(layout={"template": go.layout.Template()} | _layout(**layout))
+
+
+def _layout(**settings: object) -> Plain:
     legend = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}
-    defaults = {"template": go.layout.Template(), "margin": _SMALL, "legend": legend}
-    return go.Figure(layout=defaults | layout)
+    return {"margin": _SMALL, "legend": legend} | settings
 
 
 def _axis(title: str, **settings: object) -> dict[str, object]:
@@ -382,7 +399,10 @@ def _bars(rows: Sequence[Row], title: str) -> go.Figure:
 def _log_where_wide(figure: go.Figure, values: Sequence[float]) -> None:
     """A log scale on the x axis where the greatest value is far from the least."""
     if max(values) > 8 * min(values) > 0:
-        figure.update_xaxes(type="log", dtick="D2", rangemode="normal")
+        decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+        ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        labels = [f"{tick:g}" for tick in ticks]  # Plotly's own say 2 for 0.2
+        figure.update_xaxes(type="log", rangemode="normal", tickvals=ticks, ticktext=labels)
 
 
 def _method(row: Row) -> str:

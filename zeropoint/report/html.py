@@ -234,7 +234,7 @@ def _tradeoff(runs: Sequence[Run]) -> Chart | None:
     words = "; ".join(f"{label}: the fastest is {row}" for label, row in fastest if row)
     return Chart(
         "tradeoff",
-        f"{what} against latency; a bubble's area is its size",
+        f"{what} against latency; a bubble's area is its size, dashed is the Pareto front",
         f"Scatter chart. {words}. The table holds the numbers.",
         figure,
     )
