@@ -21,10 +21,11 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
-        page = browser.new_page(viewport={"width": 1160, "height": 1120}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         page.goto(report.as_uri())
         page.wait_for_selector("#tradeoff .main-svg")
-        page.screenshot(path=PICTURE)
+        bottom = page.locator("#tradeoff").evaluate("chart => chart.getBoundingClientRect().bottom")
+        page.screenshot(path=PICTURE, full_page=True, clip={"x": 0, "y": 0, "width": 1280, "height": bottom})
         browser.close()
     print(f"{PICTURE}: {PICTURE.stat().st_size / 1e3:.0f} kB")
 

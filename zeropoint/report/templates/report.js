@@ -15,7 +15,9 @@
   let printing = false;
 
   async function unpack(key) {
-    const bytes = Uint8Array.from(atob(packed(key).textContent), (c) => c.charCodeAt(0));
+    const text = atob(packed(key).textContent);
+    const bytes = new Uint8Array(text.length); // filled by hand: Uint8Array.from takes 0.2 s for Plotly
+    for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Response(stream).text();
   }
