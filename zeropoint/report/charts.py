@@ -20,6 +20,7 @@ from zeropoint.results import Results, Row
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
 NEUTRAL = "#808080"
 CLIPPED = "#D55E00"
+GRID = "#CC79A7"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -237,7 +238,7 @@ def histogram(distribution: Distribution, what: str) -> Plain:
     """How often which values occur, on a log scale, over the grid that they are put on.
 
     Bars beyond the range are in the colour of clipping. Lines mark the range: the widest, and where channels
-    differ the narrowest one, dotted. Ticks at the bottom are the grid, or that of the median scale.
+    differ the narrowest one, dotted. Ticks below are the grid, or that of the median scale.
     """
     width = (distribution.high - distribution.low) / max(len(distribution.counts), 1)
     centres = [distribution.low + (i + 0.5) * width for i in range(len(distribution.counts))]
@@ -270,10 +271,10 @@ def histogram(distribution: Distribution, what: str) -> Plain:
                 "type": "scatter",
                 "x0": _short(scale * (distribution.qmin - zero_point)),
                 "dx": _short(scale),
-                "y": [0.03] * levels,
+                "y": [0] * levels,
                 "yaxis": "y2",
                 "mode": "markers",
-                "marker": {"symbol": "line-ns-open", "size": 10, "color": CLIPPED, "line": {"width": 1}},
+                "marker": {"symbol": "line-ns-open", "size": 10, "color": GRID, "line": {"width": 1}},
                 "name": "grid" if len(distribution.scale) == 1 else "grid of the median scale",
                 "hovertemplate": "%{x}<extra>grid</extra>",
             }
@@ -283,9 +284,11 @@ def histogram(distribution: Distribution, what: str) -> Plain:
         ends += [(max(low for low, _ in ranges), "dot"), (min(high for _, high in ranges), "dot")]
     layout = _layout(
         shapes=[_vertical(_short(value), dash) for value, dash in ends],
-        xaxis=_axis(f"{what}, value"),
-        yaxis=_axis("values per bin (log scale)", type="log", dtick=1, exponentformat="power"),
-        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+        xaxis=_axis(f"{what}, value", anchor="y2"),
+        yaxis=_axis(
+            "values per bin (log scale)", domain=[0.1, 1], type="log", dtick=1, exponentformat="power"
+        ),
+        yaxis2={"domain": [0, 0.07], "range": [-1, 1], "visible": False, "fixedrange": True},
         height=300,
         bargap=0,
     )
@@ -326,7 +329,7 @@ def channel_ranges(distribution: Distribution) -> Plain | None:
                     "dx": step,
                     "y": [_short(pick(one[end] for one in ranges[i : i + step])) for i in starts],
                     "mode": "lines" if count > 1 else "markers",
-                    "line": {"color": CLIPPED, "shape": "hvh", "width": 1.5},
+                    "line": {"color": GRID, "shape": "hvh", "width": 1.5},
                     "name": "grid's ends",
                     "showlegend": end == 0,
                     "legendgroup": "grid",

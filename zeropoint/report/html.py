@@ -184,7 +184,7 @@ def layer_page(program: str, layer: Layer) -> dict[str, Any]:
         ["Program", program],
         ["Operator", layer.operator],
         ["SQNR of its output", decibels(layer.sqnr_db)],
-        ["Multiply-accumulates for one item", f"{layer.macs:,}"],
+        ["MACs of one item", f"{layer.macs:,}"],
         ["Weight", _grid(layer.weight)],
         ["Input", _grid(layer.input)],
     ]
