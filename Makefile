@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check lint bench bench-accuracy bench-qat memory docs install clean
+.PHONY: help demo test chromium check lint bench bench-accuracy bench-qat memory docs install clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,8 +20,15 @@ demo: .venv/installed ## compare methods and engines on the two built-in network
 		--out runs/digits-resnet
 	$(BIN)/zeropoint compare digits/mobilenet --data digits --methods fp32,static,qat --epochs 2 \
 		--engines onnxruntime,openvino --out runs/digits-mobilenet
+	$(BIN)/zeropoint report runs/digits-resnet runs/digits-mobilenet --out runs/report.html
 
-test: .venv/installed ## the whole test suite
+# The report is tested in a browser. Where none can be installed those tests are skipped, and say so.
+chromium:
+	@command -v chromium >/dev/null || (test "$$(id -u)" = 0 && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium) >/dev/null 2>&1 || \
+		echo "no Chromium, and apt cannot install it here: the tests in a browser are skipped"
+
+test: .venv/installed chromium ## the whole test suite
 	$(BIN)/python -m pytest
 
 check: .venv/installed ## lint and the fast tests

@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,6 +276,7 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     assert status == 0
     assert "Ship " in out
     assert "Results: runs/model.py-make_model/results.json" in out
+    assert out.endswith("\nReport: runs/model.py-make_model/report.html\n")
     assert "static on onnxruntime: timing" in err
     record = json.loads((folder / "runs/model.py-make_model/results.json").read_text())
     assert record["command"] == f"zeropoint {line}"
@@ -284,6 +286,55 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     assert status == 0
     assert err == "continuing the run in runs/model.py-make_model; finished rows: 2\n"
     assert_refused(command(f"{line} --end-bits 4"), "holds a comparison with other options")
+
+
+@pytest.fixture
+def run_folder(folder: Path) -> Path:
+    from zeropoint.results import Results, Row
+
+    rows = (Row("fp32", "torch", 32, 32, top1=0.9), Row("static", "torch", 8, 8, error="no compiler"))
+    machine = {"processor": "a processor"}
+    Results("2026", "zeropoint compare x", "x", "digits", 1, 1, 9, machine, {}, {}, rows=rows).save("run")
+    return folder / "run"
+
+
+def test_report_of_one_run_and_of_two(command, run_folder: Path, folder: Path):
+    assert command("report run") == (0, "Report: run/report.html\n", "")
+    assert "static on torch failed: no compiler" in (run_folder / "report.html").read_text()
+    shutil.copytree(run_folder, folder / "other")
+    assert command("report run other") == (0, "Report: report.html\n", "")
+    assert "x (other)" in (folder / "report.html").read_text()
+    assert command("report run other --out new/both.html")[1] == "Report: new/both.html\n"
+
+
+def test_report_of_what_is_no_run(command, run_folder: Path, folder: Path):
+    assert_refused(command("report"), "Missing argument 'RUN...'")
+    assert_refused(command("report nowhere"), "no results.json in nowhere", "zeropoint compare --out")
+    (folder / "empty").mkdir()
+    assert_refused(command("report run empty"), "no results.json in empty")
+    assert_refused(command("report run --out empty"), "cannot write empty: it is a folder")
+    record = json.loads((run_folder / "results.json").read_text())
+    del record["fingerprint"]
+    (run_folder / "results.json").write_text(json.dumps(record))
+    assert_refused(command("report run"), "lacks fingerprint", "compare again")
+    (run_folder / "results.json").write_text('{"schema": 2, "rows": [')
+    assert_refused(command("report run"), "is truncated or not JSON")
+    assert not (folder / "report.html").exists()
+    assert not (run_folder / "report.html").exists()
+
+
+def test_compare_without_the_reports_libraries(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    import zeropoint.compare  # noqa: F401
+
+    monkeypatch.setattr(sys.modules["zeropoint.compare"], "LATENCY_SECONDS", 0.0)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    for name in ("zeropoint.report.html", "zeropoint.report.charts"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    status, out, _ = command(f"compare {GOOD} --methods fp32 --engines onnxruntime")
+    assert status == 0
+    why = "Plotly and Jinja2 are not installed; run: pip install 'zeropoint[report]'"
+    assert out.endswith(f"\nNo report: {why}\n")
+    assert_refused(command("report runs/model.py-make_model"), why)
 
 
 def test_free_sizes(command, folder: Path):

@@ -232,6 +232,35 @@ def compare(
     # Wide enough for the table where the output is a file or a pipe.
     Console(width=None if _out.is_terminal else 160).print(terminal(results))
     _out.print(f"Results: {folder}/results.json, results.csv, results.md", style="dim", soft_wrap=True)
+    try:
+        _report([folder], folder / "report.html")
+    except InputError as error:  # the comparison is done, whatever becomes of its report
+        _out.print(f"No report: {error}", style="dim", markup=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders that compare wrote; several go side by side."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The HTML file to write; default: RUN/report.html, of several: report.html here."),
+    ] = None,
+) -> None:
+    """Draw the report of a comparison, or of several side by side, as one HTML file.
+
+    compare writes it, too. The file needs no network and no other file.
+    """
+    _report(runs, out or (runs[0] if len(runs) == 1 else Path()) / "report.html")
+
+
+def _report(runs: list[Path], out: Path) -> None:
+    from zeropoint.report.html import write
+
+    write(runs, out)
+    _out.print(f"Report: {out}", style="dim", soft_wrap=True)
 
 
 @app.command()

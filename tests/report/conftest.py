@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
 from zeropoint.measure.latency import Latency
+from zeropoint.measure.layers import BINS, Distribution, Layer, Layers
 from zeropoint.results import Results, Row
 
 
@@ -31,5 +33,50 @@ def make_results():
             "missing": {},
         }
         return Results(**(defaults | fields), rows=rows)
+
+    return make
+
+
+@pytest.fixture
+def make_layers():
+    """A quantized Program's Layers with seeded normal values; layer i has ``sqnr(i)`` dB."""
+
+    def distribution(values, bits, scale, channels):
+        low, high = float(values.min()), float(values.max())
+        counts, _ = np.histogram(values, bins=BINS, range=(low, high))
+        qmin, qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        ends = tuple((float(row.min()), float(row.max())) for row in values) if channels else ()
+        clipped = float(((values > scale.max() * qmax) | (values < scale.max() * qmin)).mean())
+        zero_points = (0,) * len(scale)
+        return Distribution(
+            low,
+            high,
+            tuple(map(int, counts)),
+            bits,
+            qmin,
+            qmax,
+            tuple(map(float, scale)),
+            zero_points,
+            clipped,
+            ends,
+        )
+
+    def make(count=6, method="static", bits="W4A8", target="openvino", *, channels=8, name=None, sqnr=None):
+        generator = np.random.default_rng(0)
+        layers = []
+        for i in range(count):
+            weight = generator.normal(size=(channels, 36)) * generator.uniform(0.5, 2, (channels, 1))
+            values = np.maximum(generator.normal(size=(1, 500)), 0)
+            layers.append(
+                Layer(
+                    name(i) if name else f"layer{i // 4}.{i % 4}.conv",
+                    "conv2d",
+                    sqnr(i) if sqnr else 40.0 - i / 10,
+                    distribution(weight, 4, np.abs(weight).max(1) / 9, True),
+                    distribution(values, 8, values.max(1) / 150, False),
+                    1000 * (i + 1),
+                )
+            )
+        return Layers(method, bits, target, 64, tuple(layers))
 
     return make

@@ -1,4 +1,4 @@
-"""The comparison table, for the terminal and as Markdown: one set of columns, cells and notes for both."""
+"""The comparison table, for terminal, Markdown and HTML: one set of columns, cells and notes for all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,41 +32,41 @@ class _Column:
 
 def terminal(results: Results) -> RenderableType:
     """What a rich console prints: title, table, verdict and notes. The table is at most 120 columns wide."""
-    headers, rows = _cells(results)
+    headers, rows = cells(results)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i < 2 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell, style="bold green" if cell.startswith(MARK) else "") for cell in row))
-    notes = [Text(note, style="dim") for note in _notes(results)]
+    footer = [Text(note, style="dim") for note in notes(results)]
     return Group(
-        Text(_title(results), style="bold"),
+        Text(title(results), style="bold"),
         table,
         Text(),
         Text(verdict(results), style="bold"),
         Text(),
-        *notes,
+        *footer,
     )
 
 
 def markdown(results: Results) -> str:
     """The same as a Markdown document, with the command that made it."""
-    headers, rows = _cells(results)
+    headers, rows = cells(results)
     lines = [
         [header.replace("\n", " ") for header in headers],
         [":---"] * 2 + ["---:"] * (len(headers) - 2),
         *rows,
     ]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = "\n".join(_notes(results))  # in a code block: errors and paths may hold what Markdown would read
+    footer = "\n".join(notes(results))  # in a code block: errors and paths may hold what Markdown would read
     return (
-        f"# {_title(results)}\n\n{table}\n\n**{verdict(results)}**\n\n"
-        f"```text\n{notes}\n```\n\n```console\n$ {results.command}\n```\n"
+        f"# {title(results)}\n\n{table}\n\n**{verdict(results)}**\n\n"
+        f"```text\n{footer}\n```\n\n```console\n$ {results.command}\n```\n"
     )
 
 
-def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Headers and, row by row, the cells, for terminal and Markdown alike."""
+def cells(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Headers, some of two lines, and row by row the cells."""
     rows = results.rows
     headers = ["Method", "Engine", "Bits\nW/A", *(column.header for column in _COLUMNS)]
     names = [[row.method for row in rows], [row.engine for row in rows], [_bits(row) for row in rows]]
@@ -75,7 +75,7 @@ def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
         _column_cells(column, rows, absent="no labels" if column.of_labels and not labels else NOTHING)
         for column in _COLUMNS
     ]
-    return headers, [list(cells) for cells in zip(*names, *measured, strict=True)]
+    return headers, [list(line) for line in zip(*names, *measured, strict=True)]
 
 
 def _column_cells(column: _Column, rows: Sequence[Row], absent: str) -> list[str]:
@@ -95,12 +95,13 @@ def _column_cells(column: _Column, rows: Sequence[Row], absent: str) -> list[str
     return cells
 
 
-def _title(results: Results) -> str:
+def title(results: Results) -> str:
+    """What was compared and how, in a line."""
     parts = [results.model, results.data, f"{results.images} images", f"batch {results.batch_size}"]
     return " · ".join([*parts, _count(results.threads, "thread")])
 
 
-def _notes(results: Results) -> list[str]:
+def notes(results: Results) -> list[str]:
     """One line each: how to read the table, failures, parity, the machine, engines not installed."""
     notes = [
         f"{MARK} best of its column (agreement, SQNR and time to quantize: of the quantized rows)",
