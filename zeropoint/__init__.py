@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from zeropoint.choose import Choice, fastest_engine, fastest_target
     from zeropoint.compare import compare
     from zeropoint.data import Loaders
+    from zeropoint.diagnosis.diagnose import Diagnosis, diagnose, mended
     from zeropoint.engines import Runner, compile
     from zeropoint.errors import InputError
     from zeropoint.inspection import Inspection, inspect
@@ -28,6 +29,7 @@ _HOMES = {
     "Benchmark": "zeropoint.measure.benchmark",
     "BenchmarkPair": "zeropoint.measure.benchmark",
     "Choice": "zeropoint.choose",
+    "Diagnosis": "zeropoint.diagnosis.diagnose",
     "Evaluation": "zeropoint.measure.evaluate",
     "InputError": "zeropoint.errors",
     "Inspection": "zeropoint.inspection",
@@ -43,11 +45,13 @@ _HOMES = {
     "capture": "zeropoint.capture",
     "compare": "zeropoint.compare",
     "compile": "zeropoint.engines",
+    "diagnose": "zeropoint.diagnosis.diagnose",
     "evaluate": "zeropoint.measure.evaluate",
     "fastest_engine": "zeropoint.choose",
     "fastest_target": "zeropoint.choose",
     "inspect": "zeropoint.inspection",
     "load": "zeropoint.program",
+    "mended": "zeropoint.diagnosis.diagnose",
     "quantize": "zeropoint.methods",
     "train_quantized": "zeropoint.training.quantized",
 }
@@ -58,6 +62,8 @@ __all__ = [  # noqa: RUF022  # the order of use
     "train_quantized",
     "load",
     "inspect",
+    "diagnose",
+    "mended",
     "compile",
     "evaluate",
     "benchmark",
@@ -68,6 +74,7 @@ __all__ = [  # noqa: RUF022  # the order of use
     "Benchmark",
     "BenchmarkPair",
     "Choice",
+    "Diagnosis",
     "Evaluation",
     "InputError",
     "Inspection",
