@@ -1,6 +1,7 @@
 """Diagnose: where a quantized network loses its accuracy, why, what each layer costs, and what mends it."""
 
 import dataclasses
+import functools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ from zeropoint.diagnosis.causes import Cause, causes
 from zeropoint.diagnosis.mends import Mend, mends
 from zeropoint.engines import load_artefact, lower
 from zeropoint.errors import InputError, first_line
+from zeropoint.macs import work
 from zeropoint.measure.latency import interleave, paired_ratio
-from zeropoint.measure.layerwise import Layerwise, Seen, decibels, first_items, layerwise
+from zeropoint.measure.layerwise import TOGETHER, Layerwise, Seen, decibels, first_items, layerwise
 from zeropoint.methods.blocks import without_quantizers
 from zeropoint.program import Program, at_batch, flat_tensors
 from zeropoint.progress import track
@@ -27,6 +29,7 @@ from zeropoint.quantizers import Simulation
 
 ITEMS = 64
 TRIED = 6  # layers whose mends are tried
+WORK = 1 << 40  # multiply-accumulates that trying them may take: 16 items of ResNet-50
 ADVISED = 5  # mends whose latency is measured
 WORTH_DB = 0.1  # gain from which on a mend is advice
 CALLS = 30  # that a profile is the median of
@@ -116,8 +119,7 @@ def diagnose(
     layers = tuple(_diagnosed(seen, looked, times.get(seen.node.name, (None, None))) for seen in worst)
     advice = _tried(program, looked, worst[:TRIED], data, items)
     if engine is not None:
-        best = [_timed(program, one, engine, threads, say) for one in advice[:ADVISED]]
-        advice = best + advice[ADVISED:]
+        advice = _timed(program, advice[:ADVISED], engine, threads, say) + advice[ADVISED:]
     return Diagnosis(
         method=program.method,
         bits=f"W{program.weight_bits}A{program.activation_bits}",
@@ -184,7 +186,8 @@ def _tried(
 ) -> list[Advice]:
     """The mends of the worst layers that gain something, measured, the largest gain first."""
     candidates = [mend for seen in worst for mend in mends(looked, seen)]
-    noise = _judge(program, data, items)
+    affordable = WORK // (work(program) * max(len(candidates), 1))
+    noise = _judge(program, data, min(items, max(affordable, TOGETHER)))
     before, advice = noise(program), []
     for mend in track(candidates, "trying mends"):
         gain = 10 * math.log10(before / noise(mend.apply(program)))
@@ -248,23 +251,28 @@ def _by_layer(kernels: list[tuple[float, tuple[str, ...]]], layers: Sequence[Nod
     return times
 
 
-def _timed(program: Program, advice: Advice, engine: str, threads: int, say: Callable[[str], None]) -> Advice:
-    """The advice with what it costs in time: the mended Program beside the one as it is, interleaved."""
-    say(f"timing {advice.mend.layer}: {advice.mend.what}")
-    runs = {"as it is": program, "mended": advice.mend.apply(program)}
+def _timed(
+    program: Program, advice: list[Advice], engine: str, threads: int, say: Callable[[str], None]
+) -> list[Advice]:
+    """The advice with what it costs in time: the mended Programs beside the one as it is, interleaved."""
+    say(f"timing mends on {engine}")
+    calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        calls = {}
-        for number, (name, one) in enumerate(runs.items()):
+        for number, one in enumerate([program, *(each.mend.apply(program) for each in advice)]):
             one = at_batch(one, 1)
             path = Path(folder) / f"{number}{engines.find(engine).artefact_name(one)}"
             try:
                 lower(one, engine, path, threads)
-            except Exception as error:  # an engine that cannot run a mend: it has no price
-                say(f"{engine} cannot run it: {first_line(error)}")
-                return advice
-            runner = load_artefact(engine, path, threads)
-            calls[name] = lambda runner=runner, inputs=one.example_inputs: runner(*inputs)
-        samples = interleave(calls, seconds=SECONDS)
-    return dataclasses.replace(
-        advice, latency=paired_ratio(samples["mended"], samples["as it is"]).median - 1
-    )
+                runner = load_artefact(engine, path, threads)
+                runner(*one.example_inputs)
+            except Exception as error:  # a mend that an engine cannot run has no price
+                say(f"{engine} cannot run mend {number}: {first_line(error)}")
+                continue
+            calls[str(number)] = functools.partial(runner, *one.example_inputs)
+        samples = interleave(calls, seconds=SECONDS * len(calls))
+    return [
+        dataclasses.replace(one, latency=paired_ratio(samples[str(number)], samples["0"]).median - 1)
+        if {"0", str(number)} <= samples.keys()
+        else one
+        for number, one in enumerate(advice, start=1)
+    ]

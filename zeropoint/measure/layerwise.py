@@ -262,7 +262,7 @@ def _floats(outputs: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def _square(tensor: Tensor) -> float:
-    return float(tensor.detach().double().square().sum())
+    return float(torch.linalg.vector_norm(tensor.detach())) ** 2  # a fifth of the time of a copy in float64
 
 
 def decibels(signal: float, noise: float) -> float | None:
