@@ -79,8 +79,9 @@ def _mlflow(folder: Path, closing: ExitStack) -> Record | None:
     import mlflow
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
-        # Files, not SQLite: mlflow-skinny has no SQL store.
-        mlflow.set_tracking_uri((folder.resolve() / "mlflow").as_uri())
+        if importlib.util.find_spec("alembic") is None:  # mlflow-skinny, which has servers to write to alone
+            return None
+        mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
     if mlflow.active_run() is None:
         mlflow.set_experiment("zeropoint")
         mlflow.start_run(run_name=folder.name)
