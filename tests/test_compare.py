@@ -16,6 +16,7 @@ from zeropoint.compare import compare
 from zeropoint.data import Loaders
 from zeropoint.engines import find
 from zeropoint.errors import InputError
+from zeropoint.measure.layers import load as load_layers
 from zeropoint.program import load
 from zeropoint.results import Results
 
@@ -89,6 +90,7 @@ def test_files_are_what_the_rows_say(finished: tuple[Path, Results]):
         assert row.size_bytes == artefact.stat().st_size + (beside.stat().st_size if beside else 0)
     assert sorted(path.name for path in folder.iterdir()) == [
         "artefacts",
+        "layers",
         "programs",
         "results.csv",
         "results.json",
@@ -96,6 +98,8 @@ def test_files_are_what_the_rows_say(finished: tuple[Path, Results]):
     ]
     for saved in (folder / "programs").iterdir():
         assert load(saved).method == saved.name.split("-")[0].removesuffix(".pt2")
+    looked = {layers.method for layers in load_layers(folder)}
+    assert looked == {row.method for row in results.rows if row.quantized}
 
 
 def test_json_is_as_documented(finished: tuple[Path, Results]):

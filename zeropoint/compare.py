@@ -174,7 +174,7 @@ def _begin(run: _Run, command: str) -> Results:
         fingerprint=_fingerprint(run.program, run.data),
     )
     if not (run.folder / "results.json").exists():
-        for part in (PROGRAMS, ARTEFACTS):  # of a comparison whose results were deleted
+        for part in (PROGRAMS, ARTEFACTS, layers.FOLDER):  # of a comparison whose results were deleted
             shutil.rmtree(run.folder / part, ignore_errors=True)
         return fresh
     earlier = load_results(run.folder)
