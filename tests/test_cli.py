@@ -450,7 +450,14 @@ def test_module_is_the_same_command():
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_while_calibrating(folder: Path, number: signal.Signals, status: int):
     arguments = [sys.executable, "-m", "zeropoint", *QUANTIZE.split(), "--data", "model.py:that_never_end"]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell has what it runs in the background ignore Ctrl-C, the tests with all that they start.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     while "calibrating" not in process.stdout.readline():
         assert process.poll() is None
