@@ -520,7 +520,9 @@ def diagnose(
             " torch tells no times."
         ),
     ] = "openvino",
-    items: Annotated[int, typer.Option(min=1, help="Inputs of the evaluation data to look at.")] = 64,
+    items: Annotated[
+        int, typer.Option(min=1, help="Inputs to look at, of the validation data, or else of calibration.")
+    ] = 64,
     top: Annotated[int, typer.Option(min=1, help="Show so many of the worst layers.")] = 10,
     apply: Annotated[
         Path | None, typer.Option(help="Take the advice that helps, and save the Program to this .pt2.")
@@ -569,15 +571,15 @@ def diagnose(
     _say(f"{method}: quantizing for {engine}")
     quantized = run_method(program, method, **parts, target=engine, options=options)
     timed = engine if engine != "torch" else None
-    diagnosis = run_diagnosis(
-        quantized, loaders.evaluation, engine=timed, items=items, threads=threads, say=_say
-    )
+    # Mends are chosen by it, so it is not what accuracy is evaluated on afterwards.
+    looked_at = loaders.calibration if loaders.validation is None else loaders.validation
+    diagnosis = run_diagnosis(quantized, looked_at, engine=timed, items=items, threads=threads, say=_say)
     if json:
         _print_json(diagnosis.as_dict())
     else:
         Console(width=None if _out.is_terminal else 160).print(terminal(diagnosis, top))
     if apply is not None:
-        better, advice = mended(quantized, diagnosis, loaders.evaluation, most_latency=most_latency)
+        better, advice = mended(quantized, diagnosis, looked_at, most_latency=most_latency)
         better.save(apply)
         (_err if json else _out).print(f"{apply}: {taken(advice)}", soft_wrap=True, highlight=False)
 
