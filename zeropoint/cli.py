@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from zeropoint import progress
 from zeropoint.errors import InputError, InputWarning, first_line
@@ -229,8 +229,7 @@ def compare(
     if json:
         _print_json(results.record())
         return
-    # Wide enough for the table where the output is a file or a pipe.
-    Console(width=None if _out.is_terminal else 160).print(terminal(results))
+    _print_table(terminal(results))
     _out.print(f"Results: {folder}/results.json, results.csv, results.md", style="dim", soft_wrap=True)
     try:
         _report([folder], folder / "report.html")
@@ -308,8 +307,7 @@ def quantize(
 
     if find(method).calibrates and data is None:
         raise InputError(f"method '{method}' calibrates on data; give --data")
-    if out.suffix != ".pt2":
-        raise InputError(f"cannot write {out}: a Program is saved as .pt2; give such a name")
+    _check_saved_name(out)
     options = _options(context.params).at(bits)
     if target != AUTO:
         check_target(engines.target(target), method, options)
@@ -561,8 +559,8 @@ def diagnose(
 
     if not find(method).quantizes:
         raise InputError(f"{method} quantizes nothing; give static, static-best, dynamic, weight-only or qat")
-    if apply is not None and apply.suffix != ".pt2":
-        raise InputError(f"cannot write {apply}: a Program is saved as .pt2; give such a name")
+    if apply is not None:
+        _check_saved_name(apply)
     engines.find(engine)
     options = _options(context.params).at(bits)
     check_target(engines.target(engine), method, options)
@@ -577,7 +575,7 @@ def diagnose(
     if json:
         _print_json(diagnosis.as_dict())
     else:
-        Console(width=None if _out.is_terminal else 160).print(terminal(diagnosis, top))
+        _print_table(terminal(diagnosis, top))
     if apply is not None:
         better, advice = mended(quantized, diagnosis, looked_at, most_latency=most_latency)
         better.save(apply)
@@ -700,6 +698,16 @@ def _names(listed: str) -> list[str]:
 def _say(line: str) -> None:
     if not progress.is_quiet():
         _err.print(line, style="dim", highlight=False, soft_wrap=True)
+
+
+def _check_saved_name(path: Path) -> None:
+    if path.suffix != ".pt2":
+        raise InputError(f"cannot write {path}: a Program is saved as .pt2; give such a name")
+
+
+def _print_table(table: RenderableType) -> None:
+    """Wide enough for it where the output is a file or a pipe."""
+    Console(width=None if _out.is_terminal else 160).print(table)
 
 
 def _print_json(record: dict[str, Any]) -> None:

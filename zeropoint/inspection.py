@@ -23,6 +23,7 @@ from zeropoint.exported import complete_shapes, has_branches
 from zeropoint.macs import multiply_accumulates
 from zeropoint.measure.size import parameter_bytes
 from zeropoint.methods.fold import fold_batch_norms
+from zeropoint.methods.integer_bias import bias_units
 from zeropoint.methods.shuffles import fold_shuffles
 from zeropoint.operators import (
     CLAMPS,
@@ -35,6 +36,7 @@ from zeropoint.operators import (
     aten,
     bias_of,
     family,
+    short_name,
     ungrouped,
     weighted,
 )
@@ -544,10 +546,7 @@ class _Reader:
         input, weight = (
             self.by_node.get(cast(Node, node.args[at])) for at in (description.input, description.weight)
         )
-        if input is None or weight is None:
-            return None
-        unit = (input.scale * weight.scale).double()  # in float32, as engines multiply them
-        return unit.expand(size) if len(unit) in (1, size) else None
+        return bias_units(input, weight, size) if input and weight else None
 
     def outputs(self, node: Node) -> tuple[Grid, ...]:
         last = self.clip_behind(node) or node
@@ -566,7 +565,7 @@ class _Reader:
                 yield Fused("", "batch_norm", "folded into the weight, and a bias made of it")
         clip = self.clip_behind(node)
         if clip is not None:
-            yield Fused(fx.module_name(clip), _short(clip), _clipped(clip, self.outputs(node)))
+            yield Fused(fx.module_name(clip), short_name(clip.target), _clipped(clip, self.outputs(node)))
 
     def why(
         self,
@@ -602,7 +601,8 @@ class _Reader:
             return f"not known: this zeropoint has no rules for the target '{program.target}'"
         runs = self.target.weighted if description else self.target.inputs
         if kind not in runs:
-            return f"{bare}the rules of {self.target.name} run no '{kind or _short(node)}' in integers"
+            what = kind or short_name(node.target)
+            return f"{bare}the rules of {self.target.name} run no '{what}' in integers"
         rounded = sum(part.grid is not None for part in inputs)
         if kind == "add" and rounded:
             return "one side comes in full precision from the layer that the addition is done in"
@@ -764,11 +764,6 @@ def _state(weights: list[Weight], inputs: tuple[Input, ...]) -> str:
     if has_integers:
         return "integer" if any(rounded) else "weights"
     return "float"
-
-
-def _short(node: Node) -> str:
-    """The operator's name without namespace and overload."""
-    return str(node.target).removeprefix("aten.").partition(".")[0]
 
 
 def _clipped(clip: Node, grids: tuple[Grid, ...]) -> str:

@@ -130,6 +130,11 @@ def bias_of(node: Node, description: Weighted) -> Node | None:
     return cast(Node | None, node.args[position])
 
 
+def short_name(operator: object) -> str:
+    """An operator's name without namespace and overload: conv2d of aten.conv2d.default."""
+    return str(operator).removeprefix("aten.").partition(".")[0]
+
+
 def family(node: Node) -> str | None:
     """The family of a node's operator, or None where no rule is about it."""
     description = weighted(node)

@@ -22,7 +22,8 @@ from zeropoint.errors import InputError, first_line
 from zeropoint.macs import work
 from zeropoint.measure.latency import interleave, paired_ratio
 from zeropoint.measure.layerwise import TOGETHER, Layerwise, Seen, decibels, first_items, layerwise
-from zeropoint.methods.blocks import without_quantizers
+from zeropoint.methods.blocks import float_network
+from zeropoint.operators import short_name
 from zeropoint.program import Program, at_batch, flat_tensors
 from zeropoint.progress import track
 from zeropoint.quantizers import Simulation
@@ -162,7 +163,7 @@ def _diagnosed(seen: Seen, looked: Layerwise, times: tuple[float | None, float |
     left = max(1 - seen.at_outputs / total, 1e-10)
     return LayerDiagnosis(
         name=fx.module_name(seen.node),
-        operator=str(seen.node.target).removeprefix("aten.").rpartition(".")[0],
+        operator=short_name(seen.node.target),
         weight_bits=weight.scheme.bits if weight else None,
         activation_bits=min((one.scheme.bits for one in inputs), default=None),
         local_db=decibels(seen.signal, seen.local),
@@ -176,9 +177,8 @@ def _diagnosed(seen: Seen, looked: Layerwise, times: tuple[float | None, float |
 
 
 def _float(program: Program) -> Program:
-    """The float network that a quantized Program was made from, as far as it is known."""
-    unfitted = dataclasses.replace(program, module=program.unfitted or program.module)
-    return dataclasses.replace(program, module=without_quantizers(unfitted), method="fp32", unfitted=None)
+    """``float_network`` as a Program."""
+    return dataclasses.replace(program, module=float_network(program), method="fp32", unfitted=None)
 
 
 def _tried(

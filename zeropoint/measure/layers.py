@@ -17,6 +17,7 @@ from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.macs import multiply_accumulates
 from zeropoint.measure.layerwise import Layerwise, Seen, decibels
+from zeropoint.operators import short_name
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer
 from zeropoint.ranges import Statistics
@@ -91,7 +92,7 @@ def describe(program: Program, looked: Layerwise) -> Layers:
         layers.append(
             Layer(
                 name=fx.module_name(seen.node),
-                operator=str(seen.node.target).removeprefix("aten.").rpartition(".")[0],
+                operator=short_name(seen.node.target),
                 sqnr_db=decibels(seen.signal, seen.accumulated),
                 weight=of_weight(looked.float_weights[str(weight.source.target)], weight) if weight else None,
                 input=max(inputs, key=lambda one: one.clipped, default=None),

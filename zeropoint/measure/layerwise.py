@@ -5,7 +5,6 @@ chain rule it is the layer's error times the slope of the outputs, of which rand
 square (Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix", section 2).
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from torch.fx.node import map_arg
 from zeropoint import graph as fx
 from zeropoint.batches import inputs_of
 from zeropoint.errors import InputError
-from zeropoint.methods.blocks import without_quantizers
+from zeropoint.methods.blocks import float_network
 from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, TRANSPARENT, family, ungrouped
 from zeropoint.program import Program, flat_tensors
 from zeropoint.progress import track
@@ -83,8 +82,7 @@ def layerwise(
 
     Raises InputError where there is no data, or it does not fit.
     """
-    unfitted = dataclasses.replace(program, module=program.unfitted or program.module)
-    reference = without_quantizers(unfitted)
+    reference = float_network(program)
     weights = {name: tensor.detach() for name, tensor in reference.named_parameters()}
     seen = {site.node.name: site for site in _sites(program.module)}
     float_run = _Float(reference, _with_weights(program.module, weights), seen, sensitivity)

@@ -1,5 +1,7 @@
 """Blocks: the float network as a teacher, and the stretches of a network that can be taught one by one."""
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
@@ -17,6 +19,11 @@ def without_quantizers(program: Program) -> GraphModule:
         node.replace_all_uses_with(node.args[0])
     fx.remove_unused(module)
     return module
+
+
+def float_network(program: Program) -> GraphModule:
+    """The network that a quantized Program was made from, as far as it is known, with the same nodes."""
+    return without_quantizers(dataclasses.replace(program, module=program.unfitted or program.module))
 
 
 def block_ends(module: GraphModule) -> list[str]:

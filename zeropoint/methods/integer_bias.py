@@ -44,11 +44,17 @@ def round_biases(program: Program) -> Program:
     """The Program with every bias a whole number of units, where input and weight are integers."""
     module = fx.copy(program.module)
     for layer, description, bias, input, weight in list(_integer_layers(module)):
-        unit = (input.scale * weight.scale).double()  # of float32, as the engine multiplies them
-        if len(unit) in (1, len(bias)):
+        unit = bias_units(input, weight, len(bias))
+        if unit is not None:
             move_bias(module, layer, description, (bias / unit).round() * unit - bias)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
+
+
+def bias_units(input: Quantizer, weight: Quantizer, size: int) -> Tensor | None:
+    """What a unit of the int32 sums is worth (float64), by output; None where scales are of other numbers."""
+    unit = (input.scale * weight.scale).double()  # of float32, as the engine multiplies them
+    return unit.expand(size) if len(unit) in (1, size) else None
 
 
 def _integer_layers(module: GraphModule) -> Iterator[tuple[Node, Weighted, Tensor, Quantizer, Quantizer]]:

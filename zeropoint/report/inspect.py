@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zeropoint.inspection import Bias, Fused, Grid, Inspection, Layer, Pair, Weight
+from zeropoint.operators import short_name
 from zeropoint.report.figures import figures, percent
 
 WIDTH = 120  # columns, where the output is no terminal
@@ -480,7 +481,7 @@ def _bits(layer: Layer) -> str:
 
 
 def _operator(layer: Layer) -> str:
-    return layer.operator.removeprefix("aten.").partition(".")[0]
+    return short_name(layer.operator)
 
 
 def _weight_shape(layer: Layer) -> str:
