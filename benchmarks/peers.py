@@ -31,7 +31,8 @@ def openvino_float(network: nn.Module, example: Tensor, calibration: list[Tensor
     try:
         return openvino.convert_model(network, example_input=example)
     except RuntimeError:  # some networks cannot be traced, as ViT of torchvision: its user would export it
-        return openvino.convert_model(torch.export.export(network, (example,)))
+        exported = torch.export.export(network, (example,), dynamic_shapes=({0: Dim.AUTO},))
+        return openvino.convert_model(exported)
 
 
 def nncf_static(network: nn.Module, example: Tensor, calibration: list[Tensor], transformer: bool) -> Any:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropoint.errors import InputError
-from zeropoint.scheme import Scheme, choose_parameters, dequantize, quantize
+from zeropoint.scheme import Scheme, choose_parameters, dequantize, off_middle, quantize
 
 ends = st.floats(-1e4, 1e4, width=32).filter(lambda value: value == 0 or abs(value) > 1e-3)
 schemes = st.builds(Scheme, bits=st.integers(2, 8), signed=st.booleans(), symmetric=st.booleans())
@@ -34,6 +34,21 @@ def parameters(low, high, scheme):
 )
 def test_parameters_worked_by_hand(low, high, scheme, scale, zero_point):
     assert parameters(low, high, scheme) == (pytest.approx(scale, rel=1e-6), zero_point)
+
+
+@given(a=ends, b=ends)
+def test_a_zero_in_the_middle_moves_and_the_range_still_fits(a, b):
+    low, high = sorted((a, b))
+    scheme = Scheme(8, signed=False, symmetric=False)
+    before = choose_parameters(torch.tensor([low]), torch.tensor([high]), scheme)
+    scale, zero_point = (part.item() for part in off_middle(*before, scheme))
+    if before[1].item() != 128:
+        assert (scale, zero_point) == (before[0].item(), before[1].item())
+    else:
+        assert zero_point == 127
+        step = before[0].item()
+        assert -zero_point * scale == pytest.approx(-128 * step)
+        assert (255 - zero_point) * scale > 127 * step
 
 
 def test_integers_worked_by_hand():

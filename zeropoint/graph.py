@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
 
 
 def copy(module: GraphModule) -> GraphModule:
@@ -23,6 +24,27 @@ def tensor_of(module: GraphModule, node: Node) -> Tensor:
     """The detached tensor that a ``get_attr`` node names."""
     path, _, name = str(node.target).rpartition(".")
     return getattr(module.get_submodule(path), name).detach()
+
+
+def constant(module: GraphModule, node: Node) -> Tensor | None:
+    """The tensor that a node gives for all inputs, computed from the module's tensors alone, or None."""
+    needed, waiting = set(), [node]
+    while waiting:
+        part = waiting.pop()
+        is_random = torch.Tag.nondeterministic_seeded in getattr(part.target, "tags", ())
+        if part.op not in ("get_attr", "call_function") or is_random:
+            return None
+        needed.add(part)
+        waiting += [source for source in part.all_input_nodes if source not in needed]
+    values: dict[Node, Any] = {}
+    for part in [part for part in module.graph.nodes if part in needed]:
+        if part.op == "get_attr":
+            values[part] = tensor_of(module, part)
+        else:
+            arguments, keywords = map_arg((part.args, part.kwargs), values.__getitem__)
+            values[part] = part.target(*arguments, **keywords)
+    value = values[node]
+    return value if isinstance(value, Tensor) else None
 
 
 def set_tensor(module: GraphModule, name: str, tensor: Tensor, *, trainable: bool = False) -> str:

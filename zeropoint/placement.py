@@ -205,7 +205,7 @@ def _stays_in_integers(addition: Node, target: Target) -> bool:
             if weighted(user) and family(user) in target.weighted:
                 return True
             moves = user.target in TRANSPARENT | SPLITS | {operator.getitem}
-            moves = moves or family(user) in ("add", "relu", *target.inputs)
+            moves = moves or family(user) in ("add", "relu", "mean", "avg_pool", *target.inputs)
             if moves and user not in seen:
                 seen.add(user)
                 waiting.append(user)

@@ -69,6 +69,14 @@ def choose_parameters(low: Tensor, high: Tensor, scheme: Scheme) -> tuple[Tensor
     return scale.float(), zero_point
 
 
+def off_middle(scale: Tensor, zero_point: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """The parameters with a zero point in the middle of the integers moved one down, and nothing cut off."""
+    middle = (scheme.qmin + scheme.qmax + 1) // 2
+    levels = middle - scheme.qmin  # that were below zero, and reach as far with one less
+    moves = zero_point == middle
+    return torch.where(moves, scale * (levels / (levels - 1)), scale), zero_point - moves.to(zero_point.dtype)
+
+
 def per_channel_shape(parameters: Tensor, dimensions: int, axis: int) -> list[int]:
     """The shape that broadcasts one value per channel, or a single value, over so many dimensions."""
     if parameters.numel() == 1:

@@ -37,7 +37,9 @@ def inputs(seed: int = 0, heads: int = 4) -> tuple[Tensor, ...]:
     """Queries of another number than the keys, and values of another size."""
     generator = torch.Generator().manual_seed(seed)
     shapes = [(2, 4, 5, 8), (2, heads, 7, 8), (2, heads, 7, 6), (2, 1, 5, 7)]
-    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    *parts, mask = (torch.randn(shape, generator=generator) for shape in shapes)
+    mask[..., 0] = 1.0  # every query sees a key
+    return (*parts, mask)
 
 
 def targets(program: Program) -> list[object]:
@@ -45,7 +47,8 @@ def targets(program: Program) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"mask": "float"}, {"scale": 0.0}, {"scale": 0.3}, {"scale": 2, "mask": "float"}]
+    "arguments",
+    [{}, {"mask": "float"}, {"mask": "bool"}, {"scale": 0.0}, {"scale": 0.3}, {"scale": 2, "mask": "float"}],
 )
 def test_the_same_in_float64(arguments: dict[str, object]):
     model = Attention(torch.float64, **arguments)
@@ -56,12 +59,12 @@ def test_the_same_in_float64(arguments: dict[str, object]):
     assert expected.dtype == torch.float64
     torch.testing.assert_close(apart(*inputs(1))[0], expected, rtol=1e-6, atol=1e-6)
     for node in apart.module.graph.nodes:  # placement reads shapes and dtypes there
-        assert node.op == "output" or node.meta["val"].is_floating_point()
+        assert node.op == "output" or node.target is aten.gt.Scalar or node.meta["val"].is_floating_point()
 
 
 @pytest.mark.parametrize(
     ("arguments", "heads"),
-    [({"is_causal": True}, 4), ({"mask": "bool"}, 4), ({"enable_gqa": True}, 2)],
+    [({"is_causal": True}, 4), ({"enable_gqa": True}, 2)],
 )
 def test_other_attention_stays(arguments: dict[str, object], heads: int):
     program = capture(Attention(**arguments), inputs(heads=heads))
@@ -69,6 +72,30 @@ def test_other_attention_stays(arguments: dict[str, object], heads: int):
     assert targets(apart) == targets(program)
     assert FUSED in targets(apart)
     assert torch.equal(apart(*inputs(1, heads))[0], program(*inputs(1, heads))[0])
+
+
+class Windowed(nn.Module):
+    """Attention under a mask of the model's own, in which a position sees those at most so far away."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[-2])
+        near = (positions[:, None] - positions).abs() <= self.width
+        mask = near.expand(x.shape[0], 1, -1, -1)
+        return scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+
+@pytest.mark.parametrize(("width", "is_added"), [(4, False), (3, True), (0, True)])
+def test_a_mask_that_hides_nothing_goes(width: int, is_added: bool):
+    queries, other = (inputs(seed)[0] for seed in (0, 1))  # of 5 positions
+    apart = decompose_attention(capture(Windowed(width), (queries,)))
+    assert (aten.add.Tensor in targets(apart)) == is_added
+    assert aten.softmax.int in targets(apart)
+    torch.testing.assert_close(apart(other)[0], Windowed(width)(other))
+    torch.testing.assert_close(apart(other[:1])[0], Windowed(width)(other[:1]))
 
 
 def test_the_products_of_a_transformer_are_quantized_for_openvino():

@@ -46,6 +46,17 @@ def test_convolution_and_relu_by_hand():
     assert program(x)[0].flatten().tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_target_without_zero_in_the_middle():
+    model, x = nn.Linear(1, 1), torch.tensor([[-1.28], [1.27]])
+    for target, scale, zero_point in (
+        (ADDS_INSIDE, 0.01, 128),
+        (dataclasses.replace(ADDS_INSIDE, zero_in_middle=False), 1.28 / 127, 127),
+    ):
+        found = by_source(static(capture(model, x), target, [x], options()))["input_1"]
+        assert found.scale.item() == pytest.approx(scale)
+        assert found.zero_point.item() == zero_point
+
+
 def test_linear_by_hand():
     model = nn.Linear(4, 4)
     weight = np.array([[1, -2, 3, -4], [0.5, 0.5, 0.5, 0.5], [0, 0, 0, 0], [8, 0.1, -8, 3]], np.float32)

@@ -18,14 +18,13 @@ from zeropoint.program import Program
 def decompose_attention(program: Program) -> Program:
     """The Program with each fused attention as products and a softmax, where these compute the same.
 
-    Attention that is causal, has a mask of booleans or shares keys among heads stays as it is, and float.
+    But of a query that sees no key at all, whose output is zero in fused attention and a mean here. A mask that hides nothing, as BERT makes itself one, goes. Attention that is causal or shares keys among
+    heads stays as it is, and float.
     """
     module = fx.copy(program.module)
     for node in [n for n in module.graph.nodes if n.target is aten.scaled_dot_product_attention.default]:
         arguments = _arguments(node)
-        mask = arguments["attn_mask"]
-        plain = not (arguments["dropout_p"] or arguments["is_causal"] or arguments["enable_gqa"])
-        if plain and (mask is None or fx.is_float(mask)):
+        if not (arguments["dropout_p"] or arguments["is_causal"] or arguments["enable_gqa"]):
             _decompose(module, node, arguments)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
@@ -39,23 +38,39 @@ def _arguments(node: Node) -> dict[str, Any]:
 
 def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> None:
     query, key, value, mask = (arguments[name] for name in ("query", "key", "value", "attn_mask"))
+    if mask is not None and _hides_nothing(module, mask):
+        mask = None
     scale = arguments["scale"]
     if scale is None:
         scale = 1 / math.sqrt(query.meta["val"].shape[-1])
 
-    def then(target: Any, *operands: Any) -> Node:
-        made = module.graph.call_function(target, operands)
+    def then(target: Any, *operands: Any, **options: Any) -> Node:
+        made = module.graph.call_function(target, operands, options)
         values = [operand.meta["val"] if isinstance(operand, Node) else operand for operand in operands]
-        made.meta = {**node.meta, "val": target(*values)}
+        made.meta = {**node.meta, "val": target(*values, **options)}
         return made
 
     with module.graph.inserting_before(node):
         scores = then(aten.matmul.default, query, then(aten.transpose.int, key, -2, -1))
         scores = then(aten.mul.Tensor, scores, float(scale))
         if mask is not None:
-            # A row of -inf alone would become NaN here; fused attention makes it zero.
-            lowest = torch.finfo(mask.meta["val"].dtype).min
-            scores = then(aten.add.Tensor, scores, then(aten.clamp_min.default, mask, lowest))
+            # Not -inf: a row of it alone would become NaN.
+            dtype = scores.meta["val"].dtype
+            lowest = torch.finfo(dtype).min
+            if fx.is_float(mask):
+                offset = then(aten.clamp_min.default, mask, lowest)
+            else:  # of booleans: 0 where it is true, the lowest where it is false
+                shown = then(aten._to_copy.default, mask, dtype=dtype)
+                offset = then(aten.mul.Tensor, then(aten.sub.Tensor, shown, 1.0), -lowest)
+            scores = then(aten.add.Tensor, scores, offset)
         weights = then(aten.softmax.int, scores, -1)
         node.replace_all_uses_with(then(aten.matmul.default, weights, value))
     module.graph.erase_node(node)  # for its dropout it counts as impure, and would stay unused
+
+
+def _hides_nothing(module: GraphModule, mask: Node) -> bool:
+    """Whether a mask of booleans is true throughout, whatever the inputs are."""
+    while mask.target is aten.expand.default:  # to the size of a batch
+        mask = cast(Node, mask.args[0])
+    value = fx.constant(module, mask)
+    return value is not None and value.dtype == torch.bool and bool(value.all())

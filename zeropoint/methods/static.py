@@ -26,7 +26,7 @@ from zeropoint.placement import before_moves, place_static, shared_grids
 from zeropoint.program import Program
 from zeropoint.quantizers import insert_activation
 from zeropoint.ranges import observe
-from zeropoint.scheme import Scheme
+from zeropoint.scheme import Scheme, off_middle
 from zeropoint.target import Target
 
 HELD_OUT = 8  # of so many batches one is kept to judge by
@@ -126,7 +126,10 @@ def _rounded(folded: Program, target: Target, calibration: Iterable[Any], option
     )
 
     def behind(source: Node, scheme: Scheme) -> Node:
-        return insert_activation(module, source, *parameters[origin(source), scheme], scheme)
+        scale, zero_point = parameters[origin(source), scheme]
+        if not (target.zero_in_middle or scheme.symmetric) and scheme.bits == 8:
+            scale, zero_point = off_middle(scale, zero_point, scheme)
+        return insert_activation(module, source, scale, zero_point, scheme)
 
     insert_quantizers(module, placement, options, behind)
     make_room(module)
