@@ -55,7 +55,10 @@ def test_the_last_addition_of_a_network_is_read_through_a_mean():
     function = lambda parts, x: parts[1](torch.relu(x + parts[0](x)).mean((2, 3)))  # noqa: E731
     module = module_of(Function(function, nn.Conv2d(3, 3, 1), nn.Linear(3, 2)))
     target = dataclasses.replace(ROUNDS_FIRST, inputs=frozenset({"add"}))  # and no means
-    assert edges(module, target) == {("x", "conv2d"), ("x", "add"), ("conv2d", "add"), ("mean", "linear")}
+    into = {("x", "conv2d"), ("x", "add"), ("conv2d", "add"), ("relu", "mean"), ("mean", "linear")}
+    assert edges(module, target) == into
+    inside = dataclasses.replace(ADDS_INSIDE, inputs=frozenset({"add"}))
+    assert edges(module, inside) == into - {("conv2d", "add"), ("relu", "mean")}
 
 
 def test_an_addition_is_not_done_inside_a_layer_that_stays_float():

@@ -138,6 +138,8 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
             # An addition is done inside one of its operands only, the other one comes to it rounded.
             edges.add(_edges_into(node, [n for n in operands if n not in fused[:1]], target), enough, node)
+            if kind == "add" and not target.adds_before_rounding:
+                edges.add(_into_means(node), enough)
             if kind in target.outputs:
                 for pair in _edges_behind(node):
                     edges.add([pair], entering(pair[1]))
@@ -210,6 +212,16 @@ def _stays_in_integers(addition: Node, target: Target) -> bool:
                 seen.add(user)
                 waiting.append(user)
     return False
+
+
+def _into_means(addition: Node) -> list[tuple[Node, Node]]:
+    """The edges from a sum, or the ReLU behind it, into means, as at the end of a ResNet.
+
+    Where the sum stays float the engine turns its other operand into float, too: 0.4% of ResNet-50's time.
+    """
+    users = list(addition.users)
+    source = users[0] if len(users) == 1 and family(users[0]) == "relu" else addition
+    return [(source, user) for user in source.users if family(user) in ("mean", "avg_pool")]
 
 
 def _is_fused_operand(operand: Node, kind: str, target: Target, options: Options) -> bool:

@@ -4,6 +4,7 @@ import operator
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from zeropoint import graph as fx
 from zeropoint.engines.decompositions import decompose, default_table
+from zeropoint.engines.openvino_kernels import Timed, choose_kernels
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import first_line
 from zeropoint.exported import has_branches
@@ -100,6 +102,25 @@ def lower(program: Program, path: Path) -> None:
             openvino.save_model(model, temporary, compress_to_fp16=False)
         except RuntimeError as error:  # of a full disk it only says "iostream error"
             raise OSError(f"{first_line(error)}, perhaps for want of space") from error
+        choose_kernels(temporary, lambda file: _timed(program, file, temporary.with_suffix(".bin")))
+
+
+def _timed(program: Program, path: Path, weights: Path) -> Timed:
+    """An artefact on as many threads as PyTorch has."""
+    timer = _timer(program, path, torch.get_num_threads(), weights)
+    kernels, names = {}, {}
+    for kernel in timer.kernels:
+        facts = kernel.get_rt_info()
+        is_integer = facts["runtimePrecision"].astype(str) in ("u8", "i8")
+        if facts["layerType"].astype(str) in ("Convolution", "GroupConvolution") and is_integer:
+            name = next(name for name in _layers(kernel) if name.endswith("Convolution"))
+            kernels[name] = facts["primitiveType"].astype(str)
+            names[kernel.get_friendly_name()] = name
+
+    def call() -> dict[str, float]:
+        return {names.get(kernel, kernel): seconds for kernel, seconds in timer.call().items()}
+
+    return Timed(kernels, call)
 
 
 def _drop_dynamic(module: GraphModule) -> None:
@@ -230,11 +251,13 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
     return by_shape(compile)
 
 
-def _compiler(path: Path, threads: int, **more: Any) -> Callable[[Shapes | None], Any]:
+def _compiler(
+    path: Path, threads: int, weights: Path | None = None, **more: Any
+) -> Callable[[Shapes | None], Any]:
     """What compiles the artefact for given shapes, or for all; ``more`` is configuration."""
     openvino = _openvino()
     core = openvino.Core()
-    model = core.read_model(path)
+    model = core.read_model(path, weights or path.with_suffix(".bin"))
     free = [node.get_partial_shape() for node in model.inputs]
     method = model.get_rt_info(["zeropoint", "method"]).astype(str)
     configuration = more | {
@@ -277,23 +300,45 @@ def integer_operators(program: Program, path: Path) -> set[str]:
     return {node.name for node in nodes} & found
 
 
+def _layers(kernel: Any) -> list[str]:
+    """The names of the artefact's layers that a kernel was made of."""
+    return kernel.get_rt_info()["originalLayersNames"].astype(str).split(",")
+
+
 def _origins(kernel: Any) -> list[str]:
     """The names of the Program's nodes that a kernel was made of."""
-    names = kernel.get_rt_info()["originalLayersNames"].astype(str).split(",")
-    return [name.partition("/")[0] for name in names]
+    return [name.partition("/")[0] for name in _layers(kernel)]
 
 
 def layer_seconds(
     program: Program, path: Path, threads: int, calls: int
 ) -> list[tuple[float, tuple[str, ...]]]:
     """The median time of every kernel over so many calls, and the names of the Program's nodes in it."""
-    shapes = tuple(tuple(tensor.shape) for tensor in program.example_inputs)
-    compiled = _compiler(path, threads, PERF_COUNT=True)(shapes)
-    origins = {op.get_friendly_name(): tuple(_origins(op)) for op in compiled.get_runtime_model().get_ops()}
-    request, inputs = compiled.create_infer_request(), [tensor.numpy() for tensor in program.example_inputs]
+    timer = _timer(program, path, threads)
+    origins = {kernel.get_friendly_name(): tuple(_origins(kernel)) for kernel in timer.kernels}
     taken: dict[str, list[float]] = {}
     for _ in range(calls):
-        request.infer(inputs)
-        for kernel in request.profiling_info:
-            taken.setdefault(kernel.node_name, []).append(kernel.real_time.total_seconds())
+        for name, seconds in timer.call().items():
+            taken.setdefault(name, []).append(seconds)
     return [(statistics.median(times), origins.get(name, ())) for name, times in taken.items()]
+
+
+@dataclass(frozen=True)
+class _Timer:
+    """The kernels of a compiled artefact, and a call that gives the seconds of each by its name."""
+
+    kernels: list[Any]
+    call: Callable[[], dict[str, float]]
+
+
+def _timer(program: Program, path: Path, threads: int, weights: Path | None = None) -> _Timer:
+    """An artefact compiled for the Program's example inputs, to call on them."""
+    shapes = tuple(tuple(tensor.shape) for tensor in program.example_inputs)
+    compiled = _compiler(path, threads, weights, PERF_COUNT=True)(shapes)
+    request, inputs = compiled.create_infer_request(), [tensor.numpy() for tensor in program.example_inputs]
+
+    def call() -> dict[str, float]:
+        request.infer(inputs, share_inputs=True)
+        return {kernel.node_name: kernel.real_time.total_seconds() for kernel in request.profiling_info}
+
+    return _Timer(compiled.get_runtime_model().get_ops(), call)

@@ -18,8 +18,9 @@ from zeropoint.program import Program
 def decompose_attention(program: Program) -> Program:
     """The Program with each fused attention as products and a softmax, where these compute the same.
 
-    But of a query that sees no key at all, whose output is zero in fused attention and a mean here. A mask that hides nothing, as BERT makes itself one, goes. Attention that is causal or shares keys among
-    heads stays as it is, and float.
+    But of a query that sees no key at all, whose output is zero in fused attention and a mean here. A mask
+    that hides nothing, as BERT makes itself one, goes. Attention that is causal or shares keys among heads
+    stays as it is, and float.
     """
     module = fx.copy(program.module)
     for node in [n for n in module.graph.nodes if n.target is aten.scaled_dot_product_attention.default]:
