@@ -17,12 +17,13 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from zeropoint import graph as fx
 from zeropoint.engines.decompositions import decompose, default_table
 from zeropoint.engines.openvino_kernels import Timed, choose_kernels
+from zeropoint.engines.openvino_rewrites import halve_weights, share_ends, without_indentation
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import first_line
 from zeropoint.exported import has_branches
 from zeropoint.files import atomic_write
 from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, WEIGHTED, aten
-from zeropoint.packing import WORTH_HALVING, pack
+from zeropoint.packing import pack
 from zeropoint.program import Program, export
 from zeropoint.quantizers import drop_wide
 from zeropoint.target import AT_RUN_TIME, Target
@@ -95,13 +96,15 @@ def lower(program: Program, path: Path) -> None:
     model = openvino.convert_model(
         TorchFXPythonDecoder(module), extension=[_product_rule([node.name for node in products])]
     )
-    _halve_weights(model)
+    halve_weights(model)
+    share_ends(model)
     model.set_rt_info(program.method, ["zeropoint", "method"])
     with atomic_write(path) as temporary:
         try:
             openvino.save_model(model, temporary, compress_to_fp16=False)
         except RuntimeError as error:  # of a full disk it only says "iostream error"
             raise OSError(f"{first_line(error)}, perhaps for want of space") from error
+        without_indentation(temporary)
         choose_kernels(temporary, lambda file: _timed(program, file, temporary.with_suffix(".bin")))
 
 
@@ -153,25 +156,6 @@ def _stack_groups(module: GraphModule) -> None:
 
 
 _UNPACKING = (aten._to_copy.default, aten.sub.Tensor, aten.mul.Tensor)
-
-
-def _halve_weights(model: Any) -> None:
-    """Int8 weights that four bits hold as int4, with a conversion to int8 behind them.
-
-    OpenVINO folds it when it compiles: the kernels are the same, from half the bytes.
-    """
-    from openvino import Type
-    from openvino.opset13 import constant, convert
-
-    for node in [node for node in model.get_ops() if node.get_type_name() == "Constant"]:
-        if node.get_element_type() != Type.i8:
-            continue
-        integers = node.get_data()
-        if integers.size < WORTH_HALVING or integers.min() < -8 or integers.max() > 7:
-            continue
-        wide = convert(constant(integers, dtype=Type.i4), "i8")
-        for reader in node.output(0).get_target_inputs():
-            reader.replace_source_output(wide.output(0))
 
 
 @torch.library.custom_op("zeropoint::product", mutates_args=())
