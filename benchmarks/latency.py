@@ -4,8 +4,9 @@
     python benchmarks/latency.py resnet50 --images 32 --seconds 5 --out /tmp/results
 
 Builds each artefact in a process of its own, then times all of a network's interleaved in one process: at
-batch 1 on one thread, and at batch 25 on all cores. Every ratio is the median of paired ratios. Writes
-latency.json, latency.md and latency.svg; an interrupted run goes on where it was.
+batch 1 on one thread, in three processes one after the other, and at batch 25 on all cores. Every ratio is the
+median of paired ratios. Writes latency.json, latency.md and latency.svg; an interrupted run goes on where it
+was.
 """
 
 import json
@@ -32,6 +33,9 @@ from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.measure.latency import Seconds, interleave, paired_ratio, summarize
 
 EVALUATED = 8  # inputs that fidelity is measured on, at least
+# At batch 1: how a process's memory falls into the caches is chance, and ratios of the very same files differ
+# by 1% from one process to the next.
+PROCESSES = 3
 
 
 def measure(model: str, images: int, settings: list[Setting], seconds: float) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def measure(model: str, images: int, settings: list[Setting], seconds: float) ->
                 for row in rows(model)
                 if "error" not in costs[row.artefact]
             }
-            timed.append(fresh.run(_time, model, files, setting, seconds))
+            timed.append(_time(model, files, setting, seconds))
             print(f"{model}: {setting} timed", flush=True)
     lines = [_describe(row, costs[row.artefact]) for row in rows(model)]
     return {
@@ -70,13 +74,26 @@ def _describe(row: Row, cost: dict[str, Any]) -> dict[str, Any]:
 
 
 def _time(model: str, files: dict[str, str], setting: Setting, seconds: float) -> dict[str, Any]:
-    """In a process of its own: every row's samples (seconds per call) and SQNR (None: identical); MACs."""
+    """Every row's samples (seconds per call) and SQNR (None: identical); MACs."""
+    count = PROCESSES if setting.batch == 1 else 1
+    runs = [
+        fresh.run(_time_once, model, files, setting, seconds / count, 1 if number else EVALUATED)
+        for number in range(count)
+    ]
+    samples = {name: np.concatenate([run["samples"][name] for run in runs]) for name in runs[0]["samples"]}
+    return runs[0] | {"samples": samples}
+
+
+def _time_once(
+    model: str, files: dict[str, str], setting: Setting, seconds: float, evaluated: int
+) -> dict[str, Any]:
+    """What ``_time`` gives, of one process; SQNR is that of ``evaluated`` inputs, or of one batch."""
     if setting.threads == 1 and hasattr(os, "sched_setaffinity"):
         # Before any engine makes its threads: all then share one core, whatever helpers an engine starts.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(setting.threads)
     network = networks.load(model)
-    first = range(networks.EVALUATION, networks.EVALUATION + EVALUATED, setting.batch)
+    first = range(networks.EVALUATION, networks.EVALUATION + evaluated, setting.batch)
     batches = [networks.batch(model, seed, setting.batch) for seed in first]
     with torch.inference_mode():
         references = [network(batch) for batch in batches]
@@ -92,7 +109,7 @@ def _time(model: str, files: dict[str, str], setting: Setting, seconds: float) -
         runs[row.name] = lambda call=call: call(inputs)
     runs |= roofline.products(setting.threads)
     # Large batches take minutes a round, and many images are timed in each; fidelity has warmed them up.
-    rounds, warmup = (20, 3) if setting.batch == 1 else (3, 0)
+    rounds, warmup = (10, 3) if setting.batch == 1 else (3, 0)
     samples = interleave(runs, seconds=seconds, min_rounds=rounds, warmup=warmup)
     macs = roofline.macs(network, inputs)
     return {"samples": samples, "sqnr_db": sqnr, "macs": macs}

@@ -4,11 +4,12 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from networks import ADDS_INSIDE, ROUNDS_FIRST, images, options, residual, sqnr
+from networks import ADDS_INSIDE, ROUNDS_FIRST, Residual, images, options, residual, sqnr
 from torch import nn
 
 from zeropoint.capture import capture
 from zeropoint.errors import InputError
+from zeropoint.measure import machine
 from zeropoint.methods.static import round_to_nearest, static
 from zeropoint.operators import FAKE_QUANTIZE
 from zeropoint.program import Program
@@ -168,14 +169,29 @@ def test_large_networks_are_observed_in_bfloat16(monkeypatch: pytest.MonkeyPatch
         quantized = static(residual(), ADDS_INSIDE, [images()], options())
         return [float(q.scale) for q in quantizers(quantized.module) if not q.is_weight]
 
+    def processor(name: str, *sets: str) -> None:
+        monkeypatch.setattr(machine, "describe", lambda: {"processor": name, "instruction_sets": list(sets)})
+
     wide = scales()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    processor("AMD EPYC", "avx512_bf16")
     assert scales() == wide  # it is too small to be worth it
     monkeypatch.setattr(importlib.import_module("zeropoint.methods.bf16"), "HEAVY", 0)
     assert scales() != wide
     assert scales() == pytest.approx(wide, rel=0.01)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    assert scales() == wide
+    processor("Intel Xeon", "avx512_bf16", "amx_bf16")
+    assert scales() != wide
+    for sets in ([], ["avx512_bf16"]):  # nothing for bfloat16, or nothing that is faster
+        processor("Intel Xeon", *sets)
+        assert scales() == pytest.approx(wide, rel=1e-5)
+
+
+def test_observing_leaves_the_weights_as_they_lie(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.import_module("zeropoint.methods.bf16"), "HEAVY", 0)
+    model = Residual()
+    program = capture(model, images())
+    strides = {name: tensor.stride() for name, tensor in model.named_parameters()}
+    static(program, ADDS_INSIDE, [images()], options())
+    assert {name: tensor.stride() for name, tensor in model.named_parameters()} == strides
 
 
 def test_fitting_is_checked_on_batches_that_it_has_not_seen(monkeypatch: pytest.MonkeyPatch):

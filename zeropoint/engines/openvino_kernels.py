@@ -17,7 +17,7 @@ from pathlib import Path
 # processor multiplies matrices by AMX, nothing else is as fast.
 TRIED = (("jit_avx512_dw", "jit_avx512_1x1", "jit_avx512"), ("jit_avx512_dw", "jit_avx512"))
 BEFORE = ("brgconv_avx512_amx_1x1", "brgconv_avx512_amx")
-SECONDS = 1.0  # of calls of all candidates together
+SECONDS = 0.5  # of calls of all candidates together
 ROUNDS = (5, 30)  # at least and at most
 GAIN = 0.97  # of the time of OpenVINO's own choice that another has to do with; less may be noise
 WORTH = 0.1  # of a model's time that its int8 convolutions have to take
