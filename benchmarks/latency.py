@@ -4,9 +4,9 @@
     python benchmarks/latency.py resnet50 --images 32 --seconds 5 --out /tmp/results
 
 Builds each artefact in a process of its own, then times all of a network's interleaved in one process: at
-batch 1 on one thread, in three processes one after the other, and at batch 25 on all cores. Every ratio is the
-median of paired ratios. Writes latency.json, latency.md and latency.svg; an interrupted run goes on where it
-was.
+batch 1 on one thread, in three processes one after the other, and at batch 25 on all cores. Every ratio is
+the median of paired ratios. Writes latency.json, latency.md and latency.svg; an interrupted run goes on where
+it was.
 """
 
 import json
