@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from zeropoint.diagnosis.diagnose import Diagnosis, diagnose, mended
     from zeropoint.engines import Runner, compile
     from zeropoint.errors import InputError
-    from zeropoint.inspection import Inspection, inspect
+    from zeropoint.inspection.facts import Inspection
+    from zeropoint.inspection.read import inspect
     from zeropoint.measure.benchmark import Benchmark, BenchmarkPair, benchmark, benchmark_pair
     from zeropoint.measure.evaluate import Evaluation, evaluate
     from zeropoint.measure.latency import Latency
@@ -32,7 +33,7 @@ _HOMES = {
     "Diagnosis": "zeropoint.diagnosis.diagnose",
     "Evaluation": "zeropoint.measure.evaluate",
     "InputError": "zeropoint.errors",
-    "Inspection": "zeropoint.inspection",
+    "Inspection": "zeropoint.inspection.facts",
     "Latency": "zeropoint.measure.latency",
     "Loaders": "zeropoint.data",
     "Options": "zeropoint.options",
@@ -49,7 +50,7 @@ _HOMES = {
     "evaluate": "zeropoint.measure.evaluate",
     "fastest_engine": "zeropoint.choose",
     "fastest_target": "zeropoint.choose",
-    "inspect": "zeropoint.inspection",
+    "inspect": "zeropoint.inspection.read",
     "load": "zeropoint.program",
     "mended": "zeropoint.diagnosis.diagnose",
     "quantize": "zeropoint.methods",

@@ -446,31 +446,31 @@ def inspect(
     With a float MODEL and a quantized OTHER, integers stand beside the weights that they came from; of two
     quantized ones, what differs.
     """
-    from zeropoint import inspection
+    from zeropoint.inspection import differences, read
     from zeropoint.report import inspect as report
     from zeropoint.resolve import captured
 
     programs = [captured(name, weights, data) for name in (model, other) if name is not None]
-    shown = values if values is not None else inspection.VALUES if layer is None else inspection.IN_FULL
+    shown = values if values is not None else read.VALUES if layer is None else read.IN_FULL
     before, after = programs[0], programs[-1]
     reference = before if before.method == "fp32" and after.method != "fp32" else None
-    seen = [inspection.inspect(before, values=shown)]
+    seen = [read.inspect(before, values=shown)]
     if other is not None:
-        seen.append(inspection.inspect(after, reference, values=shown))
-    differences = inspection.pairs(*seen) if len(seen) == 2 else ()
+        seen.append(read.inspect(after, reference, values=shown))
+    pairs = differences.pairs(*seen) if len(seen) == 2 else ()
     if layer is not None:
-        seen, differences = inspection.only(seen, differences, layer)
+        seen, pairs = differences.only(seen, pairs, layer)
     if json:
-        _print_json(report.record(seen, differences))
+        _print_json(report.record(seen, pairs))
         return
     # Where a terminal is narrower its lines go on in the next: better than numbers that are cut off.
     console = Console(width=max(_out.width if _out.is_terminal else 0, report.WIDTH))
     if layer is not None:
-        console.print(report.in_full(seen, differences))
+        console.print(report.in_full(seen, pairs))
     elif len(seen) == 2 and reference is None:
-        console.print(report.compared(seen[0], seen[1], differences))
+        console.print(report.compared(seen[0], seen[1], pairs))
     else:
-        console.print(report.terminal(seen[-1], seen[0] if reference else None, differences))
+        console.print(report.terminal(seen[-1], seen[0] if reference else None, pairs))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from zeropoint.inspection import Bias, Fused, Grid, Inspection, Layer, Pair, Weight
+from zeropoint.inspection.facts import Bias, Fused, Grid, Inspection, Layer, Pair, Weight
 from zeropoint.operators import short_name
 from zeropoint.report.figures import figures, percent
 

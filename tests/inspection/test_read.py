@@ -12,7 +12,8 @@ from zeropoint import engines, inspect, load
 from zeropoint import graph as fx
 from zeropoint.capture import capture
 from zeropoint.errors import InputError
-from zeropoint.inspection import Inspection, Layer, only, pairs
+from zeropoint.inspection.differences import only, pairs
+from zeropoint.inspection.facts import Inspection, Layer
 from zeropoint.macs import multiply_accumulates
 from zeropoint.measure.size import parameter_bytes
 from zeropoint.methods import quantize

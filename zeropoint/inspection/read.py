@@ -1,0 +1,380 @@
+"""Inspection: what is in a Program, layer by layer.
+
+Everything is read from the graph: a quantizer is a node in it, and what stayed float is what has none.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from zeropoint import engines
+from zeropoint import graph as fx
+from zeropoint import quantizers as quantizers_of
+from zeropoint.errors import InputError
+from zeropoint.exported import complete_shapes, has_branches
+from zeropoint.inspection.facts import (
+    Bias,
+    BiasValue,
+    Fused,
+    Grid,
+    Input,
+    Inspection,
+    Key,
+    Layer,
+    Value,
+    Weight,
+)
+from zeropoint.inspection.reference import Reference, node_keys
+from zeropoint.inspection.why import why
+from zeropoint.macs import multiply_accumulates
+from zeropoint.measure.size import parameter_bytes
+from zeropoint.methods.integer_bias import bias_units
+from zeropoint.operators import (
+    CLAMPS,
+    FAKE_QUANTIZE,
+    FAKE_QUANTIZE_DYNAMIC,
+    SPLITS,
+    TRANSPARENT,
+    Weighted,
+    aten,
+    bias_of,
+    family,
+    short_name,
+    ungrouped,
+    weighted,
+)
+from zeropoint.program import Program
+from zeropoint.quantizers import Quantizer
+from zeropoint.scheme import Scheme, dequantize, quantize
+
+REORDERED = ("static", "static-best", "qat")  # methods that put channels in another order for shuffles
+VALUES, IN_FULL = 9, 27  # of a tensor that are listed, and of a layer that is shown in full
+# What only moves, copies or makes constants: nothing is computed there.
+_MOVES = TRANSPARENT | SPLITS | {aten._to_copy.default, aten.clone.default, aten.index_select.default}
+_NO_LAYERS = _MOVES | FAKE_QUANTIZE
+
+
+def inspect(program: Program, reference: Program | None = None, *, values: int = VALUES) -> Inspection:
+    """What is in ``program``; ``reference`` is the float one that it was made from.
+
+    With a ``reference`` integer weights and biases stand beside the float ones they came from, batch norms
+    folded, and what was folded is told. So they do without, where the Program was not saved and its weights
+    were only rounded; a saved file holds no float weights. ``values`` are how many of each tensor are listed.
+
+    Raises InputError for a ``reference`` that is quantized.
+    """
+    if reference is not None and reference.method != "fp32":
+        raise InputError(f"the reference is {reference.method}; give the float Program")
+    return _Reader(program, reference, values).read()
+
+
+class _Reader:
+    """One Program as it is read: its graph with shapes, its quantizers, and the float weights beside."""
+
+    def __init__(self, program: Program, reference: Program | None, values: int) -> None:
+        self.program, self.values = program, values
+        self.module = fx.copy(program.module)
+        if not has_branches(self.module):
+            complete_shapes(self.module)
+        self.by_node = {quantizer.node: quantizer for quantizer in quantizers_of.quantizers(self.module)}
+        self.at_run_time = _range_arithmetic(self.module)
+        self.macs = multiply_accumulates(program)
+        known = program.target in engines.NAMES
+        self.target = engines.target(program.target) if known else None
+        self.knows_own = False
+        nodes = [node for node in self.module.graph.nodes if self.computes(node)]
+        self.reference = (
+            None if reference is None else Reference(reference, nodes, program.method in REORDERED)
+        )
+        clips = {self.clip_behind(node) for node in nodes}
+        self.nodes = [node for node in nodes if node not in clips]
+
+    def computes(self, node: Node) -> bool:
+        """Whether an operator makes new float values of others: no move, no quantizer, no constant."""
+        if node.op != "call_function" or node.target in _NO_LAYERS or node in self.at_run_time:
+            return False
+        first = _first(node)
+        is_float = isinstance(first, Tensor) and first.is_floating_point()
+        is_part = getattr(node.target, "__name__", "") == "getitem"
+        read = [part for part in node.all_input_nodes if _is_computed(part)]
+        has_values = any(fx.is_float(part) for part in read) or len(read) < len(node.all_input_nodes)
+        return is_float and not is_part and bool(read) and has_values
+
+    def clip_behind(self, node: Node) -> Node | None:
+        """The ReLU or clip that alone reads a node, and that quantizers alone read."""
+        users = list(node.users)
+        if len(users) != 1 or users[0].target not in CLAMPS or node.target in CLAMPS:
+            return None
+        behind = list(users[0].users)
+        return users[0] if behind and all(user in self.by_node for user in behind) else None
+
+    def read(self) -> Inspection:
+        program = self.program
+        layers = tuple(
+            self.layer(node, key) for node, key in zip(self.nodes, node_keys(self.nodes), strict=True)
+        )
+        weights = "the float model" if self.reference else "this Program" if self.knows_own else ""
+        scales = {part for q in self.by_node.values() if q.is_weight for part in q.node.all_input_nodes[1:]}
+        tensors = {
+            str(node.target): fx.tensor_of(self.module, node).numel()
+            for node in self.module.graph.find_nodes(op="get_attr")
+            if node not in scales and isinstance(node.meta.get("val"), Tensor)
+        }
+        return Inspection(
+            program.origin,
+            program.method,
+            program.target,
+            program.weight_bits,
+            program.activation_bits,
+            program.skip,
+            sum(tensors.values()),
+            parameter_bytes(program),
+            sum(self.macs.values()),
+            weights,
+            layers,
+        )
+
+    def layer(self, node: Node, key: Key) -> Layer:
+        description = weighted(node)
+        bias_node = bias_of(node, description) if description else None
+        weights, computed = [], []
+        for part in node.all_input_nodes:
+            tensor = _stored(part)
+            if tensor is None and _is_computed(part) and fx.is_float(part):
+                computed.append(part)
+            elif tensor is not None and part is not bias_node:
+                weights.append(self.weight(part, tensor, description, key))
+        if description:  # the weight first; matmul of a constant and a value has one operand as well
+            computed = [cast(Node, node.args[description.input])]
+        inputs = tuple(Input(self.source(part), self.grid(part)) for part in computed)
+        bias = self.bias(node, description, bias_node, key) if description and bias_node else None
+        state = _state(weights, inputs)
+        first = _first(node)
+        return Layer(
+            name=fx.module_name(node),
+            operator=str(node.target),
+            family=family(node),
+            output=tuple(fx.item_sizes(node)),
+            dtype=str(first.dtype).removeprefix("torch."),
+            macs=self.macs.get(node.name, 0),
+            state=state,
+            why=why(self.program, self.target, node, description, state, weights, inputs),
+            weights=tuple(weights),
+            bias=bias,
+            inputs=inputs,
+            outputs=self.outputs(node),
+            fused=tuple(self.fused(node, description, bias_node, key)),
+            bytes=sum(weight.bytes for weight in weights) + (bias.bytes if bias else 0),
+        )
+
+    def source(self, node: Node) -> str:
+        """The module that a value is from, quantized or not."""
+        while node.target in FAKE_QUANTIZE:
+            node = cast(Node, node.args[0])
+        return "the model's input" if node.op == "placeholder" else fx.module_name(node)
+
+    def grid(self, node: Node) -> Grid | None:
+        """The grid of a quantizer; None for a node that is none."""
+        if node.target is FAKE_QUANTIZE_DYNAMIC:
+            qmin, qmax = cast(tuple[int, int], node.args[3:5])
+            bits = (qmax - qmin).bit_length()
+            return Grid(bits, qmin < 0, False, "per-tensor, at run time", qmin, qmax, (), ())
+        quantizer = self.by_node.get(node)
+        return None if quantizer is None else _grid(quantizer)
+
+    def weight(self, part: Node, stored: Node, description: Weighted | None, key: Key) -> Weight:
+        tensor, quantizer = fx.tensor_of(self.module, stored), self.by_node.get(ungrouped(part))
+        name, dtype = str(stored.target), str(tensor.dtype).removeprefix("torch.")
+        if quantizer is None:
+            listed = tensor.flatten()[: self.values].tolist() if tensor.is_floating_point() else []
+            values = tuple(
+                Value(_index(number, tensor.shape), None, value=_finite(value))
+                for number, value in enumerate(listed)
+            )
+            return Weight(name, tuple(tensor.shape), dtype, None, tensor.nbytes, values)
+        grid, integers = _grid(quantizer), quantizer.integers(self.module)
+        if ungrouped(part) is not part:
+            grid = replace(grid, granularity="per-group")
+        on_grid = dequantize(integers, quantizer.scale, quantizer.zero_point, quantizer.axis)
+        source = None
+        if self.reference:
+            source = self.reference.weight(key if description else name, tensor.shape)
+        if source is None and self.reference is None and not torch.equal(on_grid, tensor):
+            source, self.knows_own = tensor, True
+        parameters = quantizer.scale.nbytes
+        parameters += 0 if quantizer.scheme.symmetric else quantizer.zero_point.nbytes
+        weight = Weight(
+            name,
+            tuple(part.meta["val"].shape),
+            dtype,
+            grid,
+            -(-tensor.numel() * grid.bits // 8) + parameters,
+            tuple(_values(quantizer, integers, source, self.values)),
+        )
+        if source is None:
+            return weight
+        nearest = quantize(source, quantizer.scale, quantizer.zero_point, quantizer.scheme, quantizer.axis)
+        off = (integers.int() - nearest.int()).abs()
+        same = float((off == 0).sum()) / max(off.numel(), 1)
+        return replace(weight, nearest=same, furthest=int(off.max()) if off.numel() else 0)
+
+    def bias(self, node: Node, description: Weighted, bias_node: Node, key: Key) -> Bias:
+        bias = fx.tensor_of(self.module, bias_node)
+        source = self.reference.bias(key, bias.shape) if self.reference else None
+        unit = self.unit(node, description, len(bias))
+        units = None if unit is None else (bias.double() / unit).round()
+        exact = None if unit is None or units is None else (units * unit).float() == bias
+        values = []
+        for channel in range(min(self.values, len(bias))):
+            is_whole = exact is not None and bool(exact[channel])
+            known = None if source is None else _finite(source[channel].item())
+            step = None if unit is None else float(unit[channel])
+            values.append(
+                BiasValue(
+                    channel,
+                    known,
+                    step,
+                    None if known is None or step is None else round(known / step),
+                    int(units[channel]) if units is not None and is_whole else None,
+                    bias[channel].item(),
+                )
+            )
+        whole = None if exact is None else bool(exact.all())
+        return Bias(str(bias_node.target), len(bias), bias.nbytes, whole, tuple(values))
+
+    def unit(self, node: Node, description: Weighted, size: int) -> Tensor | None:
+        """What one unit of the int32 sums is worth, by output channel (float64); None if they are float."""
+        input, weight = (
+            self.by_node.get(cast(Node, node.args[at])) for at in (description.input, description.weight)
+        )
+        return bias_units(input, weight, size) if input and weight else None
+
+    def outputs(self, node: Node) -> tuple[Grid, ...]:
+        last = self.clip_behind(node) or node
+        grids = (self.grid(user) for user in last.users if user.target in FAKE_QUANTIZE)
+        return tuple(dict.fromkeys(grid for grid in grids if grid is not None))
+
+    def fused(
+        self, node: Node, description: Weighted | None, bias_node: Node | None, key: Key
+    ) -> Iterator[Fused]:
+        norm = self.reference.norms.get(key) if self.reference else None
+        if norm is not None:
+            yield Fused(norm, "batch_norm", "folded into weight and bias")
+        elif self.reference is None and description and bias_node is not None:
+            weight = _stored(cast(Node, node.args[description.weight]))
+            if weight is not None and str(bias_node.target).startswith(f"{weight.target}__bias"):
+                yield Fused("", "batch_norm", "folded into the weight, and a bias made of it")
+        clip = self.clip_behind(node)
+        if clip is not None:
+            yield Fused(fx.module_name(clip), short_name(clip.target), _clipped(clip, self.outputs(node)))
+
+
+def _range_arithmetic(module: GraphModule) -> set[Node]:
+    """The operators that find the ranges of dynamic quantization, which are no layers."""
+    found: set[Node] = set()
+    for quantizer in module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_DYNAMIC):
+        source, *waiting = cast(list[Node], list(quantizer.args[:3]))
+        while waiting:
+            node = waiting.pop()
+            if node is not source and node not in found:
+                found.add(node)
+                waiting += node.all_input_nodes
+    return found
+
+
+def _stored(node: Node) -> Node | None:
+    """The model's tensor behind a quantizer and the reshape of groups; None for what is computed."""
+    node = ungrouped(node)
+    while node.target in FAKE_QUANTIZE:
+        node = cast(Node, node.args[0])
+    return node if node.op == "get_attr" and isinstance(node.meta.get("val"), Tensor) else None
+
+
+def _is_computed(node: Node) -> bool:
+    return _stored(node) is None and node.op in ("placeholder", "call_function")
+
+
+def _grid(quantizer: Quantizer) -> Grid:
+    scheme: Scheme = quantizer.scheme
+    return Grid(
+        scheme.bits,
+        scheme.signed,
+        scheme.symmetric,
+        scheme.granularity,
+        scheme.qmin,
+        scheme.qmax,
+        tuple(quantizer.scale.tolist()),
+        tuple(quantizer.zero_point.tolist()),
+        quantizer.axis,
+    )
+
+
+def _values(quantizer: Quantizer, integers: Tensor, source: Tensor | None, count: int) -> Iterator[Value]:
+    """The first of a quantized weight, one after the other along its last axis."""
+    scale, zero_point, scheme = quantizer.scale, quantizer.zero_point, quantizer.scheme
+    flat, sources = integers.flatten()[:count], None if source is None else source.flatten()[:count]
+    for number, integer in enumerate(flat.tolist()):
+        index = _index(number, integers.shape)
+        channel = index[quantizer.axis] if len(scale) > 1 else 0
+        part = slice(channel, channel + 1)
+        value = dequantize(flat[number : number + 1], scale[part], zero_point[part])
+        nearest = None
+        if sources is not None:
+            near = quantize(sources[number : number + 1], scale[part], zero_point[part], scheme)
+            nearest = int(near)
+        yield Value(
+            index,
+            None if sources is None else _finite(sources[number].item()),
+            scale[channel].item(),
+            int(zero_point[channel]),
+            nearest,
+            integer,
+            value.item(),
+        )
+
+
+def _index(number: int, shape: Iterable[int]) -> tuple[int, ...]:
+    """The index of a value in a tensor that is flattened."""
+    index: list[int] = []
+    for size in reversed(list(shape)):
+        number, place = divmod(number, size)
+        index.insert(0, place)
+    return tuple(index)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _first(node: Node) -> Any:
+    """The value of a node, or the first one of several."""
+    value = node.meta.get("val")
+    return value[0] if isinstance(value, list | tuple) and value else value
+
+
+def _state(weights: list[Weight], inputs: tuple[Input, ...]) -> str:
+    rounded = [part.grid is not None for part in inputs]
+    has_integers = any(weight.grid is not None for weight in weights)
+    if not weights:
+        return "integer" if rounded and all(rounded) else "float"
+    if has_integers:
+        return "integer" if any(rounded) else "weights"
+    return "float"
+
+
+def _clipped(clip: Node, grids: tuple[Grid, ...]) -> str:
+    """Who does the clipping of a ReLU or clip behind which the output is rounded."""
+    low, high = CLAMPS[clip.target](*clip.args) if not clip.kwargs else (None, None)
+    ranges = [grid.range for grid in grids if grid.range]
+    inside = all(
+        (low is None or least >= low) and (high is None or most <= high * (1 + 1e-6))
+        for least, most in ranges
+    )
+    if ranges and inside and (low, high) != (None, None):
+        return "its clipping is done by the range of the output's quantizer"
+    return "clips before the output's quantizer rounds"
