@@ -9,7 +9,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,18 +43,24 @@ def repack(
     deflate: tuple[str, ...],
     drop: tuple[str, ...] = (),
     add: Mapping[str, str] | None = None,
+    edit: Mapping[str, Callable[[bytes], bytes]] | None = None,
 ) -> None:
     """Copies a ``.pt2`` archive, members with the endings ``deflate`` compressed; torch reads either kind.
 
     The graph is JSON of about 1 kB an operator, which would outweigh the weights of a small network; it
-    shrinks to a twelfth, a compiled library to a quarter. Members with the endings ``drop`` are left out, and
-    the texts ``add`` put in under their names.
+    shrinks to a twelfth, a compiled library to a quarter. Members with the endings ``drop`` are left out, the
+    texts ``add`` put in under their names, and members changed as ``edit`` says for their ending.
     """
     with zipfile.ZipFile(source) as plain, zipfile.ZipFile(destination, "w") as packed:
         for member in plain.infolist():
             if not member.filename.endswith(drop):
                 kind = zipfile.ZIP_DEFLATED if member.filename.endswith(deflate) else zipfile.ZIP_STORED
-                packed.writestr(member.filename, plain.read(member), kind)
+                content = plain.read(member)
+                for change in [
+                    change for end, change in (edit or {}).items() if member.filename.endswith(end)
+                ]:
+                    content = change(content)
+                packed.writestr(member.filename, content, kind)
         for name, text in (add or {}).items():
             packed.writestr(name, text)
 

@@ -17,7 +17,8 @@ from zeropoint import graph as fx
 from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.engines.qdq import pairs, to_pairs
-from zeropoint.engines.torch import _with_integer_moves, unsupported
+from zeropoint.engines.torch import unsupported
+from zeropoint.engines.torch_rewrites import move_integers
 from zeropoint.errors import InputError
 from zeropoint.methods import quantize
 from zeropoint.operators import aten
@@ -68,7 +69,7 @@ def test_pooling_is_of_integers_and_quantized_once():
     program = capture(randomized(Pooled()), data[0])
     quantized = quantize(program, calibration=data, target="torch")
     before = to_pairs(quantized)
-    after = _with_integer_moves(to_pairs(quantized))
+    after = move_integers(to_pairs(quantized))
     for batch in (data[0], data[1] * 3, -data[2].abs()):
         for expected, found in zip(flat_tensors(before(batch)), flat_tensors(after(batch)), strict=True):
             assert torch.equal(found, expected)
@@ -113,7 +114,7 @@ def test_channels_are_joined_turned_and_split_as_integers():
     program = capture(randomized(Turned()), data[0])
     before = to_pairs(quantize(program, calibration=data, target="torch"))
     moves = {aten.cat.default, aten.transpose.int, aten.chunk.default}
-    after = _with_integer_moves(fx.copy(before))
+    after = move_integers(fx.copy(before))
     for batch in (data[0], data[1] * 3):
         for expected, found in zip(flat_tensors(before(batch)), flat_tensors(after(batch)), strict=True):
             assert torch.equal(found, expected)

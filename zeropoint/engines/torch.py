@@ -19,14 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
 
-from zeropoint import graph as fx
 from zeropoint.archive import repack
-from zeropoint.engines.qdq import pairs, to_pairs
+from zeropoint.engines.qdq import to_pairs
+from zeropoint.engines.torch_rewrites import move_integers, pack_pixels
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
-from zeropoint.operators import SPLITS, TRANSPARENT, aten, family, weighted
+from zeropoint.operators import family, weighted
 from zeropoint.program import Program, export, flat_tensors
 from zeropoint.program import load as load_program
 from zeropoint.quantizers import quantizers
@@ -85,7 +84,7 @@ def lower(program: Program, path: Path) -> None:
     if program.method != "weight-only" and any(weight.zero_point.any() for weight in weights):
         raise InputError(f"{AFFINE_WRONG}; quantize for the torch engine, or run this on another one")
     fixed = dataclasses.replace(program, dynamic_batch=False)
-    exported = export(fixed, module=_with_integer_moves(to_pairs(fixed)))
+    exported = export(fixed, module=pack_pixels(move_integers(to_pairs(fixed))))
     # Weights go in as integer constants only if the compiler may treat them as constants: freezing. A package
     # for one thread has loops without OpenMP, 4 to 10% on ShuffleNetV2; others run with fewer threads too.
     one_thread = torch.get_num_threads() == 1
@@ -107,10 +106,26 @@ def lower(program: Program, path: Path) -> None:
             with _own_layouts():
                 _in_thread(_compile, exported, package, configuration)
             kernels = {f"{path.stem}/{KERNELS}": json.dumps(_kernels(package))}
-            repack(package, temporary, deflate=(".so", ".json"), drop=(".cpp",), add=kernels)
+            repack(
+                package,
+                temporary,
+                deflate=(".so", ".json"),
+                drop=(".cpp",),
+                add=kernels,
+                edit={".so": _with_aligned_weights},
+            )
     except torch._inductor.exc.InvalidCxxCompiler as error:
         raise InputError("the torch engine needs a C++ compiler to quantize; install g++") from error
     return None
+
+
+def _with_aligned_weights(library: bytes) -> bytes:
+    """A compiled library that holds its weights in memory from ``valloc``, which begins with a page.
+
+    It copies them into memory from ``malloc``, which begins 16 bytes behind one, so that every vector of
+    weights is in two cache lines: ResNet-18 takes 7% longer. The two have the same arguments, and ``free``.
+    """
+    return library.replace(b"\0malloc\0", b"\0valloc\0")
 
 
 def _compile(exported: ExportedProgram, package: Path, configuration: dict[str, Any]) -> None:
@@ -152,36 +167,6 @@ def _own_layouts() -> Iterator[None]:
         yield
     finally:
         library._destroy()
-
-
-def _with_integer_moves(module: GraphModule) -> GraphModule:
-    """Has what only moves values come before its input is dequantized, and not be quantized again behind.
-
-    A pooling between a dequantize and a quantize is a call of a kernel that takes six times as long, and the
-    shuffled channels of ShuffleNet are a quarter of the bytes.
-    """
-    for move in list(module.graph.nodes):
-        sources = move.args[0] if move.target is aten.cat.default else move.args[:1]
-        if move.target not in _MOVES or any(
-            source.target is not pairs.dequantize_per_tensor.default or source.args[1:] != sources[0].args[1:]
-            for source in sources
-        ):
-            continue
-        parameters = sources[0].args[1:]
-        for source in set(sources):
-            move.replace_input_with(source, source.args[0])
-        for moved in list(move.users) if move.target in SPLITS else [move]:
-            with module.graph.inserting_after(moved):
-                floats = module.graph.call_function(sources[0].target, (moved, *parameters))
-            moved.replace_all_uses_with(floats, delete_user_cb=lambda user, floats=floats: user is not floats)
-            for again in [user for user in floats.users if user.target is pairs.quantize_per_tensor.default]:
-                if again.args[1:] == parameters:
-                    again.replace_all_uses_with(moved)
-    fx.remove_unused(module)
-    return module
-
-
-_MOVES = TRANSPARENT | SPLITS | {aten.cat.default}
 
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
