@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: help demo test chromium check lint bench bench-accuracy bench-qat memory docs install clean
 
@@ -29,11 +30,11 @@ chromium:
 		echo "no Chromium, and apt cannot install it here: the tests in a browser are skipped"
 
 test: .venv/installed chromium ## the whole test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/installed ## lint and the fast tests
 	$(MAKE) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/installed ## ruff and mypy
 	$(BIN)/ruff check .
