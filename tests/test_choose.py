@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from networks import images, residual
+from torch import nn
 
 from zeropoint import choose, engines
+from zeropoint.capture import capture
 from zeropoint.choose import fastest_engine, fastest_target
 from zeropoint.engines import Runner
 from zeropoint.errors import InputError
+from zeropoint.options import Options
 from zeropoint.training.recipe import Recipe
 
 
@@ -113,6 +118,17 @@ def test_targets_with_the_same_placement_share_a_program(machine, quantized, mon
         ("openvino", "static", "openvino"),
         ("onnxruntime", "static", "onnxruntime"),
     ]
+
+
+@pytest.mark.parametrize("differs", [{"zero_in_middle": False}, {"inputs": frozenset({"add", "product"})}])
+def test_targets_that_differ_beyond_placement_do_not(differs):
+    alike = replace(engines.target("torch"), inputs=frozenset({"add"}))
+    rules = {"torch": alike, "openvino": replace(alike, **differs), "onnxruntime": alike}
+    model = capture(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "target", rules.get)
+        groups = choose.by_placement(model, "static", list(rules), Options())
+    assert groups == [["torch", "onnxruntime"], ["openvino"]]
 
 
 @pytest.mark.parametrize(("method", "target"), [("dynamic", "onnxruntime"), ("bf16", "")])

@@ -52,13 +52,17 @@ def test_residual_addition_pooling_and_flatten():
 
 
 def test_the_last_addition_of_a_network_is_read_through_a_mean():
-    function = lambda parts, x: parts[1](torch.relu(x + parts[0](x)).mean((2, 3)))  # noqa: E731
-    module = module_of(Function(function, nn.Conv2d(3, 3, 1), nn.Linear(3, 2)))
-    target = dataclasses.replace(ROUNDS_FIRST, inputs=frozenset({"add"}))  # and no means
-    into = {("x", "conv2d"), ("x", "add"), ("conv2d", "add"), ("relu", "mean"), ("mean", "linear")}
-    assert edges(module, target) == into
-    inside = dataclasses.replace(ADDS_INSIDE, inputs=frozenset({"add"}))
-    assert edges(module, inside) == into - {("conv2d", "add"), ("relu", "mean")}
+    function = lambda parts, x: parts[1](parts[2](torch.relu(x + parts[0](x))).flatten(1))  # noqa: E731
+    parts = nn.Conv2d(3, 3, 1), nn.Linear(3, 2), nn.AdaptiveAvgPool2d(1)
+    module = module_of(Function(function, *parts))
+    into = {("x", "conv2d"), ("x", "add"), ("adaptive_avg_pool2d", "flatten"), ("flatten", "linear")}
+    inside = dataclasses.replace(ADDS_INSIDE, inputs=frozenset({"add"}))  # and no means
+    assert edges(module, inside) == into
+    first = dataclasses.replace(ROUNDS_FIRST, inputs=frozenset({"add"}))
+    assert edges(module, first) == into | {("conv2d", "add")}
+    pools = dataclasses.replace(first, pools_sums=True)
+    assert edges(module, pools) == into | {("conv2d", "add"), ("relu", "adaptive_avg_pool2d")}
+    assert edges(module, pools, skip=("parts.2",)) == into | {("conv2d", "add")}
 
 
 def test_an_addition_is_not_done_inside_a_layer_that_stays_float():
@@ -104,15 +108,20 @@ def test_a_sum_that_only_float_operators_read_is_of_floats(between):
     assert not {user for _, user in found} & {"add_1"}
 
 
-def test_the_stream_of_a_transformer_is_of_floats():
-    """Where its norms come first, only further sums and layer norms read it."""
+@pytest.mark.parametrize("head", ["norm", "mean over tokens"])
+def test_the_stream_of_a_transformer_is_of_floats(head):
+    """Where its norms come first, only further sums and layer norms read it, and perhaps a mean."""
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
-    model = nn.Sequential(layer, nn.LayerNorm(8), nn.Linear(8, 3))
+    if head == "norm":
+        model = nn.Sequential(layer, nn.LayerNorm(8), nn.Linear(8, 3))
+    else:
+        model = Function(lambda parts, x: parts[1](parts[0](x).mean(1)), layer, nn.Linear(8, 3))
     module = module_of(model, torch.randn(2, 5, 8))
     for target in ("openvino", "onnxruntime", "torch"):
         found = edges(module, engines.target(target))
         assert not [edge for edge in found if edge[1].startswith("add")]
-        assert {source for source, _ in found} >= {"layer_norm_1", "layer_norm_2"}  # what linear layers read
+        read = {"layer_norm_1", "layer_norm_2" if head == "norm" else "mean"}  # by linear layers
+        assert {source for source, _ in found} >= read
 
 
 @pytest.mark.parametrize("pool", ["mean", "avg_pool"])

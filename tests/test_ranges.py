@@ -349,6 +349,26 @@ def test_other_data_is_not(calibration, recwarn):
     assert not [one for one in recwarn if one.category is InputWarning]
 
 
+def test_what_a_relu_cuts_off_behind_an_addition_of_one_for_all():
+    """An operand that has no batch of its own, as a parameter has none."""
+
+    class Offset(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.offset = nn.Conv2d(1, 1, 1), nn.Parameter(torch.tensor([[[[2.0]]]]))
+
+        def forward(self, x):
+            return torch.relu(self.layer(x) + self.offset)
+
+    model = Offset()
+    nn.init.ones_(model.layer.weight)
+    nn.init.zeros_(model.layer.bias)
+    x = torch.tensor([-9.0, -1.0, 3.0]).reshape(3, 1, 1, 1)
+    ((scale, zero_point),) = observe(capture(model, x).module, {("conv2d", UNSIGNED)}, [x], "minmax").values()
+    # -9 + 2 is cut off, as all below -2 is.
+    assert (scale, zero_point) == choose_parameters(torch.tensor([-2.0]), torch.tensor([3.0]), UNSIGNED)
+
+
 def test_what_a_relu_cuts_off_behind_an_addition_needs_no_range():
     class Shortcut(nn.Module):
         def __init__(self):

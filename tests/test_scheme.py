@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zeropoint.errors import InputError
@@ -37,6 +37,7 @@ def test_parameters_worked_by_hand(low, high, scheme, scale, zero_point):
 
 
 @given(a=ends, b=ends)
+@example(a=-1.28, b=1.27)
 def test_a_zero_in_the_middle_moves_and_the_range_still_fits(a, b):
     low, high = sorted((a, b))
     scheme = Scheme(8, signed=False, symmetric=False)

@@ -56,10 +56,9 @@ def repack(
             if not member.filename.endswith(drop):
                 kind = zipfile.ZIP_DEFLATED if member.filename.endswith(deflate) else zipfile.ZIP_STORED
                 content = plain.read(member)
-                for change in [
-                    change for end, change in (edit or {}).items() if member.filename.endswith(end)
-                ]:
-                    content = change(content)
+                for ending, change in (edit or {}).items():
+                    if member.filename.endswith(ending):
+                        content = change(content)
                 packed.writestr(member.filename, content, kind)
         for name, text in (add or {}).items():
             packed.writestr(name, text)

@@ -99,13 +99,16 @@ def _known(engines: Sequence[str] | None) -> list[str]:
 
 
 def by_placement(program: Program, method: str, names: Sequence[str], options: Options) -> list[list[str]]:
-    """The engines in groups that can share one Program: those whose rules place the same quantizers."""
+    """The engines in groups that can share one Program: those whose rules make the same of it."""
     if not find_method(method).calibrates:
         return [list(names)] if names else []
     module = fold_batch_norms(program, options.no_fuse).module
     groups: dict[object, list[str]] = {}
     for name in names:
-        groups.setdefault(place_static(module, target(name), options), []).append(name)
+        rules = target(name)
+        grids, attention = rules.zero_in_middle, "product" in rules.inputs  # which is taken apart before
+        alike = (place_static(module, rules, options), grids, attention)
+        groups.setdefault(alike, []).append(name)
     return list(groups.values())
 
 

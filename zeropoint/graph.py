@@ -2,6 +2,7 @@
 
 import copy as copy_module
 import math
+import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -31,8 +32,9 @@ def constant(module: GraphModule, node: Node) -> Tensor | None:
     needed, waiting = set(), [node]
     while waiting:
         part = waiting.pop()
+        is_operator = part.target is operator.getitem or isinstance(part.target, torch._ops.OpOverload)
         is_random = torch.Tag.nondeterministic_seeded in getattr(part.target, "tags", ())
-        if part.op not in ("get_attr", "call_function") or is_random:
+        if part.op != "get_attr" and not (part.op == "call_function" and is_operator and not is_random):
             return None
         needed.add(part)
         waiting += [source for source in part.all_input_nodes if source not in needed]

@@ -205,9 +205,10 @@ class _Observer(fx.Watching):
         if n.target is aten.add.Tensor:
             for x, y in itertools.permutations(n.all_input_nodes, 2):
                 if x.name in self.cut:
-                    least = self.env[y].neg().clamp_max_(0)
-                    # In place: another new tensor of 26 MB would take six times as long.
-                    self._add(x, torch.maximum(self.env[x], least, out=least))
+                    value, least = self.env[x], self.env[y].neg().clamp_max_(0)
+                    # In place where it fits: another new tensor of 26 MB would take six times as long.
+                    fits = least.shape == value.shape and least.dtype == value.dtype
+                    self._add(x, torch.maximum(value, least, out=least if fits else None))
         return super().run_node(n)
 
     def _add(self, node: Node, value: Tensor) -> None:

@@ -47,6 +47,8 @@ class Target:
     quantizer on that side of the addition would only cost accuracy.
     ``products``: the scheme of what is multiplied with another activation, as in attention; VNNI instructions
     multiply unsigned by signed integers, and two signed ones by way of a correction.
+    ``pools_sums``: a residual addition that pooling alone reads, as at the end of a ResNet, is quantized for
+    it, too.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
     ``limits``: what of the methods and Options it cannot run at all, or only as something else.
     """
@@ -60,6 +62,7 @@ class Target:
     weights: Scheme = _INT8_BY_CHANNEL
     activations: Scheme = _UINT8
     products: Scheme = _INT8
+    pools_sums: bool = False
     zero_in_middle: bool = True
     limits: tuple[Limit, ...] = ()
 

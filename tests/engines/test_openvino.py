@@ -49,7 +49,9 @@ def test_float32_is_float32(float32: Program):
 def test_the_files_hold_eight_bits_a_weight(method: str):
     program = capture(nn.Linear(256, 256), torch.randn(2, 256))
     quantized = quantize(program, method, calibration=[torch.randn(2, 256)])
-    assert on_disk(compile(quantized, "openvino").artefact) < 256 * 256 + 30_000
+    artefact = compile(quantized, "openvino").artefact
+    assert on_disk(artefact) < 256 * 256 + 30_000
+    assert len(artefact.read_text().splitlines()) == 2  # no indentation
 
 
 def test_only_the_batch_is_left_free_and_names_stay():

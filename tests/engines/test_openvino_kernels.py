@@ -9,11 +9,10 @@ from networks import images, randomized
 from torch import nn
 
 import zeropoint as zp
-from zeropoint.engines import openvino_kernels
+from zeropoint.engines import openvino, openvino_kernels
 from zeropoint.engines.openvino_kernels import BEFORE, TRIED, Timed, choose_kernels
 from zeropoint.measure import machine
 
-LAYERS = "first", "second"
 FILE = """<?xml version="1.0"?>
 <net><layers>
 <layer id="0" name="first" type="Convolution"><data strides="1, 1" /><input /></layer>
@@ -31,8 +30,16 @@ def orders(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def choose(path: Path, seconds: dict[str, list[float]], rest: float = 0.0) -> list[Path]:
-    """Chooses among candidates of which layers take so long, the default first; gives what was compiled."""
+def choose(
+    path: Path,
+    seconds: dict[str, list[float]],
+    rest: float = 0.0,
+    kernels: tuple[str, ...] = ("own", "other", "third"),
+) -> list[Path]:
+    """Chooses among candidates of which layers take so long, the default first; gives what was compiled.
+
+    A candidate of kernels "" cannot be compiled.
+    """
     path.write_text(FILE)
     compiled: list[Path] = []
 
@@ -40,45 +47,60 @@ def choose(path: Path, seconds: dict[str, list[float]], rest: float = 0.0) -> li
         assert file.is_file()
         number = len(compiled)
         compiled.append(file)
+        if not kernels[number]:
+            raise RuntimeError("unknown kernel")
         times = {name: columns[number] for name, columns in seconds.items()}
-        return Timed({name: f"kernel {number}" for name in seconds}, lambda: times | {"third": rest})
+        of_layers = dict.fromkeys(seconds, kernels[number])
+        return Timed(of_layers, lambda: None, lambda: times | {"third": rest})
 
     choose_kernels(path, compile)
     return compiled
 
 
-def test_the_fastest_for_each(tmp_path, monkeypatch):
-    monkeypatch.setattr(openvino_kernels, "SECONDS", 0.0)
+def order(number: int) -> list[str]:
+    return [f"cpu:{kernel}" for kernel in (*BEFORE, *TRIED[number])]
+
+
+def test_the_fastest_for_each(tmp_path):
     path = tmp_path / "model.xml"
     compiled = choose(path, {"first": [3.0, 2.0, 2.5], "second": [3.0, 2.0, 1.0]})
     assert len(compiled) == 1 + len(TRIED)
-    assert orders(path) == {
-        name: [f"cpu:{kernel}" for kernel in (*BEFORE, *kernels)]
-        for name, kernels in zip(LAYERS, TRIED, strict=True)
-    }
+    assert orders(path) == {"first": order(0), "second": order(1)}
     assert list(tmp_path.iterdir()) == [path]
     assert ElementTree.parse(path).find(".//layer[@name='second']/rt_info/attribute[@name='a']") is not None
+
+
+def test_a_candidate_that_is_the_same_or_none_is_left_out(tmp_path):
+    path, seconds = tmp_path / "model.xml", {"first": [3.0, 2.0, 1.0]}
+    choose(path, seconds, kernels=("own", "other", "own"))
+    assert orders(path) == {"first": order(0)}
+    choose(path, seconds, kernels=("own", "", "third"))
+    assert orders(path) == {"first": order(1)}
+    choose(path, seconds, kernels=("own", "own", ""))
+    assert orders(path) == {}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
     ("seconds", "rest"),
     [
         ({"first": [1.0, 0.98, 1.2], "second": [1.0, 1.0, 1.0]}, 0.0),  # nothing beyond noise
+        ({"first": [4e-6, 3.5e-6, 3.5e-6]}, 0.0),  # nothing that the clock can tell
         ({"first": [1.0, 0.1, 0.1]}, 99.0),  # nothing that counts
         ({}, 1.0),  # no integers
     ],
 )
-def test_a_file_is_left_as_it_is(tmp_path, monkeypatch, seconds, rest):
-    monkeypatch.setattr(openvino_kernels, "SECONDS", 0.0)
+def test_a_file_without_a_choice_says_nothing(tmp_path, seconds, rest):
     path = tmp_path / "model.xml"
     choose(path, seconds, rest)
-    assert path.read_text() == FILE
+    assert orders(path) == {}
 
 
 def test_the_same_integers_from_other_kernels(tmp_path, monkeypatch):
     """Every convolution on its second kernel, whatever it takes."""
     pytest.importorskip("openvino")
-    if "avx512_vnni" not in machine.describe()["instruction_sets"]:
+    sets = machine.describe()["instruction_sets"]
+    if "avx512_vnni" not in sets or "amx_int8" in sets:
         pytest.skip("this processor has no second kernel for int8 convolutions")
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU(),
@@ -86,14 +108,19 @@ def test_the_same_integers_from_other_kernels(tmp_path, monkeypatch):
     )  # fmt: skip
     x = images()
     quantized = zp.quantize(zp.capture(randomized(model), x), calibration=[x], target="openvino")
+    monkeypatch.setattr(openvino_kernels, "WORTH", 2.0)
     plain = zp.compile(quantized, "openvino", path=tmp_path / "plain")
-    interleave = openvino_kernels._interleave
-    monkeypatch.setattr(openvino_kernels, "GAIN", float("inf"))
+    assert orders(plain.artefact) == {}
+    monkeypatch.setattr(openvino_kernels, "WORTH", -1.0)
     monkeypatch.setattr(
-        openvino_kernels,
-        "_interleave",
-        lambda *given: {name: [2.0, 1.0, 3.0] for name in interleave(*given)},
+        openvino_kernels, "_fastest", lambda own, others: dict.fromkeys(own.kernels, next(iter(others)))
     )
     chosen = zp.compile(quantized, "openvino", path=tmp_path / "chosen")
     assert len(orders(chosen.artefact)) == 3
     assert torch.equal(chosen(x)[0], plain(x)[0])
+
+
+def test_the_mean_of_the_latest_calls():
+    """Two calls of 9 and 5 seconds, then three of 1, 2 and 3: OpenVINO says 7, and then 4."""
+    assert openvino.mean_since(7.0, 2, 0.0, 0) == 7.0
+    assert openvino.mean_since(4.0, 5, 7.0, 2) == 2.0

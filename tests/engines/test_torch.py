@@ -42,6 +42,10 @@ def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     artefact = compile(program, "torch", threads=1, batch_size=3).artefact
     with zipfile.ZipFile(artefact) as archive:
         assert not [name for name in archive.namelist() if name.endswith(".cpp")]
+        (library,) = (name for name in archive.namelist() if name.endswith(".so"))
+        names = archive.read(library)
+        assert b"\0valloc\0" in names
+        assert b"\0malloc\0" not in names
     return re.findall(r"aoti_torch_cpu_+(qconv|qlinear|mkldnn)\w*\(", code[0])
 
 

@@ -9,7 +9,7 @@ from zeropoint import graph as fx
 from zeropoint.capture import capture
 from zeropoint.engines import target
 from zeropoint.engines.qdq import to_pairs
-from zeropoint.engines.torch_rewrites import pack_pixels
+from zeropoint.engines.torch_rewrites import QUANTIZE, pack_pixels
 from zeropoint.methods.static import static
 from zeropoint.operators import aten
 
@@ -33,8 +33,10 @@ def is_packed(module) -> bool:
 
 
 @pytest.mark.parametrize("channels", [2, 3])
-def test_the_same_from_pixels(channels: int):
-    before = lowered(convolution(channels, stride=2), channels)
+@pytest.mark.parametrize("activation_bits", [8, 4])
+def test_the_same_from_pixels(channels: int, activation_bits: int):
+    chosen = {"activation_bits": activation_bits}  # the image keeps 8
+    before = lowered(convolution(channels, stride=2), channels, **chosen)
     after = pack_pixels(fx.copy(before))
     assert is_packed(after)
     for x in (images(channels, 1), images(channels, 2)[:1] * 9):
@@ -68,6 +70,7 @@ def test_two_layers_that_read_an_image():
 )
 def test_others_stay(model: nn.Module, channels: int):
     module = lowered(model, channels)
+    assert QUANTIZE in {node.target for node in module.graph.nodes}
     assert not is_packed(pack_pixels(fx.copy(module)))
 
 

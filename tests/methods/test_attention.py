@@ -74,6 +74,14 @@ def test_other_attention_stays(arguments: dict[str, object], heads: int):
     assert torch.equal(apart(*inputs(1, heads))[0], program(*inputs(1, heads))[0])
 
 
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_a_query_that_sees_no_key_gives_a_mean(kind: str):
+    q, k, v, mask = inputs()
+    mask[0, 0, 2] = -1.0 if kind == "bool" else -torch.inf
+    apart = decompose_attention(capture(Attention(mask=kind), inputs()))
+    torch.testing.assert_close(apart(q, k, v, mask)[0][0, :, 2], v[0].mean(1))
+
+
 class Windowed(nn.Module):
     """Attention under a mask of the model's own, in which a position sees those at most so far away."""
 

@@ -189,9 +189,34 @@ def test_observing_leaves_the_weights_as_they_lie(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.import_module("zeropoint.methods.bf16"), "HEAVY", 0)
     model = Residual()
     program = capture(model, images())
-    strides = {name: tensor.stride() for name, tensor in model.named_parameters()}
+
+    def strides() -> list[tuple[int, ...]]:
+        return [tensor.stride() for owner in (model, program.module) for tensor in owner.parameters()]
+
+    before = strides()
     static(program, ADDS_INSIDE, [images()], options())
-    assert {name: tensor.stride() for name, tensor in model.named_parameters()} == strides
+    assert strides() == before
+
+
+class Halves(nn.Module):
+    """A view that an image has in both layouts when it is one of a batch of one, and a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = x.view(x.shape[0] * 2, 2, *x.shape[2:]).sum((2, 3))
+        return torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,))
+
+
+def test_what_cannot_be_laid_out_is_observed_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    program = capture(Halves(), images()[:1])
+    expected = static(program, ADDS_INSIDE, [images()], options())
+    monkeypatch.setattr(importlib.import_module("zeropoint.methods.bf16"), "HEAVY", 0)
+    found = static(program, ADDS_INSIDE, [images()], options())
+    assert torch.equal(found(images())[0], expected(images())[0])
 
 
 def test_fitting_is_checked_on_batches_that_it_has_not_seen(monkeypatch: pytest.MonkeyPatch):

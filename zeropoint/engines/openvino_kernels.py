@@ -6,20 +6,20 @@ MobileNetV3, 2% on EfficientNetV2-S and ShuffleNetV2, and half a percent on ResN
 integers.
 """
 
-import statistics
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# Kernels to try on all convolutions, the first that fits; and what has to come before them: where the
-# processor multiplies matrices by AMX, nothing else is as fast.
+# Kernels to try on all convolutions, the first that fits. Those of BEFORE go first: where the processor
+# multiplies matrices by AMX, nothing else is as fast.
 TRIED = (("jit_avx512_dw", "jit_avx512_1x1", "jit_avx512"), ("jit_avx512_dw", "jit_avx512"))
 BEFORE = ("brgconv_avx512_amx_1x1", "brgconv_avx512_amx")
 SECONDS = 0.5  # of calls of all candidates together
-ROUNDS = (5, 30)  # at least and at most
-GAIN = 0.97  # of the time of OpenVINO's own choice that another has to do with; less may be noise
+ROUNDS = 30  # at most
+# What another kernel has to gain over OpenVINO's own choice; less may be noise: a share, and seconds.
+GAIN, LEAST = 0.03, 1e-6
 WORTH = 0.1  # of a model's time that its int8 convolutions have to take
 
 
@@ -27,11 +27,12 @@ WORTH = 0.1  # of a model's time that its int8 convolutions have to take
 class Timed:
     """A compiled model: the kernel of each int8 convolution by its layer's name, and a call of it.
 
-    The call gives the seconds of every layer that computes.
+    ``seconds`` gives what every layer took on average since it was last asked.
     """
 
     kernels: Mapping[str, str]
-    call: Callable[[], Mapping[str, float]]
+    run: Callable[[], None]
+    seconds: Callable[[], Mapping[str, float]]
 
 
 def choose_kernels(path: Path, compile: Callable[[Path], Timed]) -> None:
@@ -40,48 +41,54 @@ def choose_kernels(path: Path, compile: Callable[[Path], Timed]) -> None:
     ``compile`` is given ``path``, and other models beside it that share its weights.
     """
     own = compile(path)
-    own.call()
-    taken = own.call()
+    if not own.kernels:
+        return
+    own.run()
+    taken = own.seconds()
     if sum(taken[name] for name in own.kernels) <= WORTH * sum(taken.values()):
         return
-    candidates = [own]
+    others = {}
     for number, kernels in enumerate(TRIED):
-        other = path.with_name(f"kernels-{number}.xml")
-        _write(path, other, dict.fromkeys(own.kernels, kernels))
-        candidates.append(compile(other))
-        other.unlink()
-    chosen = {}
-    seconds = _interleave(candidates, own.kernels)
-    for name, first in own.kernels.items():
-        times = [seconds[name][number] for number in range(len(candidates))]
-        best = min(range(len(candidates)), key=times.__getitem__)
-        if times[best] < GAIN * times[0] and candidates[best].kernels[name] != first:
-            chosen[name] = TRIED[best - 1]
-    if chosen:
+        file = path.with_name(f"kernels-{number}.xml")
+        _write(path, file, dict.fromkeys(own.kernels, kernels))
+        try:
+            other = compile(file)
+        except RuntimeError:  # an order that this OpenVINO cannot take
+            continue
+        finally:
+            file.unlink()
+        if other.kernels.keys() == own.kernels.keys() and other.kernels != own.kernels:
+            others[kernels] = other
+    if others:
+        chosen = _fastest(own, others)
         _write(path, path, chosen)
 
 
-def _interleave(candidates: list[Timed], names: Collection[str]) -> dict[str, list[float]]:
-    """For each convolution its median time in each candidate, over rounds of one call of all."""
-    samples: dict[str, list[list[float]]] = {name: [[] for _ in candidates] for name in names}
-    for candidate in candidates:
-        candidate.call()
+def _fastest(own: Timed, others: Mapping[tuple[str, ...], Timed]) -> dict[str, tuple[str, ...]]:
+    """For each convolution that another kernel is faster for than its own, the order that gives it."""
+    models = [own, *others.values()]
+    for model in models:
+        model.run()  # the first call takes several times as long
+        model.seconds()
     end = time.perf_counter() + SECONDS
-    least, most = ROUNDS
-    for number in range(most):
-        if number >= least and time.perf_counter() > end:
+    for _ in range(ROUNDS):
+        for model in models:
+            model.run()
+        if time.perf_counter() > end:
             break
-        for position, candidate in enumerate(candidates):
-            taken = candidate.call()
-            for name in names:
-                samples[name][position].append(taken[name])
-    return {name: [statistics.median(times) for times in columns] for name, columns in samples.items()}
+    before, *after = (model.seconds() for model in models)
+    chosen = {}
+    for name in own.kernels:
+        seconds, kernels = min((taken[name], kernels) for taken, kernels in zip(after, others, strict=True))
+        if before[name] - seconds > max(GAIN * before[name], LEAST):
+            chosen[name] = kernels
+    return chosen
 
 
 def _write(source: Path, path: Path, chosen: Mapping[str, tuple[str, ...]]) -> None:
     """Writes the model at ``source`` to ``path``, with an order of kernels for the layers of these names.
 
-    The attribute is OpenVINO's own; of kernels that it names none, OpenVINO takes those of its list.
+    The attribute is OpenVINO's own. Where none of these kernels fits a layer, OpenVINO goes on with its list.
     """
     tree = ElementTree.parse(source)
     for layer in tree.iter("layer"):

@@ -30,8 +30,10 @@ def share_ends(model: Any) -> None:
     """Has each quantizer's output range be the constants of its input's: a fifth of ShuffleNet's .xml."""
     for node in [node for node in model.get_ops() if node.get_type_name() == "FakeQuantize"]:
         for inward, outward in ((1, 3), (2, 4)):
-            source = node.input_value(inward)
-            if (source.get_node().get_data() == node.input_value(outward).get_node().get_data()).all():
+            source, own = node.input_value(inward), node.input_value(outward)
+            if any(end.get_node().get_type_name() != "Constant" for end in (source, own)):
+                continue
+            if (source.get_node().get_data() == own.get_node().get_data()).all():
                 node.input(outward).replace_source_output(source)
 
 

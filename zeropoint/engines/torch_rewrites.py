@@ -47,16 +47,17 @@ def pack_pixels(module: GraphModule) -> GraphModule:
     """Lays an image of two or three channels out pixel by pixel, as convolutions read it, in whole integers.
 
     The compiler moves it byte by byte, which takes four times as long: 2% of ResNet-18, 3% of MobileNetV3.
-    The channels that fill a pixel up are zero, as are the weights they meet.
+    The weights of the channels that fill a pixel up are zero.
     """
     for quantize in module.graph.find_nodes(op="call_function", target=QUANTIZE):
         image = quantize.args[0]
+        if image.op != "placeholder":
+            continue
         shape = image.meta["val"].shape
         dequantizes = list(quantize.users)
         convolutions = [user for node in dequantizes for user in node.users]
         packs = (
-            image.op == "placeholder"
-            and len(shape) == 4
+            len(shape) == 4
             and all(isinstance(size, int) for size in shape[1:])
             and 1 < shape[1] < PIXEL
             and quantize.args[-1] is torch.uint8
@@ -84,7 +85,7 @@ def _reads_pixels(convolution: Node, inputs: list[Node]) -> bool:
 def _pack(module: GraphModule, quantize: Node, shape: torch.Size) -> None:
     """Puts integers of one pixel each between a quantizer of (N, C, H, W) and what reads it."""
     graph, readers = module.graph, list(quantize.users)
-    with graph.inserting_before(readers[0]):
+    with graph.inserting_before(quantize.next):
         pixels = None
         for channel in range(shape[1]):
             plane = graph.call_function(aten.select.int, (quantize, 1, channel))
