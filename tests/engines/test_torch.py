@@ -23,6 +23,7 @@ from zeropoint.errors import InputError
 from zeropoint.methods import quantize
 from zeropoint.operators import aten
 from zeropoint.program import Program, flat_tensors
+from zeropoint.quantizers import quantizers
 
 
 def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -202,3 +203,27 @@ def test_compiler_that_is_not_there_is_named(float32, data: list[Tensor], monkey
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
     with pytest.raises(InputError, match="needs a C\\+\\+ compiler to quantize; install g\\+\\+"):
         compile(quantize(float32, "dynamic"), "torch")
+
+
+class Token(nn.Module):
+    """A token of the model's own before those of the input, as in a vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.linspace(-1, 0.5, 8).reshape(1, 1, 8))
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1))
+
+
+@pytest.mark.slow
+def test_a_token_of_the_model_may_be_affine():
+    x = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(0))
+    program = quantize(capture(Token().eval(), x), calibration=[x], target="torch")
+    of_token = [q for q in quantizers(program.module) if q.is_weight and q.source.target == "token"]
+    assert of_token
+    assert all(q.zero_point.any() for q in of_token)
+    found = compile(program, "torch", threads=1, batch_size=4)(x)[0]
+    torch.testing.assert_close(found, program(x)[0], rtol=0, atol=0.02)

@@ -80,8 +80,9 @@ def lower(program: Program, path: Path) -> None:
     """
     if program.method == "fp32":
         return program.save(path)
-    weights = [quantizer for quantizer in quantizers(program.module) if quantizer.is_weight]
-    if program.method != "weight-only" and any(weight.zero_point.any() for weight in weights):
+    affine = [quantizer for quantizer in quantizers(program.module) if quantizer.zero_point.any()]
+    of_layers = [q for q in affine if q.is_weight and any(weighted(user) for user in q.node.users)]
+    if program.method != "weight-only" and of_layers:
         raise InputError(f"{AFFINE_WRONG}; quantize for the torch engine, or run this on another one")
     fixed = dataclasses.replace(program, dynamic_batch=False)
     exported = export(fixed, module=pack_pixels(move_integers(to_pairs(fixed))))
