@@ -106,7 +106,8 @@ def lower(program: Program, path: Path) -> None:
         except RuntimeError as error:  # of a full disk it only says "iostream error"
             raise OSError(f"{first_line(error)}, perhaps for want of space") from error
         without_indentation(temporary)
-        choose_kernels(temporary, lambda file: _timed(program, file, temporary.with_suffix(".bin")))
+        if any(node.target is FAKE_QUANTIZE_TENSOR for node in program.module.graph.nodes):
+            choose_kernels(temporary, lambda file: _timed(program, file, temporary.with_suffix(".bin")))
 
 
 def _timed(program: Program, path: Path, weights: Path) -> Timed:
@@ -345,11 +346,14 @@ def mean_since(mean: float, calls: int, earlier: float, before: int) -> float:
 def layer_seconds(
     program: Program, path: Path, threads: int, calls: int
 ) -> list[tuple[float, tuple[str, ...]]]:
-    """The mean time of every kernel over so many calls, and the names of the Program's nodes in it."""
+    """The mean time of every kernel over so many calls, and the names of the Program's nodes in it.
+
+    OpenVINO counts whole microseconds: what is under one counts as half.
+    """
     timer = _timer(program, path, threads)
     origins = {kernel.get_friendly_name(): tuple(_origins(kernel)) for kernel in timer.kernels}
     timer.run()
     timer.seconds()  # the first call takes several times as long
     for _ in range(calls):
         timer.run()
-    return [(seconds, origins.get(name, ())) for name, seconds in timer.seconds().items()]
+    return [(max(seconds, 5e-7), origins.get(name, ())) for name, seconds in timer.seconds().items()]
