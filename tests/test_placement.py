@@ -15,6 +15,7 @@ from zeropoint.operators import FAKE_QUANTIZE
 from zeropoint.placement import Edge, place_dynamic, place_static
 from zeropoint.program import load
 from zeropoint.quantizers import quantizers
+from zeropoint.scheme import Scheme
 
 
 def module_of(model, x=None, no_fuse=()):
@@ -234,10 +235,17 @@ def test_matrix_product_with_a_weight_and_without():
     assert edges(module) >= {("x", "matmul"), ("matmul", "matmul_1")}
 
 
-def test_embedding_is_left_alone():
+@pytest.mark.parametrize("place", [place_static, place_dynamic])
+def test_a_table_gets_a_scale_for_each_row_and_eight_bits(place):
     module = module_of(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3)), torch.tensor([[1, 2]]))
-    assert edges(module) == {("embedding", "linear")}
-    assert weights(module) == {("1.weight", 0)}
+    assert edges(module, place=place) == {("embedding", "linear")}
+    assert weights(module, place=place) == {("0.weight", 0), ("1.weight", 0)}
+    for given, bits in ({}, 8), ({"end_bits": 4}, 4):
+        placement = place(module, ADDS_INSIDE, options(weight_bits=2, **given))
+        (table,) = (one for one in placement.weights if one.node == "_0_weight")
+        assert table.scheme == Scheme(bits, granularity="per-channel")
+    skipped = place(module, ADDS_INSIDE, options(skip=("0",)))
+    assert {one.node for one in skipped.weights} == {"_1_weight"}
 
 
 def test_dynamic_leaves_convolutions():

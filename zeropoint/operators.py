@@ -42,6 +42,7 @@ WEIGHTED: dict[Any, Weighted] = {
 }
 
 SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
+EMBEDDINGS = frozenset({aten.embedding.default})
 RECURRENT = frozenset({aten.lstm.input, aten.gru.input})
 
 FAMILIES: dict[Any, str] = {

@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
 from zeropoint.operators import (
+    EMBEDDINGS,
     FAKE_QUANTIZE,
     RECURRENT,
     SOFTMAX,
@@ -148,7 +149,7 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
     others = {before_moves(node) for node in module.graph.nodes if node.name in sources}
     for pair, node in products:
         edges.add([pair], few if before_moves(pair[0]) in others else product, node)
-    return Placement(edges.all(), frozenset(weights))
+    return Placement(edges.all(), frozenset(weights | _tables(module, target, options)))
 
 
 def _weight_place(
@@ -163,6 +164,22 @@ def _weight_place(
     axis = description.channel_axis % len(shape)
     has_rows = description.family == "linear" and axis == 0 and len(shape) == 2
     return WeightPlace(weight.name, axis, scheme, options.group(shape[1]) if has_rows else None)
+
+
+def _tables(module: GraphModule, target: Target, options: Options) -> set[WeightPlace]:
+    """The tables that nothing but embeddings read, with a scale for each row.
+
+    They are what a network begins with, and most of what small language models weigh: of 8 bits whatever
+    other weights have.
+    """
+
+    def is_table(node: Node) -> bool:
+        read = all(user.target in EMBEDDINGS and user.args[0] is node for user in node.users)
+        return read and not any(matches(fx.module_name(user), options.skip) for user in node.users)
+
+    scheme = replace(options.weights(target.weights), bits=options.end_bits or 8)
+    constants = module.graph.find_nodes(op="get_attr")
+    return {WeightPlace(node.name, 0, scheme) for node in constants if node.users and is_table(node)}
 
 
 def _ends(module: GraphModule) -> set[Node]:
@@ -340,4 +357,4 @@ def place_dynamic(module: GraphModule, target: Target, options: Options) -> Plac
             tensors = [part for part in cast(list[object], node.args[2]) if isinstance(part, Node)]
             matrices = [matrix for matrix in tensors if matrix.meta["val"].dim() == 2]
             weights |= {WeightPlace(matrix.name, 0, weight_scheme) for matrix in matrices}
-    return Placement(edges.all(), frozenset(weights))
+    return Placement(edges.all(), frozenset(weights | _tables(module, target, options)))

@@ -1,5 +1,6 @@
 """The OpenVINO engine. Its PyTorch front end reads fake-quantize nodes and integer weights as they are."""
 
+import dataclasses
 import operator
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from zeropoint.engines.decompositions import decompose, default_table
 from zeropoint.engines.openvino_kernels import Timed, choose_kernels
 from zeropoint.engines.openvino_rewrites import halve_weights, share_ends, without_indentation
 from zeropoint.engines.shapes import Shapes, by_shape
+from zeropoint.engines.tables import look_up_integers
 from zeropoint.errors import first_line
 from zeropoint.exported import has_branches
 from zeropoint.files import atomic_write
@@ -76,7 +78,9 @@ def lower(program: Program, path: Path) -> None:
     openvino = _openvino()
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    module = pack(program, planes=False).module
+    module = fx.copy(program.module)
+    look_up_integers(module)
+    module = pack(dataclasses.replace(program, module=module), planes=False).module
     drop_wide(module)
     _drop_dynamic(module)
     _stack_groups(module)

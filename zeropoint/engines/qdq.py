@@ -9,6 +9,7 @@ import torch._inductor.decomposition  # registers torch.ops.quantized_decomposed
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
+from zeropoint.engines.tables import look_up_integers
 from zeropoint.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, aten
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, drop_wide, quantizers
@@ -20,6 +21,7 @@ def to_pairs(program: Program) -> GraphModule:
     """The Program's graph with every quantizer as a quantize/dequantize pair, or an integer weight."""
     module = fx.copy(program.module)
     drop_wide(module)
+    look_up_integers(module)
     _drop_implied_clamps(module)
     for quantizer in list(quantizers(module)):
         with module.graph.inserting_before(quantizer.node):

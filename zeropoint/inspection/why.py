@@ -4,7 +4,7 @@ from torch.fx import Node
 
 from zeropoint import graph as fx
 from zeropoint.inspection.facts import Input, Weight
-from zeropoint.operators import RECURRENT, Weighted, family, short_name
+from zeropoint.operators import EMBEDDINGS, RECURRENT, Weighted, family, short_name
 from zeropoint.options import matches
 from zeropoint.program import Program
 from zeropoint.target import Target
@@ -62,6 +62,8 @@ def why(
 
 def _why_inputs(method: str, node: Node, weights: list[Weight]) -> str:
     """Why the inputs of integer weights stayed float."""
+    if node.target in EMBEDDINGS:
+        return "an embedding looks up rows of integers, and there is nothing to multiply them with"
     if method == "weight-only":
         return "its inputs, since weight-only leaves activations float"
     if any(weight.grid and weight.grid.granularity == "per-group" for weight in weights):

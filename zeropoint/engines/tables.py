@@ -1,0 +1,54 @@
+"""Tables: embeddings that look up rows of integers, and dequantize those alone and not the whole table."""
+
+from torch import float32
+from torch.fx import GraphModule, Node
+
+from zeropoint import graph as fx
+from zeropoint.operators import EMBEDDINGS, aten
+from zeropoint.quantizers import Quantizer, quantizers
+
+
+def look_up_integers(module: GraphModule) -> None:
+    """Has embeddings behind a weight's quantizer read integers, with the arithmetic of them in the graph.
+
+    The values stay the same: ``scale * (integer - zero_point)`` of the rows read (Jacob et al. 2018, eq. 1).
+    """
+    for quantizer in list(quantizers(module)):
+        readers = [user for user in quantizer.node.users if user.target in EMBEDDINGS]
+        if quantizer.is_weight and quantizer.axis == 0 and readers:
+            parts = _stored(module, quantizer)
+            for reader in readers:
+                _read(module, reader, *parts)
+    fx.remove_unused(module)
+
+
+def _stored(module: GraphModule, quantizer: Quantizer) -> tuple[str, str, str | None]:
+    """The names of a table's integers, of the scale of each row, and of the zero points if there are any."""
+    name = str(quantizer.source.target)
+    rows = fx.set_tensor(module, f"{name}__rows", quantizer.integers(module))
+    scale = fx.set_tensor(module, f"{name}__row_scale", quantizer.scale.reshape(-1, 1))
+    if not quantizer.zero_point.any():
+        return rows, scale, None
+    offsets = quantizer.zero_point.float().reshape(-1, 1)
+    return rows, scale, fx.set_tensor(module, f"{name}__row_zero_point", offsets)
+
+
+def _read(module: GraphModule, reader: Node, rows: str, scale: str, zero_point: str | None) -> None:
+    """Puts the arithmetic of integers in place of an embedding."""
+    graph = module.graph
+
+    def look_up(name: str) -> Node:
+        stored = graph.get_attr(name)
+        stored.meta["val"] = value = fx.tensor_of(module, stored)
+        if name != rows and len(value) == 1:  # one for all rows
+            return stored
+        return graph.call_function(aten.embedding.default, (stored, reader.args[1]))
+
+    with graph.inserting_before(reader):
+        value = graph.call_function(aten._to_copy.default, (look_up(rows),), {"dtype": float32})
+        if zero_point:
+            value = graph.call_function(aten.sub.Tensor, (value, look_up(zero_point)))
+        value = graph.call_function(aten.mul.Tensor, (value, look_up(scale)))
+    value.meta = dict(reader.meta)
+    reader.replace_all_uses_with(value)
+    graph.erase_node(reader)
