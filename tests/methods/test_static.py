@@ -4,7 +4,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from networks import ADDS_INSIDE, ROUNDS_FIRST, Residual, images, options, residual, sqnr
+from networks import ADDS_INSIDE, ROUNDS_FIRST, images, options, residual, sqnr
 from torch import nn
 
 from zeropoint.capture import capture
@@ -175,7 +175,7 @@ def test_large_networks_are_observed_in_bfloat16(monkeypatch: pytest.MonkeyPatch
     wide = scales()
     processor("AMD EPYC", "avx512_bf16")
     assert scales() == wide  # it is too small to be worth it
-    monkeypatch.setattr(importlib.import_module("zeropoint.methods.bf16"), "HEAVY", 0)
+    monkeypatch.setattr(importlib.import_module("zeropoint.macs"), "HEAVY", 0)
     assert scales() != wide
     assert scales() == pytest.approx(wide, rel=0.01)
     processor("Intel Xeon", "avx512_bf16", "amx_bf16")
@@ -183,40 +183,6 @@ def test_large_networks_are_observed_in_bfloat16(monkeypatch: pytest.MonkeyPatch
     for sets in ([], ["avx512_bf16"]):  # nothing for bfloat16, or nothing that is faster
         processor("Intel Xeon", *sets)
         assert scales() == pytest.approx(wide, rel=1e-5)
-
-
-def test_observing_leaves_the_weights_as_they_lie(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.import_module("zeropoint.methods.bf16"), "HEAVY", 0)
-    model = Residual()
-    program = capture(model, images())
-
-    def strides() -> list[tuple[int, ...]]:
-        return [tensor.stride() for owner in (model, program.module) for tensor in owner.parameters()]
-
-    before = strides()
-    static(program, ADDS_INSIDE, [images()], options())
-    assert strides() == before
-
-
-class Halves(nn.Module):
-    """A view that an image has in both layouts when it is one of a batch of one, and a branch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.first(x)
-        x = x.view(x.shape[0] * 2, 2, *x.shape[2:]).sum((2, 3))
-        return torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,))
-
-
-def test_what_cannot_be_laid_out_is_observed_as_it_is(monkeypatch: pytest.MonkeyPatch):
-    program = capture(Halves(), images()[:1])
-    expected = static(program, ADDS_INSIDE, [images()], options())
-    monkeypatch.setattr(importlib.import_module("zeropoint.methods.bf16"), "HEAVY", 0)
-    found = static(program, ADDS_INSIDE, [images()], options())
-    assert torch.equal(found(images())[0], expected(images())[0])
 
 
 def test_fitting_is_checked_on_batches_that_it_has_not_seen(monkeypatch: pytest.MonkeyPatch):

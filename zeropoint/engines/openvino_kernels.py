@@ -59,8 +59,7 @@ def choose_kernels(path: Path, compile: Callable[[Path], Timed]) -> None:
             file.unlink()
         if other.kernels.keys() == own.kernels.keys() and other.kernels != own.kernels:
             others[kernels] = other
-    if others:
-        chosen = _fastest(own, others)
+    if others and (chosen := _fastest(own, others)):
         _write(path, path, chosen)
 
 

@@ -39,16 +39,25 @@ MEMORY = 1 << 30  # bytes of activations that are held at once, at most about
 DAMPING = 0.01
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 BLOCK = 128  # inputs that are rounded before the others hear of it: ibid.
-POSITIONS = 8192  # of a layer's output are looked at (2048 of a grouped one), or 16 for each of its inputs
+# Of a layer's output so many are looked at (a quarter of them if it is grouped), or SAMPLES for each of its
+# inputs; so many of its channels tell which ridge is best.
+POSITIONS, SAMPLES = 8192, 16
+JUDGES = 64
 
 
 def gptq(
-    program: Program, calibration: Iterable[Any], *, largest: int | None = None, items: int | None = None
+    program: Program,
+    calibration: Iterable[Any],
+    *,
+    largest: int | None = None,
+    items: int | None = None,
+    positions: int = POSITIONS,
 ) -> Program:
     """The Program with every quantized weight on its grid so that the layers' outputs are nearest to float.
 
     Layers with more than ``largest`` inputs to an output only have their biases corrected. Reads as much of
-    ``calibration`` as fits in MEMORY, at most ``items``; memory does not grow beyond with the data.
+    ``calibration`` as fits in MEMORY, at most ``items``; memory does not grow beyond with the data. Looks at
+    ``positions`` of a layer's output, or more where it has many inputs.
     """
     module = fx.copy(program.module)
     by_weight = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
@@ -64,7 +73,7 @@ def gptq(
             bias = None
             if description and quantizer and _is_own(node, description, quantizer):
                 if _unfolds(node) and (largest is None or _fan_in(node, description) <= largest):
-                    folds = _moments(node, description, floats, integers)
+                    folds = _moments(node, description, floats, integers, positions)
                     _fit(module, node, description, quantizer, folds, integers)
                 else:
                     bias = bias_of(node, description)
@@ -195,44 +204,58 @@ class _Moments:
     def __add__(self, other: "_Moments") -> "_Moments":
         return _Moments(self.xx + other.xx, self.yx + other.yx)
 
+    def ordered(self, order: list[int]) -> "_Moments":
+        """Those of inputs in another order."""
+        return _Moments(*(part[:, order][:, :, order] for part in (self.xx, self.yx)))
+
 
 def _moments(
-    layer: Node, description: Weighted, floats: list[dict[Node, Any]], integers: list[dict[Node, Any]]
+    layer: Node,
+    description: Weighted,
+    floats: list[dict[Node, Any]],
+    integers: list[dict[Node, Any]],
+    positions: int,
 ) -> tuple[_Moments, _Moments]:
     """The moments of every other batch, and of those between."""
     folds: list[_Moments | None] = [None, None]
     has_bias = bias_of(layer, description) is not None
     generator = torch.Generator().manual_seed(0)
+    order: list[int] = []
     for number, (float_values, values) in enumerate(zip(floats, integers, strict=True)):
         x, y = _columns(layer, description, values), _columns(layer, description, float_values)
-        wanted = -(-max(POSITIONS // min(x.groups, 4), 16 * x.inputs) // len(floats))
+        wanted = -(-max(positions // min(x.groups, 4), SAMPLES * len(x.order)) // len(floats))
         chosen = torch.randperm(x.count, generator=generator)[:wanted]
         a, b = x.take(chosen), y.take(chosen)
         if has_bias:
-            a, b = (functional.pad(part, (0, 0, 0, 1), value=1.0) for part in (a, b))
-        seen = _Moments((a @ a.mT).double(), (b @ a.mT).double())
+            a, b = (functional.pad(part, (0, 1), value=1.0) for part in (a, b))
+        seen = _Moments((a.mT @ a).double(), (b.mT @ a).double())
         before = folds[number % 2]
         folds[number % 2] = seen if before is None else before + seen
-    first, second = folds
+        order = [*x.order, len(x.order)][: a.shape[2]]
+    first, second = (fold and fold.ordered(order) for fold in folds)
     assert first is not None
     return first, second or first
 
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """The ``inputs`` to each of the ``count`` positions of a layer's output, taken out when asked for."""
+    """The inputs to each of the ``count`` positions of a layer's output, taken out when asked for.
+
+    ``take`` gives (groups, positions, inputs) for some positions, the inputs as they lie in memory; ``order``
+    is where those of the weight are among them.
+    """
 
     groups: int
-    inputs: int
     count: int
-    take: Callable[[Tensor], Tensor]  # of positions, (groups, inputs, positions)
+    order: list[int]
+    take: Callable[[Tensor], Tensor]
 
 
 def _columns(layer: Node, description: Weighted, env: dict[Node, Any]) -> _Columns:
     value: Tensor = env[cast(Node, layer.args[description.input])]
     if description.family == "linear":
         rows = value.flatten(0, -2)
-        return _Columns(1, rows.shape[1], len(rows), lambda chosen: rows[chosen].t().unsqueeze(0))
+        return _Columns(1, len(rows), list(range(rows.shape[1])), lambda chosen: rows[chosen].unsqueeze(0))
     kernel = list(env[cast(Node, layer.args[description.weight])].shape[2:])
     given: list[Any] = list(layer.args[3:])
     settings = given + [1, 0, 1, 1][len(given) :]
@@ -241,20 +264,27 @@ def _columns(layer: Node, description: Weighted, env: dict[Node, Any]) -> _Colum
     if len(kernel) == 1:
         value, kernel = value.unsqueeze(2), [1, *kernel]
         stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
-    # Channels last: what is taken out lies together.
-    padded = functional.pad(value.permute(0, 2, 3, 1), (0, 0, *[padding[1]] * 2, *[padding[0]] * 2))
+    pixels = value.permute(0, 2, 3, 1)
+    places = list(pixels.shape[1:3])
     reach = [dilation[axis] * (kernel[axis] - 1) for axis in (0, 1)]
-    rows, columns = ((padded.shape[1 + axis] - reach[axis] - 1) // stride[axis] + 1 for axis in (0, 1))
+    rows, columns = ((places[i] + 2 * padding[i] - reach[i] - 1) // stride[i] + 1 for i in (0, 1))
 
     def take(chosen: Tensor) -> Tensor:
-        image, row, column = torch.unravel_index(chosen, (len(value), rows, columns))
-        y = row[:, None, None] * stride[0] + torch.arange(kernel[0])[:, None] * dilation[0]
-        x = column[:, None, None] * stride[1] + torch.arange(kernel[1]) * dilation[1]
-        patches = padded[image[:, None, None], y, x]  # (positions, kernel rows, kernel columns, channels)
-        return patches.permute(3, 1, 2, 0).reshape(groups, -1, len(chosen)).contiguous()  # products need it
+        image, *at = torch.unravel_index(chosen, (len(pixels), rows, columns))
+        y, x = (
+            at[i][:, None] * stride[i] + torch.arange(kernel[i]) * dilation[i] - padding[i] for i in (0, 1)
+        )
+        y, x = y[:, :, None], x[:, None, :]
+        patches = pixels[image[:, None, None], y.clamp(0, places[0] - 1), x.clamp(0, places[1] - 1)]
+        if any(padding):
+            inside = (y >= 0) & (y < places[0]) & (x >= 0) & (x < places[1])
+            patches = patches * inside[..., None]
+        # (positions, kernel rows, kernel columns, channels)
+        return patches.unflatten(3, (groups, -1)).movedim(3, 0).flatten(2)
 
-    per_group = padded.shape[3] // groups * kernel[0] * kernel[1]
-    return _Columns(groups, per_group, len(value) * rows * columns, take)
+    order = torch.arange(pixels.shape[3] // groups * kernel[0] * kernel[1])
+    order = order.reshape(kernel[0] * kernel[1], -1).t().flatten()
+    return _Columns(groups, len(pixels) * rows * columns, order.tolist(), take)
 
 
 def _list(value: Any, length: int) -> list[int]:
@@ -283,6 +313,8 @@ def _best_strength(weight: Tensor, folds: tuple[_Moments, _Moments], has_bias: b
     """The ridge at which a weight refitted on one half of the data is nearest to float on the other."""
     if folds[0] is folds[1]:
         return RIDGES[-1]
+
+    weight = weight[:, :: -(-weight.shape[1] // JUDGES)]
 
     def error(strength: float) -> float:
         total = 0.0

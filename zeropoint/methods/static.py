@@ -16,7 +16,7 @@ from zeropoint.methods.attention import decompose_attention
 from zeropoint.methods.bf16 import observable
 from zeropoint.methods.equalize import equalize
 from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.methods.gptq import gptq
+from zeropoint.methods.gptq import POSITIONS, gptq
 from zeropoint.methods.insertion import insert_quantizers
 from zeropoint.methods.integer_bias import make_room, round_biases
 from zeropoint.methods.nearest import ITEMS, nearest
@@ -33,8 +33,9 @@ HELD_OUT = 8  # of so many batches one is kept to judge by
 # At 8 bits, where rounding to nearest is near already: what fitting weights to data may cost.
 WIDEST = 256  # inputs to an output that are fitted
 FITTED = 128  # items
-WORK = 1 << 37  # multiply-accumulates of the float network on them
-# Whether equalization is worth it: on so many items, and half the work, by the squared error that it leaves.
+WORK = 1 << 36  # multiply-accumulates of the float network on them
+LOOKS = 1 << 43  # the same times the positions of a layer's output that are looked at
+# Whether equalization is worth it: on so many items, and no more work, by the squared error that it leaves.
 CHECKED = 64
 WORTH = 0.8  # fits differ by 0.3 dB as it is
 
@@ -65,8 +66,9 @@ def fitted(
         return rounded
     fits, judged = {}, ITEMS
     if rounded.weight_bits == 8 and not thorough:
-        items = max(1, min(FITTED, WORK // work(program)))
-        fits, judged = {"largest": WIDEST, "items": items}, -(-items // 4)
+        cost = work(program)
+        items, positions = max(1, min(FITTED, WORK // cost)), min(POSITIONS, LOOKS // cost)
+        fits, judged = {"largest": WIDEST, "items": items, "positions": positions}, -(-items // 4)
     seen = limit(calibration, options.calibration_batches)
     candidates = [gptq(rounded, _to_fit(seen), **fits), rounded]
     if options.rounding == "adaround":
@@ -86,7 +88,7 @@ def round_to_nearest(
     seen = limit(calibration, options.calibration_batches)
     equalized = equalize(folded, seen, options)
     if equalized is not folded:
-        items = max(1, min(CHECKED, WORK // 2 // work(folded)))
+        items = max(1, min(CHECKED, WORK // work(folded)))
         few = _first(seen, items)
         with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
             candidates = [_rounded(of, target, few, options) for of in (equalized, folded)]
