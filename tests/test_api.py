@@ -64,6 +64,7 @@ def test_unknown_name_is_an_attribute_error():
         _ = zp.quantise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     [
@@ -81,6 +82,7 @@ def test_names_do_not_depend_on_what_was_imported_before(before: str):
     }
 
 
+@pytest.mark.slow
 def test_importing_needs_no_torch_until_a_name_is_used():
     loaded = "print('torch' in sys.modules)"
     code = f"import sys, zeropoint, zeropoint.cli; {loaded}; zeropoint.capture; {loaded}"
@@ -102,6 +104,7 @@ def test_nothing_imports_torch_ao():
                 assert not module.startswith(("torch.ao", "torch.quantization")), f"{file}: {module}"
 
 
+@pytest.mark.slow
 def test_using_the_package_loads_no_more_of_torch_ao_than_torch_itself():
     prefixes = ("torch.ao.quantization", "torch.quantization")
     listed = f"print([name for name in sys.modules if name.startswith({prefixes})])"

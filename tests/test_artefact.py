@@ -108,6 +108,7 @@ def test_missing_and_damaged_files_are_explained_in_a_line(ending, tmp_path):
     assert "\n" not in str(info.value)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_beside_the_graph_are_asked_for(tmp_path):
     written = engines.compile(residual(), "openvino", path=tmp_path / "model").artefact
     written.with_suffix(".bin").unlink()

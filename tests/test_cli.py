@@ -267,6 +267,7 @@ def test_a_fault_of_ours_is_told_apart(command, monkeypatch: pytest.MonkeyPatch)
     assert err == "error: ZeroDivisionError: by zero (a fault of zeropoint's; --debug shows where)\n"
 
 
+@pytest.mark.slow
 def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
     import zeropoint.compare  # noqa: F401
 
@@ -323,6 +324,7 @@ def test_report_of_what_is_no_run(command, run_folder: Path, folder: Path):
     assert not (run_folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_compare_without_the_reports_libraries(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
     import zeropoint.compare  # noqa: F401
 
@@ -337,6 +339,7 @@ def test_compare_without_the_reports_libraries(command, folder: Path, monkeypatc
     assert_refused(command("report runs/model.py-make_model"), why)
 
 
+@pytest.mark.slow
 def test_free_sizes(command, folder: Path):
     from zeropoint import load
     from zeropoint.sizes import has_free_sizes
@@ -419,6 +422,7 @@ def test_auto_takes_the_fastest_engine(command, folder: Path, saved: Path):
     assert "on 13 images (" in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_auto_quantizes_for_the_fastest_target(command, folder: Path):
     from zeropoint import load
@@ -441,12 +445,14 @@ def test_help_names_every_command_and_warns_of_code_that_is_run(command):
     assert "runs the code" in " ".join(out.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_module_is_the_same_command():
     arguments = [sys.executable, "-m", "zeropoint", "bench", "there.pt2"]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no such file: there.pt2\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_while_calibrating(folder: Path, number: signal.Signals, status: int):
     arguments = [sys.executable, "-m", "zeropoint", *QUANTIZE.split(), "--data", "model.py:that_never_end"]
@@ -473,6 +479,7 @@ def test_ctrl_c_while_calibrating(folder: Path, number: signal.Signals, status: 
     assert {path.name for path in folder.iterdir()} <= {"model.py", "__pycache__"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [QUANTIZE, "compare model.py:make_model --engines onnxruntime --out run"])
 def test_ctrl_c_while_distilling_and_on_from_there(line: str, command, folder: Path, monkeypatch):
     from zeropoint.methods import distil

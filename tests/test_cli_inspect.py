@@ -131,6 +131,7 @@ def test_bad_input_is_one_line(command: Command, line: str, parts: list[str]):
         assert part in err
 
 
+@pytest.mark.slow
 def test_quiet_prints_results_alone(command: Command, monkeypatch: pytest.MonkeyPatch):
     line = f"evaluate model.py:make_model {DATA} --engine onnxruntime"
     status, out, err = command(line)
@@ -144,6 +145,7 @@ def test_quiet_prints_results_alone(command: Command, monkeypatch: pytest.Monkey
     assert progress.is_watched()
 
 
+@pytest.mark.slow
 def test_evaluate_and_compare_print_json(command: Command, monkeypatch: pytest.MonkeyPatch):
     import zeropoint.compare  # noqa: F401
 

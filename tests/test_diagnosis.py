@@ -60,6 +60,7 @@ def with_grid(program: Program, layer: str, change: Callable[[float], float]) ->
     return dataclasses.replace(program, module=module)
 
 
+@pytest.mark.slow
 def test_a_channel_a_thousand_times_as_large():
     model = network()
     healthy = diagnose(quantized(model), DATA)
@@ -78,6 +79,7 @@ def test_a_channel_a_thousand_times_as_large():
     assert best.gain_db > 10
 
 
+@pytest.mark.slow
 def test_one_outlier_among_the_activations():
     spoilt = [batch.clone() for batch in DATA]
     spoilt[0][3, 1, 4, 4] = 400.0
@@ -89,6 +91,7 @@ def test_one_outlier_among_the_activations():
     assert found.advice[0].mend.layer == "0"
 
 
+@pytest.mark.slow
 def test_one_clipped_layer():
     program = with_grid(quantized(network()), "4", lambda scale: scale / 8)
     found = diagnose(program, DATA)
@@ -114,6 +117,7 @@ def test_dead_channels_and_clips_that_are_full():
     assert causes >= {DEAD_CHANNELS, SATURATED_CLIP}
 
 
+@pytest.mark.slow
 def test_advice_measured_is_what_the_mended_program_gives():
     program = quantized(network(), weight_bits=4, end_bits=4)
     found = diagnose(program, DATA)
@@ -137,6 +141,7 @@ def test_all_layers_left_float_are_the_float_network():
     assert len(looked.seen) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_layers_and_advice_have_their_times(engine: str):
     program = quantized(network(), activation_bits=4)
@@ -156,6 +161,7 @@ def test_what_cannot_be_diagnosed():
         diagnose(quantized(network()), DATA, engine="torch")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path):
     out = tmp_path / "better.pt2"
     command = ["diagnose", "digits/mobilenet", "--data", "digits", "--limit-batches", "2", "--bits", "W4A4"]

@@ -56,6 +56,7 @@ def described(value: object, batch: int = 0) -> object:
     return [described(part, batch) for part in value] if isinstance(value, (list, tuple)) else "size"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fp32", "static", "dynamic"])
 @pytest.mark.parametrize("model", MODELS)
 def test_assembled_is_what_torch_exports(model: str, method: str):
@@ -82,6 +83,7 @@ def test_assembled_is_what_torch_exports(model: str, method: str):
             assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 @pytest.mark.parametrize("model", MODELS)
 def test_shapes_that_passes_leave_are_those_of_the_values(model: str, method: str):
@@ -162,6 +164,7 @@ class Branch(nn.Module):
         return torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (self.linear(x),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("method", ["fp32", "static"])
 def test_branches_are_traced(engine: str, method: str, tmp_path):
@@ -177,6 +180,7 @@ def test_branches_are_traced(engine: str, method: str, tmp_path):
         torch.testing.assert_close(runner(batch)[0], quantized(batch)[0], rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_saving_traces_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch):
     program, inputs = program_of("mixed", "static")
     monkeypatch.setattr(torch.export, "export", None)

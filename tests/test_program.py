@@ -90,6 +90,7 @@ def test_not_a_word_of_the_users_files_in_it(tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 6, 4, 3, 2])
 def test_size_is_what_the_bits_promise(bits, tmp_path):
     torch.manual_seed(0)
@@ -145,6 +146,7 @@ def test_places_that_cannot_be_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_full_disk(tmp_path):
     """The system lets the process write no file of more than 1 kB."""
     code = """

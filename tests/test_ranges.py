@@ -124,6 +124,7 @@ def brute_force_divergence(counts, centers, high, levels):
     return (p * np.log(p / q)).sum()
 
 
+@pytest.mark.slow
 def test_entropy_against_loops():
     scheme = Scheme(4, False, False)
     data = np.abs(np.random.default_rng(0).normal(size=5000)).astype(np.float32) ** 1.5
@@ -275,6 +276,7 @@ def test_a_model_that_fails_on_the_data():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_order_of_batches_does_not_matter_to_what_is_found():
     shuffled = batches(6)
     random.Random(0).shuffle(shuffled)

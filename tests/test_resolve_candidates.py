@@ -24,6 +24,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_program_runs_on_the_engine_that_is_asked_for(folder):
     assert candidate(f"{folder}/m.pt2", "onnxruntime", "torch", **SETTINGS).runner.engine == "onnxruntime"
     one = candidate(f"{folder}/m.pt2", None, "torch", **SETTINGS)

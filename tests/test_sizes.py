@@ -65,6 +65,7 @@ def test_every_size_computes_what_the_model_does(free, tmp_path: Path):
                 torch.testing.assert_close(run(*one)[0], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("method", ["fp32", "static"])
 def test_every_engine_is_right_at_every_size(free, engine: str, method: str, tmp_path: Path):
@@ -126,6 +127,7 @@ def test_multiples_and_equal_sizes_stay_free():
     assert has_free_sizes(square.module)
 
 
+@pytest.mark.slow
 def test_without_the_flag_sizes_are_fixed_and_the_message_says_how_to_free_them():
     program = capture(randomized(Pooled()), pictures((16, 16))[0])
     assert shapes(program) == ["any × 3 × 16 × 16"]

@@ -103,6 +103,7 @@ def test_engines_compute_on_them_in_float(engine: str, bits: str):
     assert integers(quantized, runner) == Integers(0.0, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_the_other_layers_stay_integers(engine: str):
     data = batches()

@@ -60,6 +60,7 @@ def operators(module: torch.fx.GraphModule) -> Counter[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_decomposed_is_what_torch_makes_of_the_whole_graph(model: str):
     make, shape = MODELS[model]

@@ -58,6 +58,7 @@ def test_float32_equals_eager(float32: Program, data: list[Tensor], engine: str)
         torch.testing.assert_close(output, float32(data[0][:size])[0], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", EVERY)
 @pytest.mark.parametrize("bits", [8, 4])
 def test_static_is_at_parity_with_the_simulation(
@@ -76,6 +77,7 @@ def test_layout_of_the_input_does_not_matter(float32: Program, data: list[Tensor
     assert noise_db(float32(data[0]), compile(float32, engine)(channels_last)) > 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("method", ["fp32", "dynamic", "static"])
 def test_inputs_and_outputs_keep_their_order(engine: str, method: str):
@@ -98,6 +100,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_dynamic_is_no_further_from_float32_than_the_simulation(engine: str, layer: str):
@@ -130,6 +133,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("method", ["dynamic", "static"])
 def test_single_layers(engine: str, method: str):
@@ -155,6 +159,7 @@ class Wide(nn.Module):
         return self.head(torch.relu(self.second(torch.relu(self.first(x)))).flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_weights_of_four_bits_take_four_in_the_file_and_run_in_integers(
     engine: str, monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,7 @@ def optimized(program: Program, folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
+@pytest.mark.slow
 def test_every_convolution_and_linear_layer_is_an_integer_one(
     float32: Program, data: list[Tensor], tmp_path: Path
 ):
@@ -50,6 +51,7 @@ class Stem(nn.Module):
         return self.head(nn.functional.hardswish(x.mean((2, 3), keepdim=True))).flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 def test_first_convolution_and_mean_are_integer_ones(data: list[Tensor], bits: int, tmp_path: Path):
     program = capture(randomized(Stem()), data[0][:1])
@@ -63,6 +65,7 @@ def test_first_convolution_and_mean_are_integer_ones(data: list[Tensor], bits: i
     assert_parity(program, static, compile(static, "onnxruntime", threads=1), inputs)
 
 
+@pytest.mark.slow
 def test_no_skip_layer_normalization(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     found = []
     original = onnxruntime.InferenceSession
@@ -83,6 +86,7 @@ def test_no_skip_layer_normalization(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "SkipLayerNormalization" not in operators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4, 8), (4, 5, 8)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
@@ -106,6 +110,7 @@ def test_dynamic_linear_layers_are_integer_products(tmp_path: Path):
     assert "Gemm" not in counts
 
 
+@pytest.mark.slow
 def test_dynamic_weights_of_fewer_bits_are_integers_as_well(tmp_path: Path):
     torch.manual_seed(0)
     program = capture(nn.Linear(32, 8), torch.randn(2, 32))
@@ -130,6 +135,7 @@ def test_the_file_holds_eight_bits_a_weight():
     assert compile(quantized, "onnxruntime").artefact.stat().st_size < 256 * 256 + 10_000
 
 
+@pytest.mark.slow
 def test_a_batch_norm_kept_apart_from_a_dynamic_layer_stays_apart():
     network = randomized(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -138,6 +144,7 @@ def test_a_batch_norm_kept_apart_from_a_dynamic_layer_stays_apart():
     torch.testing.assert_close(runner(x)[0], dynamic(x)[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_weight_that_two_layers_share_is_read_as_each_needs(tmp_path: Path):
     class Tied(nn.Module):
         def __init__(self) -> None:

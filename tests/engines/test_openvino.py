@@ -34,6 +34,7 @@ def precisions(program: Program) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_convolution_and_linear_layer_is_an_integer_one(float32: Program, data: list[Tensor]):
     found = precisions(quantize(float32, "static", calibration=data, target="openvino"))
     assert found["Convolution"] == {"u8"}
@@ -65,6 +66,7 @@ def test_only_the_batch_is_left_free_and_names_stay():
     assert [value.get_any_name() for value in model.inputs] == ["x", "y"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fp32", "static", "dynamic"])
 def test_a_saved_program_runs_as_before(method: str, float32: Program, data: list[Tensor], tmp_path: Path):
     program = quantize(float32, method, calibration=data, target="openvino")
@@ -75,6 +77,7 @@ def test_a_saved_program_runs_as_before(method: str, float32: Program, data: lis
     assert model.get_element_type() == openvino.Type.f32
 
 
+@pytest.mark.slow
 def test_layers_beside_a_recurrent_one_are_found_in_integers():
     data = batches(5, 6)
     program = capture(randomized(Recurrent(nn.LSTM)), data[0])
@@ -91,6 +94,7 @@ def test_results_outlive_the_next_call(float32: Program, data: list[Tensor]):
     assert torch.equal(first, kept)
 
 
+@pytest.mark.slow
 def test_nothing_is_reported_over_the_network():
     code = """
 import sys, torch, zeropoint
@@ -158,6 +162,7 @@ def test_weights_alone_are_quantized_by_weight_only(bits: int):
     assert noise_db(quantized(*data), compile(quantized, "openvino", threads=1)(*data)) > 110
 
 
+@pytest.mark.slow
 def test_attention_runs_in_integers():
     data = batches(5, 8)
     program = capture(randomized(Transformer()), data[0][:1])

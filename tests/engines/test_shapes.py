@@ -28,6 +28,7 @@ def test_compiled_once_a_shape_and_beyond_a_few_once_for_all():
     assert compiled == [*(((size, 3), (2,)) for size in range(1, KEPT + 1)), None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_every_size_of_batch_is_right_and_few_are_compiled_for(
     engine: str, float32: Program, data: list[Tensor], monkeypatch: pytest.MonkeyPatch
@@ -51,6 +52,7 @@ def test_every_size_of_batch_is_right_and_few_are_compiled_for(
     assert count == KEPT + 1
 
 
+@pytest.mark.slow
 def test_what_compiles_with_free_sizes_only_runs_with_those(monkeypatch: pytest.MonkeyPatch):
     (data, *_) = batches(5, 6)
     program = capture(randomized(Recurrent(nn.LSTM)), data[:1])

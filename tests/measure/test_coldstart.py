@@ -71,6 +71,7 @@ def test_the_process_is_told_all_and_its_last_line_is_read(runner, monkeypatch):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "stderr", "reason"),
     [(1, "Traceback\nValueError: what\n", "ValueError: what"), (-9, "", "signal 9"), (1, "", "no message")],

@@ -63,6 +63,7 @@ def test_dynamic_layers_are_in_integers_and_nothing_else(program, engine):
     assert result.fallbacks == ()
 
 
+@pytest.mark.slow
 def test_static_on_onnxruntime_leaves_transposed_convolutions_and_attention_float(program):
     result = of(program, "static", "onnxruntime")
     assert result.share >= share("conv2d", "conv2d_1", "linear", "linear_1") - 1e-9
@@ -70,6 +71,7 @@ def test_static_on_onnxruntime_leaves_transposed_convolutions_and_attention_floa
     assert result.fallbacks == ()
 
 
+@pytest.mark.slow
 def test_static_on_openvino_runs_transposed_convolutions_too(program):
     assert of(program, "static", "openvino").share >= share("conv2d", "conv2d_1", "conv_transpose2d") - 1e-9
 
@@ -80,10 +82,12 @@ def test_static_on_torch(program):
     assert result.share == pytest.approx(share("conv2d", "conv2d_1", "linear", "linear_1"))
 
 
+@pytest.mark.slow
 def test_float_programs_have_none(program):
     assert integers(program, zp.compile(program, "onnxruntime", threads=1)) == Integers(0.0, ())
 
 
+@pytest.mark.slow
 def test_a_fallback_is_named_by_module_operator_and_line(program, monkeypatch):
     from zeropoint.engines import onnxruntime
 

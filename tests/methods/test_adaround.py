@@ -42,6 +42,7 @@ def test_beta_falls_behind_the_warm_up():
     assert [_annealed(done) for done in (0.2, 0.6, 1.0)] == pytest.approx([20.0, 11.0, 2.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "gain"), [(4, 0.3), (3, 1.0)])
 def test_nearer_to_float_on_items_not_seen(bits: int, gain: float):
     program, start = rounded(bits)
@@ -53,6 +54,7 @@ def test_nearer_to_float_on_items_not_seen(bits: int, gain: float):
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.slow
 def test_weights_are_on_their_grids_and_move_a_step_at_most():
     _, start = rounded(3)
     learned = adaround(start, start, DATA)
@@ -70,6 +72,7 @@ def test_weights_are_on_their_grids_and_move_a_step_at_most():
     assert moved
 
 
+@pytest.mark.slow
 def test_files_give_what_memory_gives(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module_of, "STEPS", 5)
     _, start = rounded(2)
@@ -78,6 +81,7 @@ def test_files_give_what_memory_gives(monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(adaround(start, start, DATA)(UNSEEN)[0], inside)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_program(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module_of, "STEPS", 20)
     _, start = rounded(3)
@@ -125,6 +129,7 @@ class Grouped(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_shortcuts_groups_and_linear_layers():
     program, start = rounded(3, Grouped())
     cuts = [entry for entry, _ in _blocks(start.module, without_quantizers(start))]
@@ -157,6 +162,7 @@ def test_a_weight_of_two_blocks_stays():
         assert torch.equal(value, learned.module.get_parameter(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["static", "static-best", "weight-only"])
 def test_as_an_option(method: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(distil_module, "STEPS", 20)

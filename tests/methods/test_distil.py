@@ -31,6 +31,7 @@ def rounded(**chosen: object):
     return program, round_to_nearest(program, ADDS_INSIDE, DATA, options(**chosen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "gain"), [(3, 1.0), (8, -0.5)])
 def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module_of, "LONGER", 2)
@@ -46,6 +47,7 @@ def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: 
     assert [q.scheme for q in quantizers(taught.module)] == [q.scheme for q in quantizers(start.module)]
 
 
+@pytest.mark.slow
 def test_never_worse_on_what_is_held_out(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module_of, "RATE", 1e3)  # which ruins the weights
     _, start = rounded()
@@ -57,6 +59,7 @@ def test_too_few_items_to_hold_any_out_leave_the_program_as_it_is():
     assert distil(start, start, [images(7)]) is start
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_program():
     _, start = rounded(weight_bits=3, end_bits=3)
     one, two, other = (distil(start, start, DATA, seed)(UNSEEN)[0] for seed in (0, 0, 1))
@@ -100,6 +103,7 @@ def test_items_are_limited(monkeypatch: pytest.MonkeyPatch):
     assert len(_items(endless())[0]) == 64  # the batch that goes beyond is the last one
 
 
+@pytest.mark.slow
 def test_static_best_is_no_worse_than_static(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module_of, "LONGER", 2)
     program = residual()
@@ -131,6 +135,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch):
     return at
 
 
+@pytest.mark.slow
 def test_an_interrupted_distillation_goes_on_to_the_same_weights(tmp_path: Path, interrupted):
     program = residual()
     chosen = options(weight_bits=3, end_bits=3, rounding="gptq")
@@ -156,6 +161,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(tmp_path: Path,
     assert torch.equal(run(cut)(UNSEEN)[0], whole(UNSEEN)[0])
 
 
+@pytest.mark.slow
 def test_other_settings_begin_anew(tmp_path: Path, interrupted):
     _, start = rounded(weight_bits=3, end_bits=3)
     path = tmp_path / "cut"

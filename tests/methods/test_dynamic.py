@@ -46,6 +46,7 @@ def test_linear_by_hand(x):
     assert linear()(torch.from_numpy(x))[0].numpy() == pytest.approx(by_numpy(x), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4))
 def test_close_to_float_whatever_the_input(values):
     x = torch.tensor([values])

@@ -128,6 +128,7 @@ def test_nearer_to_float_on_data_not_seen(bits: int, gain: float):
     assert sqnr(program, refined, unseen) > sqnr(program, plain, unseen) + gain
 
 
+@pytest.mark.slow
 def test_weights_are_on_their_grids_and_the_given_program_stays():
     _, plain, data = mixed(4)
     before = {name: value.clone() for name, value in plain.module.state_dict().items()}

@@ -43,12 +43,14 @@ def test_every_bias_is_the_nearest_whole_number(bits: int):
         assert not torch.equal(new, old)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["static", "static-best"])
 def test_methods_end_with_it(method: str):
     for part in units(quantize(residual(), method, calibration=DATA, target=ADDS_INSIDE, options=options())):
         torch.testing.assert_close(part, part.round(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_what_a_four_bit_program_does():
     def blocks(parts: nn.ModuleList, x: Tensor) -> Tensor:
         for part in parts:

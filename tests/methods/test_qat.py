@@ -46,6 +46,7 @@ def low_bit(program: Program, method: str) -> Program:
     )
 
 
+@pytest.mark.slow
 def test_training_wins_back_what_few_bits_cost(trained: Program):
     test = clusters(seed=7)
     static, qat = (evaluate(low_bit(trained, method), test).accuracy for method in ("static", "qat"))
@@ -54,6 +55,7 @@ def test_training_wins_back_what_few_bits_cost(trained: Program):
     assert qat.loss < static.loss
 
 
+@pytest.mark.slow
 def test_loss_falls(trained: Program, monkeypatch: pytest.MonkeyPatch):
     results = []
     train = loop.train
@@ -64,6 +66,7 @@ def test_loss_falls(trained: Program, monkeypatch: pytest.MonkeyPatch):
     assert results[0].accuracy is not None
 
 
+@pytest.mark.slow
 def test_result_holds_plain_quantizers_only_and_can_be_saved(trained: Program, tmp_path):
     program = low_bit(trained, "qat")
     assert (program.method, program.weight_bits, program.activation_bits) == ("qat", 2, 2)
@@ -76,6 +79,7 @@ def test_result_holds_plain_quantizers_only_and_can_be_saved(trained: Program, t
     torch.testing.assert_close(load(tmp_path / "m.pt2")(batch), program(batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grad", [True, False])
 def test_float_program_and_the_users_parameters_stay_as_they_are(grad: bool):
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8)).requires_grad_(
@@ -91,6 +95,7 @@ def test_float_program_and_the_users_parameters_stay_as_they_are(grad: bool):
     assert not torch.equal(qat(clusters()[0][0])[0], low_bit(program, "static")(clusters()[0][0])[0])
 
 
+@pytest.mark.slow
 def test_epoch_of_the_best_validation_is_kept(trained: Program, monkeypatch: pytest.MonkeyPatch):
     """Labels of validation that no training comes to: the first epochs fit them best."""
     wrong = [(inputs, (labels + 1) % 8) for inputs, labels in clusters()]
@@ -151,6 +156,7 @@ def test_learnable_quantizers_compute_what_the_plain_ones_do(trained: Program):
     torch.testing.assert_close(module(clusters()[0][0]).detach(), static(clusters()[0][0])[0])
 
 
+@pytest.mark.slow
 def test_quantizers_around_moves_keep_one_grid():
     torch.manual_seed(0)
     model = nn.Sequential(

@@ -68,6 +68,7 @@ def targets(of: Program) -> list[object]:
     return [node.target for node in of.module.graph.nodes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["views", "unflatten", "operator", "other groups"])
 @pytest.mark.parametrize(("channels", "blocks"), [(8, 3), (6, 2), (8, 0), (10, 5)])
 def test_the_same_without_shuffles(how: str, channels: int, blocks: int):

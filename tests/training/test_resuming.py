@@ -144,6 +144,7 @@ except KeyboardInterrupt as stop:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_is_obeyed_when_the_step_is_kept(tmp_path: Path, name: str):
     path = tmp_path / "last.checkpoint"
