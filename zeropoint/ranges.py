@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from zeropoint import graph as fx
 from zeropoint.batches import gathered, inputs_of
 from zeropoint.errors import InputError, InputWarning, first_line
+from zeropoint.memory import keeping_freed
 from zeropoint.operators import aten
 from zeropoint.scheme import Scheme, choose_parameters
 from zeropoint.sizes import input_shapes, misfit
@@ -263,6 +264,7 @@ def observe(
     return parameters
 
 
+@keeping_freed()
 def run_on(
     observer: Interpreter, calibration: Iterable[Any], *, alone: bool = False, items: int | None = None
 ) -> int:

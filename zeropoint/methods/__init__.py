@@ -8,7 +8,6 @@ from pathlib import Path
 from zeropoint import engines
 from zeropoint.batches import Loader, check
 from zeropoint.errors import InputError, closest
-from zeropoint.memory import keeping_freed
 from zeropoint.methods.bf16 import bf16
 from zeropoint.methods.dynamic import dynamic
 from zeropoint.methods.layout import laid_out
@@ -93,23 +92,22 @@ def quantize(
     check_target(rules, method, options)
     path = None if checkpoint is None else Path(checkpoint)
     started = time.perf_counter()
-    with keeping_freed():
-        if calibration is not None and recipe.calibrates:
-            calibration = laid_out(program, calibration)
-        if method == "bf16":
-            program = bf16(program, options)
-        elif method == "dynamic":
-            program = dynamic(program, rules, options)
-        elif recipe.trains:
-            assert calibration is not None
-            assert train is not None
-            program = qat(program, rules, calibration, options, train, validation, path)
-        elif method == "static-best":
-            assert calibration is not None
-            program = static_best(program, rules, calibration, options, path)
-        elif recipe.calibrates:
-            assert calibration is not None
-            program = CALIBRATED[method](program, rules, calibration, options)
+    if calibration is not None and recipe.calibrates:
+        calibration = laid_out(program, calibration)
+    if method == "bf16":
+        program = bf16(program, options)
+    elif method == "dynamic":
+        program = dynamic(program, rules, options)
+    elif recipe.trains:
+        assert calibration is not None
+        assert train is not None
+        program = qat(program, rules, calibration, options, train, validation, path)
+    elif method == "static-best":
+        assert calibration is not None
+        program = static_best(program, rules, calibration, options, path)
+    elif recipe.calibrates:
+        assert calibration is not None
+        program = CALIBRATED[method](program, rules, calibration, options)
     return replace(program, quantize_seconds=time.perf_counter() - started)
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from zeropoint import graph as fx
 from zeropoint.batches import inputs_of
+from zeropoint.memory import keeping_freed
 from zeropoint.operators import (
     FAKE_QUANTIZE,
     FAKE_QUANTIZE_TENSOR,
@@ -45,6 +46,7 @@ POSITIONS, SAMPLES = 8192, 16
 JUDGES = 64
 
 
+@keeping_freed()
 def gptq(
     program: Program,
     calibration: Iterable[Any],

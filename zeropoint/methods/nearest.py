@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zeropoint.batches import inputs_of
+from zeropoint.memory import keeping_freed
 from zeropoint.program import Program, flat_tensors
 from zeropoint.quantizers import Simulation
 
@@ -14,6 +15,7 @@ ITEMS = 32  # that are looked at, at least, where there are so many
 GATHERED = 8  # at a time
 
 
+@keeping_freed()
 def nearest(
     reference: Program,
     candidates: Sequence[Program],
