@@ -1,6 +1,7 @@
 """Memory that is freed and soon needed again: kept by the process, not handed to the system in between."""
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,10 +20,11 @@ def keeping_freed() -> Iterator[None]:
     ResNet-50 on batches of eight. Around single passes, not all of them together: what one leaves in pieces
     would add to the peak of the next, 100 MB more or less. Does nothing where the C library is not glibc.
     """
-    library = ctypes.CDLL(None)
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None  # Windows has none to give
     if not hasattr(library, "gnu_get_libc_version"):
         yield
         return
+    assert library is not None
     library.mallopt(MMAP_THRESHOLD, EVERYTHING)
     library.mallopt(TRIM_THRESHOLD, EVERYTHING)
     try:

@@ -50,14 +50,19 @@ def _pack_weight(module: GraphModule, quantizer: Quantizer, planes: bool) -> Non
         else:
             node = constant("integers", integers)
             zero_point = quantizer.zero_point
-        value = graph.call_function(aten._to_copy.default, (node,), {"dtype": torch.float32})
-        if zero_point.any():
-            offsets = constant("zero_point", zero_point.float().reshape(shape))
-            value = graph.call_function(aten.sub.Tensor, (value, offsets))
-        scale = constant("scale", quantizer.scale.reshape(shape))
-        value = graph.call_function(aten.mul.Tensor, (value, scale))
+        offsets = constant("zero_point", zero_point.float().reshape(shape)) if zero_point.any() else None
+        value = dequantized(node, constant("scale", quantizer.scale.reshape(shape)), offsets)
     value.meta = dict(quantizer.node.meta)
     quantizer.node.replace_all_uses_with(value)
+
+
+def dequantized(integers: Node, scale: Node, zero_point: Node | None) -> Node:
+    """``scale * (integers - zero_point)``, Jacob et al. 2018, eq. 1, at the graph's insertion point."""
+    graph = integers.graph
+    value = graph.call_function(aten._to_copy.default, (integers,), {"dtype": torch.float32})
+    if zero_point is not None:
+        value = graph.call_function(aten.sub.Tensor, (value, zero_point))
+    return graph.call_function(aten.mul.Tensor, (value, scale))
 
 
 def to_planes(levels: Tensor, bits: int) -> Tensor:

@@ -51,8 +51,7 @@ def quantized(method: str, tied: bool = False, engine: str = "openvino", **chose
 )
 def test_rows_have_the_values_that_the_quantized_table_has(tied: bool, chosen: dict[str, object]):
     program = quantized("weight-only", tied, **chosen)
-    module = fx.copy(program.module)
-    look_up_integers(module)
+    module = look_up_integers(program).module
     lookups = [node for node in module.graph.nodes if node.target in EMBEDDINGS]
     assert lookups
     assert not {node.args[0].target for node in lookups} & FAKE_QUANTIZE

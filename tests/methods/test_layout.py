@@ -71,7 +71,10 @@ class Halves(nn.Module):
     [capture(Halves(), images()[:1]), capture(nn.Linear(4, 2), torch.ones(2, 4))],
     ids=["a view forbids it", "no images"],
 )
-def test_what_cannot_be_laid_out_is_read_as_it_is(program):
+def test_what_cannot_be_laid_out_is_read_as_it_is(program, monkeypatch: pytest.MonkeyPatch):
     data = [*program.example_inputs]
     assert laid_out(program, data) is data
-    quantize(program, calibration=data, options=options())
+    found = quantize(program, calibration=data, options=options())
+    monkeypatch.setattr(macs, "HEAVY", 1 << 30)
+    expected = quantize(program, calibration=data, options=options())
+    assert torch.equal(found(*data)[0], expected(*data)[0])

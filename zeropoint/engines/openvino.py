@@ -1,6 +1,5 @@
 """The OpenVINO engine. Its PyTorch front end reads fake-quantize nodes and integer weights as they are."""
 
-import dataclasses
 import operator
 import sys
 from collections.abc import Callable
@@ -78,9 +77,7 @@ def lower(program: Program, path: Path) -> None:
     openvino = _openvino()
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    module = fx.copy(program.module)
-    look_up_integers(module)
-    module = pack(dataclasses.replace(program, module=module), planes=False).module
+    module = pack(look_up_integers(program), planes=False).module
     drop_wide(module)
     _drop_dynamic(module)
     _stack_groups(module)

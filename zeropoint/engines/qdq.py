@@ -19,9 +19,8 @@ pairs = torch.ops.quantized_decomposed
 
 def to_pairs(program: Program) -> GraphModule:
     """The Program's graph with every quantizer as a quantize/dequantize pair, or an integer weight."""
-    module = fx.copy(program.module)
+    module = look_up_integers(program).module
     drop_wide(module)
-    look_up_integers(module)
     _drop_implied_clamps(module)
     for quantizer in list(quantizers(module)):
         with module.graph.inserting_before(quantizer.node):

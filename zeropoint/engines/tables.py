@@ -1,18 +1,19 @@
 """Tables: embeddings that look up rows of integers, and dequantize those alone and not the whole table."""
 
-from torch import float32
+import dataclasses
+
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
 from zeropoint.operators import EMBEDDINGS, aten
+from zeropoint.packing import dequantized
+from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, quantizers
 
 
-def look_up_integers(module: GraphModule) -> None:
-    """Has embeddings behind a weight's quantizer read integers, with the arithmetic of them in the graph.
-
-    The values stay the same: ``scale * (integer - zero_point)`` of the rows read (Jacob et al. 2018, eq. 1).
-    """
+def look_up_integers(program: Program) -> Program:
+    """The Program with embeddings behind a weight's quantizer reading integers; the same values."""
+    module = fx.copy(program.module)
     for quantizer in list(quantizers(module)):
         readers = [user for user in quantizer.node.users if user.target in EMBEDDINGS]
         if quantizer.is_weight and quantizer.axis == 0 and readers:
@@ -20,6 +21,7 @@ def look_up_integers(module: GraphModule) -> None:
             for reader in readers:
                 _read(module, reader, *parts)
     fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
 
 
 def _stored(module: GraphModule, quantizer: Quantizer) -> tuple[str, str, str | None]:
@@ -45,10 +47,7 @@ def _read(module: GraphModule, reader: Node, rows: str, scale: str, zero_point: 
         return graph.call_function(aten.embedding.default, (stored, reader.args[1]))
 
     with graph.inserting_before(reader):
-        value = graph.call_function(aten._to_copy.default, (look_up(rows),), {"dtype": float32})
-        if zero_point:
-            value = graph.call_function(aten.sub.Tensor, (value, look_up(zero_point)))
-        value = graph.call_function(aten.mul.Tensor, (value, look_up(scale)))
+        value = dequantized(look_up(rows), look_up(scale), look_up(zero_point) if zero_point else None)
     value.meta = dict(reader.meta)
     reader.replace_all_uses_with(value)
     graph.erase_node(reader)

@@ -206,8 +206,10 @@ class _Moments:
     def __add__(self, other: "_Moments") -> "_Moments":
         return _Moments(self.xx + other.xx, self.yx + other.yx)
 
-    def ordered(self, order: list[int]) -> "_Moments":
-        """Those of inputs in another order."""
+    def channels_first(self, inputs: int, area: int) -> "_Moments":
+        """Those of ``inputs`` that came place by place of a kernel of ``area``, in the order of weights."""
+        order = torch.arange(self.xx.shape[1])
+        order[:inputs] = order[:inputs].reshape(area, -1).t().flatten()
         return _Moments(*(part[:, order][:, :, order] for part in (self.xx, self.yx)))
 
 
@@ -222,10 +224,9 @@ def _moments(
     folds: list[_Moments | None] = [None, None]
     has_bias = bias_of(layer, description) is not None
     generator = torch.Generator().manual_seed(0)
-    order: list[int] = []
     for number, (float_values, values) in enumerate(zip(floats, integers, strict=True)):
         x, y = _columns(layer, description, values), _columns(layer, description, float_values)
-        wanted = -(-max(positions // min(x.groups, 4), SAMPLES * len(x.order)) // len(floats))
+        wanted = -(-max(positions // min(x.groups, 4), SAMPLES * x.inputs) // len(floats))
         chosen = torch.randperm(x.count, generator=generator)[:wanted]
         a, b = x.take(chosen), y.take(chosen)
         if has_bias:
@@ -233,8 +234,7 @@ def _moments(
         seen = _Moments((a.mT @ a).double(), (b.mT @ a).double())
         before = folds[number % 2]
         folds[number % 2] = seen if before is None else before + seen
-        order = [*x.order, len(x.order)][: a.shape[2]]
-    first, second = (fold and fold.ordered(order) for fold in folds)
+    first, second = (fold and fold.channels_first(x.inputs, x.area) for fold in folds)
     assert first is not None
     return first, second or first
 
@@ -243,13 +243,14 @@ def _moments(
 class _Columns:
     """The inputs to each of the ``count`` positions of a layer's output, taken out when asked for.
 
-    ``take`` gives (groups, positions, inputs) for some positions, the inputs as they lie in memory; ``order``
-    is where those of the weight are among them.
+    ``take`` gives (groups, positions, inputs) for some positions, the inputs as they lie in memory: place by
+    place of the kernel, which has ``area`` of them.
     """
 
     groups: int
     count: int
-    order: list[int]
+    inputs: int
+    area: int
     take: Callable[[Tensor], Tensor]
 
 
@@ -257,7 +258,7 @@ def _columns(layer: Node, description: Weighted, env: dict[Node, Any]) -> _Colum
     value: Tensor = env[cast(Node, layer.args[description.input])]
     if description.family == "linear":
         rows = value.flatten(0, -2)
-        return _Columns(1, len(rows), list(range(rows.shape[1])), lambda chosen: rows[chosen].unsqueeze(0))
+        return _Columns(1, len(rows), rows.shape[1], 1, lambda chosen: rows[chosen].unsqueeze(0))
     kernel = list(env[cast(Node, layer.args[description.weight])].shape[2:])
     given: list[Any] = list(layer.args[3:])
     settings = given + [1, 0, 1, 1][len(given) :]
@@ -284,9 +285,8 @@ def _columns(layer: Node, description: Weighted, env: dict[Node, Any]) -> _Colum
         # (positions, kernel rows, kernel columns, channels)
         return patches.unflatten(3, (groups, -1)).movedim(3, 0).flatten(2)
 
-    order = torch.arange(pixels.shape[3] // groups * kernel[0] * kernel[1])
-    order = order.reshape(kernel[0] * kernel[1], -1).t().flatten()
-    return _Columns(groups, len(pixels) * rows * columns, order.tolist(), take)
+    area = kernel[0] * kernel[1]
+    return _Columns(groups, len(pixels) * rows * columns, pixels.shape[3] // groups * area, area, take)
 
 
 def _list(value: Any, length: int) -> list[int]:
