@@ -5,7 +5,8 @@
 
 FOLDER holds the networks and their images (see trained.py). Every row is a process of its own: it calibrates
 on 256 images of the calibration split, without their labels, and is scored on the test split. zeropoint is
-simulated, and run on its target at W8A8. Writes accuracy.json and accuracy.md; an interrupted run goes on
+simulated, and run on its target at W8A8. AIMET is measured where it is installed
+(``pip install aimet-torch==2.42.0``). Writes accuracy.json and accuracy.md; an interrupted run goes on
 where it was.
 """
 
@@ -47,23 +48,37 @@ class Line:
     target: str = ""
 
 
-PEERS: dict[tuple[str, str], tuple[Callable[..., Any], Callable[..., Path], Callable[..., peers.Call]]] = {
-    ("FX", "x86"): (
+Peer = tuple[Callable[..., Any], Callable[..., Path], Callable[..., peers.Call]]
+
+
+def _aimet(bits: int, adaround: bool = False) -> Peer:
+    return partial(peers.aimet_static, bits=bits, adaround=adaround), peers.save_eager, peers.load_eager
+
+
+PEERS: dict[tuple[str, str, str], Peer] = {
+    ("FX", "x86", "W8A8"): (
         partial(peers.fx_static, backend="x86"),
         peers.save_jit,
         partial(peers.load_jit, backend="x86"),
     ),
-    ("FX", "onednn"): (
+    ("FX", "onednn", "W8A8"): (
         partial(peers.fx_static, backend="onednn"),
         peers.save_jit,
         partial(peers.load_jit, backend="onednn"),
     ),
-    ("quantize_static", "onnxruntime"): (peers.quantize_static, peers.save_onnx, peers.load_onnxruntime),
-    ("NNCF", "openvino"): (
+    ("quantize_static", "onnxruntime", "W8A8"): (
+        peers.quantize_static,
+        peers.save_onnx,
+        peers.load_onnxruntime,
+    ),
+    ("NNCF", "openvino", "W8A8"): (
         partial(peers.nncf_static, transformer=False),
         peers.save_openvino,
         partial(peers.load_openvino, precision="f32"),
     ),
+    ("AIMET", "simulated", "W8A8"): _aimet(8),
+    ("AIMET", "simulated", "W4A8"): _aimet(4),
+    ("AIMET", "AdaRound, simulated", "W4A8"): _aimet(4, adaround=True),
 }
 
 
@@ -75,8 +90,8 @@ def lines() -> Iterator[Line]:
             for method in ("static", "static-best"):
                 for target in TARGETS if bits == "W8A8" and method == "static" else TARGETS[:1]:
                     yield Line(network, "zeropoint", method, bits, target)
-        for tool, how in PEERS:
-            yield Line(network, tool, how, "W8A8")
+        for tool, how, bits in PEERS:
+            yield Line(network, tool, how, bits)
 
 
 def measure(line: Line, folder: str) -> dict[str, Any]:
@@ -100,7 +115,7 @@ def measure(line: Line, folder: str) -> dict[str, Any]:
     elif line.tool == "float32":
         seconds = 0.0
     else:
-        quantize, save, load = PEERS[line.tool, line.how]
+        quantize, save, load = PEERS[line.tool, line.how, line.bits]
         built = quantize(network, calibration[0][:2], calibration)
         seconds = time.perf_counter() - started
         runs = {line.how: load(save(built, test[0][0], 2, f"{tempfile.mkdtemp()}/peer"), 2)}

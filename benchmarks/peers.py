@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from zeropoint.models.vision import torchvision
+
 Call = Callable[[Tensor], Tensor]
 
 
@@ -173,6 +175,45 @@ def load_jit(path: Path, threads: int, backend: str) -> Call:
         return _without_gradients(torch.jit.load(path))
     finally:
         torch.backends.quantized.engine = before
+
+
+# AIMET, which no engine runs: it simulates integer arithmetic in PyTorch
+
+
+def aimet_static(
+    network: nn.Module, example: Tensor, calibration: list[Tensor], bits: int, adaround: bool = False
+) -> nn.Module:
+    """Weights per channel, of ``bits``, activations of 8; with ``adaround`` in 2,000 iterations a layer."""
+    torchvision()  # AIMET imports it, and only this way it imports beside any build of torch
+    from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
+    from aimet_torch.batch_norm_fold import fold_all_batch_norms
+    from aimet_torch.common.defs import QuantScheme
+    from aimet_torch.common.quantsim_config.utils import get_path_for_per_channel_config
+    from aimet_torch.model_preparer import prepare_model
+    from aimet_torch.quantsim import QuantizationSimModel
+
+    prepared = prepare_model(copy.deepcopy(network)).eval()
+    fold_all_batch_norms(prepared, tuple(example.shape), example)
+    how = {"default_param_bw": bits, "config_file": get_path_for_per_channel_config()}
+    with tempfile.TemporaryDirectory() as folder:
+        if adaround:
+            chosen = AdaroundParameters(calibration, len(calibration), default_num_iterations=2000)
+            prepared = Adaround.apply_adaround(
+                prepared,
+                example,
+                chosen,
+                folder,
+                "rounded",
+                default_param_bw=bits,
+                default_config_file=how["config_file"],
+            )
+        scheme = QuantScheme.post_training_tf_enhanced
+        simulation = QuantizationSimModel(prepared, example, quant_scheme=scheme, **how)
+        if adaround:
+            simulation.set_and_freeze_param_encodings(f"{folder}/rounded.encodings")
+    with torch.no_grad():
+        simulation.compute_encodings(lambda model: [model(batch) for batch in calibration])
+    return simulation.model
 
 
 # The PyTorch compiler, and torchao's PT2E quantization before it

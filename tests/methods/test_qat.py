@@ -14,6 +14,7 @@ from zeropoint.errors import InputError
 from zeropoint.learned import fake_quantize_learned
 from zeropoint.measure.evaluate import evaluate
 from zeropoint.methods import quantize
+from zeropoint.methods.learnable import constant, learnable, make_learnable, parameter_groups
 from zeropoint.operators import FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_TENSOR
 from zeropoint.options import Options
 from zeropoint.program import Program, load
@@ -108,8 +109,6 @@ def test_epoch_of_the_best_validation_is_kept(trained: Program, monkeypatch: pyt
 
 def test_step_gradient_is_the_papers():
     """Esser et al. 2020, eq. 3 and section 2.2, by hand, for a weight of two channels and an activation."""
-    from zeropoint.methods.learnable import make_learnable
-
     linear = nn.Linear(3, 2, bias=False)
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[0.31, -0.62, 1.0], [0.2, -0.11, 0.5]]))
@@ -122,9 +121,9 @@ def test_step_gradient_is_the_papers():
         for place in (make_learnable(module, q, static) for q in [*quantizers(module)])
     }
     steps = dict(module.named_parameters())
-    scales = {
-        kind: steps[place.scale].detach().mul_(0.7).clone() for kind, place in places.items()
-    }  # so that some clip
+    # Step sizes count those of the start: at 0.7 of them some values are clipped.
+    units = {kind: place.before.scale for kind, place in places.items()}
+    scales = {kind: steps[place.scale].detach().mul_(0.7) * units[kind] for kind, place in places.items()}
     module(inputs).sum().backward()
 
     def by_hand(values: Tensor, scale: Tensor, low: int, high: int, shared: int, upstream: Tensor) -> Tensor:
@@ -138,14 +137,12 @@ def test_step_gradient_is_the_papers():
     rounded_inputs = (inputs / scales[False]).round().clamp(0, 7) * scales[False]
     # The sum of all outputs passes the sum of the other factor's column to each value.
     expected = by_hand(inputs, scales[False], 0, 7, 3, rounded_weight.sum(0).expand(2, 3)).sum()
-    torch.testing.assert_close(steps[places[False].scale].grad, expected.reshape(1))
+    torch.testing.assert_close(steps[places[False].scale].grad, expected.reshape(1) * units[False])
     expected = by_hand(weight, weight_scale, -4, 3, 3, rounded_inputs.sum(0).expand(2, 3)).sum(1)
-    torch.testing.assert_close(steps[places[True].scale].grad, expected)
+    torch.testing.assert_close(steps[places[True].scale].grad, expected * units[True])
 
 
 def test_learnable_quantizers_compute_what_the_plain_ones_do(trained: Program):
-    from zeropoint.methods.learnable import make_learnable
-
     static = low_bit(trained, "static")
     module = fx.copy(static.module)
     for quantizer in list(quantizers(module)):
@@ -154,6 +151,39 @@ def test_learnable_quantizers_compute_what_the_plain_ones_do(trained: Program):
     assert not targets & {FAKE_QUANTIZE_TENSOR, FAKE_QUANTIZE_CHANNEL}
     assert fake_quantize_learned in targets
     torch.testing.assert_close(module(clusters()[0][0]).detach(), static(clusters()[0][0])[0])
+
+
+def test_a_step_moves_channels_of_all_sizes_by_the_same_share_of_their_grid():
+    """Two channels, one a thousand times the other: a step of Adam is 0.1 steps of each one's grid."""
+    linear = nn.Linear(3, 2, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[300.0, -600.0, 1000.0], [0.2, -0.1, 0.5]]))
+    inputs = torch.tensor([[0.26, 1.9, 0.7], [0.4, 0.9, 3.0]])
+    options = Options(ranges="minmax", rounding="nearest")
+    static = quantize(capture(linear, inputs), calibration=[inputs], options=options)
+    module, places = learnable(static)
+    adam = torch.optim.Adam(parameter_groups(module, places, 0.1))
+    module(inputs).sum().backward()
+    adam.step()
+    constant(module, places)
+    (before,), (after,) = ([q for q in quantizers(m) if q.is_weight] for m in (static.module, module))
+    moved = fx.tensor_of(module, after.source) - fx.tensor_of(static.module, before.source)
+    steps = (moved / before.scale.reshape(2, 1)).abs()
+    torch.testing.assert_close(steps, torch.full((2, 3), 0.1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        (after.scale / before.scale - 1).abs(), torch.full((2,), 0.01), rtol=1e-3, atol=0
+    )
+
+
+def test_a_layer_called_twice_is_learned_once_and_comes_back():
+    layer = nn.Linear(6, 6)
+    program = capture(nn.Sequential(layer, nn.ReLU(), layer), clusters()[0][0])
+    static = quantize(program, calibration=clusters())
+    module, places = learnable(static)
+    expected = static(clusters()[0][0])[0]
+    torch.testing.assert_close(module(clusters()[0][0]), expected)
+    constant(module, places)
+    torch.testing.assert_close(module(clusters()[0][0]), expected)
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 import zeropoint as zp
 from zeropoint.cli import app
 from zeropoint.errors import InputError
-from zeropoint.learned import fake_quantize_learned
 from zeropoint.measure.evaluate import evaluate
 from zeropoint.methods.learnable import constant, keep_positive, learnable
 from zeropoint.methods.qat import _blame, _taught, distillation
@@ -209,12 +208,8 @@ def test_pact_trains_steps_of_activations_by_what_is_clipped(program: zp.Program
     one, other = (trained(program, dataclasses.replace(FEW, step_sizes=kind)) for kind in ("lsq", "pact"))
     assert not torch.equal(outputs(one), outputs(other))
     static = zp.quantize(program, calibration=clusters(), options=FEW)
-    module, _ = learnable(static, step_sizes="pact")
-    kinds = {
-        node.args[0].op == "get_attr": node.args[-1]
-        for node in module.graph.nodes
-        if node.target is fake_quantize_learned
-    }
+    _, places = learnable(static, step_sizes="pact")
+    kinds = {place.before.is_weight: place.node.args[-1] for place in places}
     assert kinds == {True: "lsq", False: "pact"}
 
 

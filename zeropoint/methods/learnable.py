@@ -1,30 +1,38 @@
-"""Learnable quantizers: step sizes and offsets as parameters to train, beside weights and biases."""
+"""Learnable quantizers: step sizes and offsets as parameters to train, beside weights and biases.
+
+Weights count steps of their grid, and step sizes what they were at first. Adam moves every number of a
+parameter by about as much, whatever its size, and channels of a network with folded batch norms differ in
+size a hundred times: what is a small step for one would scatter the weights of another over their grid.
+"""
 
 import dataclasses
 import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
 from zeropoint.learned import LSQ, fake_quantize_learned
+from zeropoint.operators import aten
 from zeropoint.placement import before_moves
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, insert_activation, insert_weight, quantizers
 from zeropoint.scheme import Scheme
 
-LEAST = 1e-8  # that a step size may shrink to
-# Rates beside that of weights, in steps of their grid: of step sizes and biases in their own sizes, and of
-# zero points.
+LEAST = 1e-8  # that a step size may shrink to, in steps of its start
+# Rates beside that of weights: of step sizes, of biases in their own sizes, and of zero points.
 STEP_RATE, BIAS_RATE, OFFSET_RATE = 0.1, 0.03, 1.0
+UNIT = "__unit"  # behind a parameter's name: what it counts
 
 
 @dataclasses.dataclass(frozen=True)
 class Learnable:
     """A learnable quantizer in the graph, and the quantizer it stands for.
 
-    ``scale`` and ``zero_point`` are the names of its parameters, the latter that of a buffer where it stays.
+    ``scale`` and ``zero_point`` are the names of its parameters, the latter that of a buffer where it stays;
+    the scale's is a multiple of what it was before.
     """
 
     node: Node
@@ -57,26 +65,31 @@ def constant(module: GraphModule, places: list[Learnable]) -> None:
 
 
 def parameter_groups(
-    module: GraphModule, places: list[Learnable], rate: float, weight_decay: float = 0.0
+    module: GraphModule,
+    places: list[Learnable],
+    rate: float,
+    weight_decay: float = 0.0,
+    weights: bool = True,
 ) -> list[dict[str, Any]]:
     """Every parameter with a learning rate for Adam, which moves it by about so much in a step.
 
-    For weights that is ``rate`` steps of their grid: folded batch norms give layers weights of very different
-    sizes, and few bits need larger moves than many. Nothing else is decayed than weights.
+    For weights that is ``rate`` steps of their grid: few bits need larger moves than many. Nothing else is
+    decayed than weights. Without ``weights`` those that are quantized are not among them.
     """
     steps, offsets = {place.scale for place in places}, {place.zero_point for place in places}
-    grids = {str(place.before.source.target): place.before for place in places if place.before.is_weight}
+    grids = {str(place.before.source.target) for place in places if place.before.is_weight}
     groups = []
     for name, parameter in module.named_parameters():
-        size = float(parameter.detach().abs().mean())
         if name in steps:
-            own = STEP_RATE * size
+            own = STEP_RATE
         elif name in offsets:
             own = OFFSET_RATE
         elif name in grids:
-            own = float(grids[name].scale.mean())
+            if not weights:
+                continue
+            own = 1.0
         else:
-            own = BIAS_RATE * size
+            own = BIAS_RATE * float(parameter.detach().abs().mean())
         decay = weight_decay if name in grids else 0.0
         groups.append({"params": [parameter], "lr": max(rate * own, 1e-12), "weight_decay": decay})
     return groups
@@ -96,6 +109,11 @@ def make_learnable(
     graph, scheme = module.graph, quantizer.scheme
     name = f"quantizers.{quantizer.node.name}"
     is_affine = not (quantizer.is_weight or scheme.symmetric) and int(quantizer.zero_point) != scheme.qmin
+    source = quantizer.source
+    if quantizer.is_weight:
+        sizes = [1] * fx.tensor_of(module, source).dim()
+        sizes[quantizer.axis] = -1
+        source = _count(module, source, quantizer.scale.reshape(sizes))
     with graph.inserting_before(quantizer.node):
         scale = graph.get_attr(
             fx.set_tensor(module, f"{name}.scale", quantizer.scale.clone(), trainable=True)
@@ -111,13 +129,32 @@ def make_learnable(
         axis = None if scheme.granularity == "per-tensor" else quantizer.axis
         factor = _gradient_factor(quantizer, program)
         kind = LSQ if quantizer.is_weight else step_sizes
-        arguments = (quantizer.source, scale, zero_point, axis, scheme.qmin, scheme.qmax, factor, kind)
+        arguments = (source, scale, zero_point, axis, scheme.qmin, scheme.qmax, factor, kind)
         node = graph.call_function(fake_quantize_learned, arguments)
     node.meta = dict(quantizer.node.meta)
     quantizer.node.replace_all_uses_with(node)
     graph.erase_node(quantizer.node)
+    _count(module, scale, quantizer.scale.clone())
     module.recompile()
     return Learnable(node, f"{name}.scale", f"{name}.zero_point", quantizer)
+
+
+def _count(module: GraphModule, node: Node, unit: Tensor) -> Node:
+    """Makes the tensor of a ``get_attr`` node a count of ``unit``; the node of their product, for its users."""
+    name = str(node.target)
+    fx.set_tensor(module, name, fx.tensor_of(module, node) / unit, trainable=True)
+    with module.graph.inserting_after(node):
+        size = module.graph.get_attr(fx.set_tensor(module, f"{name}{UNIT}", unit))
+    with module.graph.inserting_after(size):
+        product = module.graph.call_function(aten.mul.Tensor, (node, size))
+    product.meta = dict(node.meta)
+    node.replace_all_uses_with(product, delete_user_cb=lambda user: user is not product)
+    return product
+
+
+def _sum_up(module: GraphModule, name: str) -> Tensor:
+    """What a parameter counts, times its unit."""
+    return module.get_parameter(name).detach() * module.get_buffer(f"{name}{UNIT}")
 
 
 def _share_grids(places: list[Learnable]) -> list[Learnable]:
@@ -144,14 +181,17 @@ def _gradient_factor(quantizer: Quantizer, program: Program) -> float:
 
 
 def _make_constant(module: GraphModule, place: Learnable) -> None:
-    before, (source, *grid) = place.before, place.node.all_input_nodes
-    scale, zero_point = (fx.tensor_of(module, part) for part in grid)
-    scale = scale.abs().clamp(min=LEAST)
+    before, (source, _, zero_point_node) = place.before, place.node.all_input_nodes
+    scale = _sum_up(module, place.scale).abs().clamp(min=LEAST)
+    zero_point = fx.tensor_of(module, zero_point_node)
     zero_point = zero_point.round().clamp(before.scheme.qmin, before.scheme.qmax).int()
     if before.is_weight:
-        insert_weight(module, source, scale, zero_point, before.scheme, before.axis)
-        (weight_quantizer,) = source.users
-        place.node.replace_all_uses_with(weight_quantizer)
+        weight = before.source
+        fx.set_tensor(module, str(weight.target), _sum_up(module, str(weight.target)), trainable=True)
+        source.replace_all_uses_with(weight)
+        module.graph.erase_node(source)
+        quantizer = insert_weight(module, weight, scale, zero_point, before.scheme, before.axis)
+        place.node.replace_all_uses_with(quantizer)
     else:
         quantizer = insert_activation(module, source, scale, zero_point, before.scheme)
         place.node.replace_all_uses_with(quantizer)
