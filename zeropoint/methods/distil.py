@@ -31,15 +31,15 @@ HELD_OUT = 8  # of so many items one is kept to judge by
 STEPS = 500  # at most
 WORK = 1 << 39  # multiply-accumulates of the float network in all steps
 LEAST = 50  # steps, however large the network
-# Below 4 bits, where most is to be regained, weights are taught, too, and in so many times the steps: ResNet-20
-# at W2A8 agrees on 92% for 90. From there on they lose more by leaving the rounding they were fitted with than
-# they learn: the error on items held out goes from 0.0066 to 0.0090 in 100 steps at W4A8, and MobileNetV2's from
-# 0.056 to 0.085, where step sizes and biases alone take that to 0.051.
+# Below 4 bits, where most is to be regained, weights are taught, too, and in so many times the steps:
+# ResNet-20 at W2A8 agrees on 92% for 90. From there on they lose more by leaving their fitted rounding
+# than they learn: the error on items held out goes from 0.0066 to 0.0090 in 100 steps of ResNet-20 at
+# W4A8, and from 0.056 to 0.085 of MobileNetV2, where step sizes and biases alone take it to 0.051.
 LOW_BITS, LONGER = 4, 4
 JUDGED = 25  # steps after which the Program is judged
 MATCHED = 12  # block ends, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart
-# What Adam moves a weight by in a step, at first, in steps of its grid; where weights stay, the rest moves faster.
+# What Adam moves a weight by in a step, at first, in steps of its grid; and where weights stay
 RATE, RATE_WITHOUT = 0.03, 0.1
 
 

@@ -140,7 +140,7 @@ def make_learnable(
 
 
 def _count(module: GraphModule, node: Node, unit: Tensor) -> Node:
-    """Makes the tensor of a ``get_attr`` node a count of ``unit``; the node of their product, for its users."""
+    """Makes the tensor of a ``get_attr`` node count ``unit``; the product is what its users get."""
     name = str(node.target)
     fx.set_tensor(module, name, fx.tensor_of(module, node) / unit, trainable=True)
     with module.graph.inserting_after(node):
