@@ -20,6 +20,7 @@ from zeropoint.batches import inputs_of
 from zeropoint.checkpoint import checkpoint
 from zeropoint.errors import InputError
 from zeropoint.macs import work
+from zeropoint.memory import keeping_freed
 from zeropoint.methods.blocks import block_ends, relative_error, without_quantizers
 from zeropoint.methods.descent import BATCH, Descent, items_a_step
 from zeropoint.methods.learnable import constant, learnable, parameter_groups
@@ -43,6 +44,7 @@ MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt
 RATE, RATE_WITHOUT = 0.03, 0.1
 
 
+@keeping_freed()
 def distil(
     start: Program,
     unfitted: Program,

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from zeropoint.batches import Loader, check, split
 from zeropoint.checkpoint import Checkpoint
 from zeropoint.errors import InputError, InputWarning
+from zeropoint.memory import keeping_freed
 from zeropoint.progress import is_watched
 from zeropoint.training import randomness
 from zeropoint.training.processes import is_first, join, share, total
@@ -183,6 +184,7 @@ class _Loop:
         accuracy = None if validation is None else self.best[0]
         return Training(self.best_epoch, accuracy, tuple(self.losses))
 
+    @keeping_freed()
     def _epoch(self, record: Record, tell: Callable[[str], None]) -> None:
         """The rest of an epoch."""
         states = None if self.batch == 0 else randomness.states()
