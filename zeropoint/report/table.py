@@ -138,7 +138,7 @@ def _shortfall(row: Row, parity: Parity) -> str:
 
 def _fallback(row: Row) -> str:
     first, others = row.fallbacks[0], len(row.fallbacks) - 1
-    more = f" and {others} more, which results.json names" if others else ""
+    more = f" and {others} more (results.json names all)" if others else ""
     return (
         f"{row.name} runs {first}{more} in float although quantized: keep that float by --skip, or take"
         " another engine"
