@@ -1,6 +1,7 @@
 """The command line, as a user types it: what it prints, its exit status, and what it leaves behind."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -486,7 +487,7 @@ def test_ctrl_c_while_distilling_and_on_from_there(line: str, command, folder: P
 
     line += f" --data model.py:make_loaders --method{'s' * line.startswith('compare')} static-best"
     mixed, steps = distil._mixed, itertools.count(1)
-    monkeypatch.setattr(sys.modules["zeropoint.methods.distil"], "STEPS", distil.LEAST)
+    monkeypatch.setattr(distil, "MANY_BITS", dataclasses.replace(distil.MANY_BITS, most=50))
     monkeypatch.setattr(sys.modules["zeropoint.compare"], "LATENCY_SECONDS", 0.0)
 
     def interrupt(*arguments):

@@ -1,5 +1,6 @@
 """Free sizes: what stays free and what is fixed, said why, and the same numbers at every size."""
 
+import dataclasses
 import json
 import math
 import warnings
@@ -84,8 +85,7 @@ def test_every_engine_is_right_at_every_size(free, engine: str, method: str, tmp
 def test_fitting_and_distilling_take_several_sizes(monkeypatch: pytest.MonkeyPatch):
     from zeropoint.methods import distil
 
-    monkeypatch.setattr(distil, "STEPS", 2)
-    monkeypatch.setattr(distil, "LEAST", 2)
+    monkeypatch.setattr(distil, "MANY_BITS", dataclasses.replace(distil.MANY_BITS, least=2, most=2))
     inputs = pictures((16, 16), (16, 16), (16, 16), (20, 24), (20, 24))
     program = capture(randomized(Pooled()), inputs[0], free_sizes=True)
     quantized = quantize(program, "static-best", calibration=inputs, options=options(rounding="gptq"))

@@ -1,5 +1,7 @@
 """AdaRound against rounding to nearest, on held-out data; what it keeps, repeats and leaves alone."""
 
+import dataclasses
+
 import pytest
 import torch
 from networks import ADDS_INSIDE, Function, images, options, randomized, residual, sqnr
@@ -165,8 +167,8 @@ def test_a_weight_of_two_blocks_stays():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["static", "static-best", "weight-only"])
 def test_as_an_option(method: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(distil_module, "STEPS", 20)
-    monkeypatch.setattr(distil_module, "LEAST", 20)
+    few = dataclasses.replace(distil_module.FEW_BITS, least=20, most=20)
+    monkeypatch.setattr(distil_module, "FEW_BITS", few)
     program = residual()
     chosen = {"weight_bits": 3, "end_bits": 3}
     both = [

@@ -1,5 +1,6 @@
 """Distillation: what it matches, by hand, and that it comes nearer to float on items it has not seen."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from zeropoint.quantizers import quantizers
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_of, "STEPS", 200)  # as many as it takes of large networks
-    monkeypatch.setattr(module_of, "LONGER", 1)
+    few = dataclasses.replace(module_of.FEW_BITS, most=200)  # as many as it takes of large networks
+    monkeypatch.setattr(module_of, "FEW_BITS", few)
 
 
 DATA = [images(16, seed) for seed in range(4)]
@@ -34,7 +35,7 @@ def rounded(**chosen: object):
 @pytest.mark.slow
 @pytest.mark.parametrize(("bits", "gain"), [(3, 1.0), (8, -0.5)])
 def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module_of, "LONGER", 2)
+    monkeypatch.setattr(module_of, "FEW_BITS", dataclasses.replace(module_of.FEW_BITS, most=400))
     program, start = rounded(weight_bits=bits, end_bits=bits, activation_bits=8)
     before = {name: value.clone() for name, value in start.module.state_dict().items()}
     taught = distil(start, start, DATA)
@@ -49,7 +50,8 @@ def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: 
 
 @pytest.mark.slow
 def test_never_worse_on_what_is_held_out(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module_of, "RATE", 1e3)  # which ruins the weights
+    ruinous = dataclasses.replace(module_of.MANY_BITS, rate=1e3)
+    monkeypatch.setattr(module_of, "MANY_BITS", ruinous)
     _, start = rounded()
     assert torch.equal(distil(start, start, DATA)(UNSEEN)[0], start(UNSEEN)[0])
 
@@ -105,7 +107,7 @@ def test_items_are_limited(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_static_best_is_no_worse_than_static(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module_of, "LONGER", 2)
+    monkeypatch.setattr(module_of, "FEW_BITS", dataclasses.replace(module_of.FEW_BITS, most=400))
     program = residual()
     chosen = options(weight_bits=3, end_bits=3, rounding="gptq")
     both = [

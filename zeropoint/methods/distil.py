@@ -29,19 +29,32 @@ from zeropoint.progress import track
 
 MEMORY = 1 << 29  # bytes of inputs that are held, at most about
 HELD_OUT = 8  # of so many items one is kept to judge by
-STEPS = 500  # at most
-WORK = 1 << 39  # multiply-accumulates of the float network in all steps
-LEAST = 50  # steps, however large the network
-# Below 4 bits, where most is to be regained, weights are taught, too, and in so many times the steps:
-# ResNet-20 at W2A8 agrees on 92% for 90. From there on they lose more by leaving their fitted rounding
-# than they learn: the error on items held out goes from 0.0066 to 0.0090 in 100 steps of ResNet-20 at
-# W4A8, and from 0.056 to 0.085 of MobileNetV2, where step sizes and biases alone take it to 0.051.
-LOW_BITS, LONGER = 4, 4
 JUDGED = 25  # steps after which the Program is judged
 MATCHED = 12  # block ends, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart
-# What Adam moves a weight by in a step, at first, in steps of its grid; and where weights stay
-RATE, RATE_WITHOUT = 0.03, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Lessons:
+    """Whether weights are taught, too, and in how many steps: those of ``work``, from ``least`` to ``most``.
+
+    ``rate`` is what Adam moves a weight by in a step, at first, in steps of its grid; other parameters have
+    theirs beside that. ``work`` counts the multiply-accumulates of the float network.
+    """
+
+    weights: bool
+    rate: float
+    least: int
+    most: int
+    work: int
+
+
+# Below 4 bits most is to be regained: ResNet-20 at W2A8 agrees on 92% after 1,600 steps, on 90% after 400.
+# From 4 bits on weights lose more by leaving their fitted rounding than they learn: the error on items held
+# out goes from 0.0066 to 0.0090 in 100 steps of ResNet-20 at W4A8, and from 0.056 to 0.085 of MobileNetV2,
+# where step sizes and biases alone take it to 0.051.
+FEW_BITS = Lessons(weights=True, rate=0.03, least=200, most=2000, work=1 << 41)
+MANY_BITS = Lessons(weights=False, rate=0.1, least=50, most=250, work=1 << 39)
 
 
 @keeping_freed()
@@ -65,14 +78,12 @@ def distil(
         return start
     fits = torch.tensor(sorted(set(range(len(inputs[0]))) - set(held)))
     batch_size = items_a_step(start.module)
-    steps = max(LEAST, min(STEPS, WORK // (work(unfitted) * batch_size)))
-    low = start.weight_bits < LOW_BITS
-    steps *= LONGER if low else 1
+    lessons = FEW_BITS if start.weight_bits < 4 else MANY_BITS
+    steps = max(lessons.least, min(lessons.most, lessons.work // (work(unfitted) * batch_size)))
     student, places = learnable(start)
     teacher = without_quantizers(unfitted)
     blocks = _taps(teacher)
-    groups = parameter_groups(student, places, RATE if low else RATE_WITHOUT, weights=low)
-    descent = Descent(groups, steps)
+    descent = Descent(parameter_groups(student, places, lessons.rate, weights=lessons.weights), steps)
     generator = torch.Generator().manual_seed(seed)
     learning: dict[str, Any] = {"student": student, "descent": descent}
     first, best, best_state = 0, math.inf, None
