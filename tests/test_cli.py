@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import json
 import logging
@@ -483,8 +484,7 @@ def test_ctrl_c_while_calibrating(folder: Path, number: signal.Signals, status: 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [QUANTIZE, "compare model.py:make_model --engines onnxruntime --out run"])
 def test_ctrl_c_while_distilling_and_on_from_there(line: str, command, folder: Path, monkeypatch):
-    from zeropoint.methods import distil
-
+    distil = importlib.import_module("zeropoint.methods.distil")  # not the function of the same name
     line += f" --data model.py:make_loaders --method{'s' * line.startswith('compare')} static-best"
     mixed, steps = distil._mixed, itertools.count(1)
     monkeypatch.setattr(distil, "MANY_BITS", dataclasses.replace(distil.MANY_BITS, most=50))
