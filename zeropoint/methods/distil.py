@@ -30,6 +30,9 @@ from zeropoint.progress import track
 MEMORY = 1 << 29  # bytes of inputs that are held, at most about
 HELD_OUT = 8  # of so many items one is kept to judge by
 JUDGED = 25  # steps after which the Program is judged
+# Times the start's error that another state has to come below: ResNet-20 at W8A8 loses 3% of it in 250 steps,
+# and its outputs on unseen items are 0.4 dB worse for it.
+WORTH = 0.95
 MATCHED = 12  # block ends, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart
 
@@ -107,7 +110,7 @@ def distil(
                     losses = [(loss_of([tensor[rows] for tensor in inputs]), len(rows)) for rows in parts]
                     error = sum(float(loss) * count for loss, count in losses) / len(held)
                 if error < best:
-                    best = error
+                    best = error if step else WORTH * error
                     best_state = {name: value.clone() for name, value in student.state_dict().items()}
                 state = {"step": step, "best": best, "best_state": best_state}
                 state |= {name: part.state_dict() for name, part in learning.items()}
