@@ -194,7 +194,7 @@ def aimet_static(
 
     prepared = prepare_model(copy.deepcopy(network)).eval()
     fold_all_batch_norms(prepared, tuple(example.shape), example)
-    how = {"default_param_bw": bits, "config_file": get_path_for_per_channel_config()}
+    config = get_path_for_per_channel_config()
     with tempfile.TemporaryDirectory() as folder:
         if adaround:
             chosen = AdaroundParameters(calibration, len(calibration), default_num_iterations=2000)
@@ -205,10 +205,12 @@ def aimet_static(
                 folder,
                 "rounded",
                 default_param_bw=bits,
-                default_config_file=how["config_file"],
+                default_config_file=config,
             )
         scheme = QuantScheme.post_training_tf_enhanced
-        simulation = QuantizationSimModel(prepared, example, quant_scheme=scheme, **how)
+        simulation = QuantizationSimModel(
+            prepared, example, quant_scheme=scheme, default_param_bw=bits, config_file=config
+        )
         if adaround:
             simulation.set_and_freeze_param_encodings(f"{folder}/rounded.encodings")
     with torch.no_grad():

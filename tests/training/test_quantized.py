@@ -186,6 +186,11 @@ def test_a_step_size_that_went_bad_is_named(program: zp.Program):
     static = zp.quantize(program, calibration=clusters(), options=FEW)
     module, places = learnable(static)
     assert _blame(module, places) == ""
+    fine = [
+        dataclasses.replace(p, before=dataclasses.replace(p.before, scale=p.before.scale * 1e-6))
+        for p in places
+    ]
+    assert _blame(module, fine) == ""  # a small step size is none that went bad
     parameters = dict(module.named_parameters())
     place = next(place for place in places if place.before.is_weight)
     with torch.no_grad():

@@ -115,9 +115,7 @@ def make_learnable(
         sizes[quantizer.axis] = -1
         source = _count(module, source, quantizer.scale.reshape(sizes))
     with graph.inserting_before(quantizer.node):
-        scale = graph.get_attr(
-            fx.set_tensor(module, f"{name}.scale", quantizer.scale.clone(), trainable=True)
-        )
+        scale = graph.get_attr(fx.set_tensor(module, f"{name}.scale", quantizer.scale))
         zero_point = graph.get_attr(
             fx.set_tensor(
                 module,

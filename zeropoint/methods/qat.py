@@ -168,8 +168,8 @@ def _blame(module: GraphModule, places: list[Learnable]) -> str:
     """The layer whose step size is no longer one, if there is such."""
     state = module.state_dict()
     for place in places:
-        then, now = place.before.scale, state[place.scale].cpu()
-        ratio = now / then
+        then, ratio = place.before.scale, state[place.scale].cpu()
+        now = ratio * then
         bad = ~(now.isfinite() & (now > LEAST) & (ratio < GONE) & (ratio > 1 / GONE))
         if bad.any():
             which = int(bad.nonzero()[0, 0])
