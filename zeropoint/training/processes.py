@@ -3,6 +3,7 @@
 ``torchrun`` starts several; the library that joins them is Lightning Fabric.
 """
 
+import atexit
 import operator
 import os
 from collections.abc import Iterator
@@ -49,7 +50,19 @@ def join(precision: str = "auto") -> "Fabric":
         precision=_PRECISIONS[precision],  # type: ignore[arg-type]
     )
     fabric.launch()
+    if count > 1:
+        atexit.register(_part)
     return fabric
+
+
+def _part() -> None:
+    """Ends the threads that exchange tensors while Python still runs.
+
+    One of them that lets its last tensor go after that needs the interpreter, which is gone: it took the
+    whole process down (SIGABRT), now and then, after all the work was done.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _own(rows: Any, process: int, processes: int) -> Any:
