@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -143,6 +144,56 @@ def test_a_convolution_over_squares_of_any_kernel(
 def test_other_convolutions_stay(shape: tuple[int, ...], size: tuple[int, int], changes: dict[str, object]):
     weight = np.ones(shape, np.int8)
     before = convolution(weight, size, 1, **changes)
+    assert operators(rewritten(before)) == operators(before)
+
+
+def clipped(ends: tuple[float, float], *, shared: bool = False) -> onnx.ModelProto:
+    """A quantized convolution with a clip before the quantizer of its result, as the exporter writes it."""
+    weight = np.random.default_rng(1).integers(-64, 64, (5, 3, 3, 3)).astype(np.int8)
+    proto = convolution(weight, (7, 7), 1)
+    graph = proto.graph
+    before = [node for node in graph.node if node.output[0] != "cq"]
+    casts = [helper.make_node("CastLike", [end, "c"], [f"{end}_cast"]) for end in ("low", "high")]
+    clip = helper.make_node("Clip", ["c", "low_cast", "high_cast"], ["clipped"])
+    quantize = helper.make_node("QuantizeLinear", ["clipped", "ys", "yz"], ["cq"])
+    del graph.node[:]
+    graph.node.extend([*before[:-1], *casts, clip, quantize, before[-1]])
+    for name, end in zip(("low", "high"), ends, strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.asarray(np.float32(end)), name))
+    if shared:
+        graph.output.append(helper.make_tensor_value_info("clipped", TensorProto.FLOAT, ["n", 5, 4, 4]))
+    return proto
+
+
+@given(low=st.floats(-50, 10, width=32), span=st.floats(0, 60, width=32), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_a_clip_of_integers_is_that_of_their_values(low: float, span: float, seed: int):
+    before = clipped((low, low + span))
+    after = rewritten(before)
+    weight = numpy_helper.to_array(next(part for part in before.graph.initializer if part.name == "w"))
+    image, _ = image_and_weight((3, 3), (7, 7), 3, seed)
+    levels = by_hand(image, weight, 1) / OUTPUT_SCALE  # whole numbers; a range wider than the clip's
+    bounds = [
+        np.clip(np.rint(end / OUTPUT_SCALE), -OUTPUT_ZERO, 255 - OUTPUT_ZERO) for end in (low, low + span)
+    ]
+    assert np.array_equal(run(before, image), np.clip(levels, *bounds) * OUTPUT_SCALE)
+    assert np.array_equal(run(after, image), run(before, image))
+
+
+def test_a_convolution_in_front_of_a_clip_runs_in_integers(tmp_path: Path):
+    def kernels(proto: onnx.ModelProto) -> Counter[str]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "optimized.onnx")
+        onnxruntime.InferenceSession(proto.SerializeToString(), options)
+        return operators(onnx.load(options.optimized_model_filepath))
+
+    before = clipped((0.0, 3.75))
+    assert kernels(before)["QLinearConv"] == 0
+    assert kernels(rewritten(before))["QLinearConv"] == 1
+
+
+def test_a_clip_that_others_read_stays():
+    before = clipped((0.0, 3.75), shared=True)
     assert operators(rewritten(before)) == operators(before)
 
 
