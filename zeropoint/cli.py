@@ -29,6 +29,7 @@ from zeropoint.cli_options import (
     Average,
     BatchSize,
     CalibrationBatches,
+    Compile,
     Data,
     EndBits,
     Engine,
@@ -413,6 +414,7 @@ def train(
     accumulate: Accumulate = 1,
     average: Average = 0.0,
     precision: Precision = "auto",
+    compile: Compile = Recipe.compile,
     seed: Seed = 0,
 ) -> None:
     """Train a float classifier and save its weights."""
@@ -530,6 +532,7 @@ def qat(
     accumulate: Accumulate = Recipe.accumulate,
     average: Average = Recipe.average,
     precision: Precision = Recipe.precision,
+    compile: Compile = Recipe.compile,
     minutes: Annotated[float, typer.Option(help="Between checkpoints, beside those of epochs.")] = (
         Recipe.minutes
     ),

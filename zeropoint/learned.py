@@ -52,7 +52,7 @@ class _FakeQuantize(torch.autograd.Function):
         steps = _along(scale, value, axis)
         offset = _along(zero_point, value, axis).round().clamp(low, high)
         rounded = (value * (1 / steps)).round_()
-        rounded = rounded.clamp_(*_scalars(low - offset, high - offset)).mul_(steps)
+        rounded = rounded.clamp_(*_numbers(low - offset, high - offset)).mul_(steps)
         ctx.save_for_backward(value, rounded, steps, offset)
         ctx.axis, ctx.low, ctx.high, ctx.factor, ctx.step_sizes = axis, low, high, factor, step_sizes
         return rounded
@@ -63,8 +63,8 @@ class _FakeQuantize(torch.autograd.Function):
         value, rounded, steps, offset = ctx.saved_tensors
         # Half a step beyond either end still rounds to it.
         ends = (ctx.low - offset - 0.5) * steps, (ctx.high - offset + 0.5) * steps
-        if steps.numel() == 1:  # one pass over the values where comparisons take three
-            passed = torch.ops.aten.hardtanh_backward(gradient, value, *_scalars(*ends))
+        if _is_plain(steps):  # one pass over the values where comparisons take three
+            passed = torch.ops.aten.hardtanh_backward(gradient, value, *_numbers(*ends))
         else:
             passed = gradient * ((value > ends[0]) & (value < ends[1]))
         # Inside, the rounded value has the slope (rounded - value) / scale, clipped it has rounded / scale:
@@ -86,14 +86,19 @@ def _along(parameter: Tensor, value: Tensor, axis: int | None) -> Tensor:
     return parameter.detach().reshape([-1 if i == axis else 1 for i in range(value.dim())])
 
 
-def _scalars(*ends: Tensor) -> tuple[Any, ...]:
-    """As numbers where they are such: kernels for those are six times as fast."""
-    return tuple(end.item() if end.dim() == 0 else end for end in ends)
+def _is_plain(parameter: Tensor) -> bool:
+    """Whether it is a number at hand: a processor would wait for a GPU's, and a compiler knows none."""
+    return parameter.numel() == 1 and parameter.is_cpu and not torch.compiler.is_compiling()
+
+
+def _numbers(*ends: Tensor) -> tuple[Any, ...]:
+    """As numbers where they are at hand: kernels for those are six times as fast."""
+    return tuple(end.item() if _is_plain(end) else end for end in ends)
 
 
 def _products(a: Tensor, b: Tensor, axis: int | None) -> Tensor:
     """The sum of products of all values, or of each channel's."""
-    if axis is not None:
+    if axis is not None or torch.compiler.is_compiling():  # which makes one pass of the product and its sum
         return _sums(a * b, axis)
     if b.dim() == 4 and b.is_contiguous(memory_format=torch.channels_last):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)  # in the order of memory

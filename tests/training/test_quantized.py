@@ -17,7 +17,7 @@ from zeropoint.cli import app
 from zeropoint.errors import InputError
 from zeropoint.measure.evaluate import evaluate
 from zeropoint.methods.learnable import constant, keep_positive, learnable
-from zeropoint.methods.qat import _blame, _taught, distillation
+from zeropoint.methods.qat import _blame, _share, distillation, teaching
 from zeropoint.quantizers import quantizers
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Task, train
@@ -147,7 +147,7 @@ def test_distillation_by_hand(program: zp.Program):
     student = (logits.double() / 2).softmax(1)
     divergence = (teacher * (teacher / student).log()).sum(1).mean()
     expected = 0.7 * F.cross_entropy(logits.double(), labels) + 0.3 * 4 * divergence
-    found = distillation(program, 0.3)((inputs,), logits, labels)
+    found = distillation(teaching(program), 0.3)((inputs,), logits, labels)
     assert math.isclose(float(found), float(expected), rel_tol=1e-5)
 
 
@@ -155,13 +155,23 @@ def test_the_teacher_is_heard_as_much_as_it_is_right(program: zp.Program):
     """A quarter of the labels of the first 1,024 rows are wrong by the teacher, which knows the clusters."""
     data = clusters(count=40)
     turned = [(x, (y + 1) % 8 if number % 4 == 0 else y) for number, (x, y) in enumerate(data)]
-    inputs, labels = data[0]
-    logits = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
-    found, told = (
-        _taught(program, options, turned)((inputs,), logits, labels)
-        for options in (FEW, dataclasses.replace(FEW, distillation=0.75))
-    )
-    torch.testing.assert_close(found, told)
+    assert _share(program, FEW, turned) == 0.75
+    assert _share(program, dataclasses.replace(FEW, distillation=0.5), turned) == 0.5
+
+
+@pytest.mark.slow
+def test_compiled_steps_train_the_same(program: zp.Program):
+    """Full batches by the compiler, the short one at the end of an epoch not: all by the same arithmetic."""
+    data = [*clusters(count=4), tuple(part[:5] for part in clusters()[0])]
+    results, graphs = [], []
+    for compile in (False, True):
+        torch.compiler.reset()
+        recipe = dataclasses.replace(RECIPE, epochs=2, compile=compile)
+        options = dataclasses.replace(FEW, training=recipe, distillation=0.5)
+        results.append(zp.train_quantized(program, data, calibration=clusters(), options=options))
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    torch.testing.assert_close(*map(outputs, results), rtol=1e-3, atol=1e-3)
+    assert graphs == [0, 2]  # the network's and the loss's, each of one piece and for one size
 
 
 def test_offsets_are_learned_where_values_go_below_zero(program: zp.Program):

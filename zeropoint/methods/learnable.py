@@ -78,7 +78,7 @@ def parameter_groups(
     """
     steps, offsets = {place.scale for place in places}, {place.zero_point for place in places}
     grids = {str(place.before.source.target) for place in places if place.before.is_weight}
-    groups = []
+    groups: dict[tuple[float, float], list[Tensor]] = {}  # few: an optimizer goes through a group at once
     for name, parameter in module.named_parameters():
         if name in steps:
             own = STEP_RATE
@@ -91,15 +91,16 @@ def parameter_groups(
         else:
             own = BIAS_RATE * float(parameter.detach().abs().mean())
         decay = weight_decay if name in grids else 0.0
-        groups.append({"params": [parameter], "lr": max(rate * own, 1e-12), "weight_decay": decay})
-    return groups
+        groups.setdefault((max(rate * own, 1e-12), decay), []).append(parameter)
+    return [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
 
 
 def keep_positive(module: GraphModule, places: list[Learnable]) -> None:
     """Puts step sizes that a descent has taken to zero or beyond back to LEAST."""
     with torch.no_grad():
-        for name in {place.scale for place in places}:
-            module.get_parameter(name).clamp_(min=LEAST)
+        torch._foreach_clamp_min_(
+            [module.get_parameter(name) for name in {one.scale for one in places}], LEAST
+        )
 
 
 def make_learnable(

@@ -27,7 +27,7 @@ from zeropoint.program import Program, flat_tensors
 from zeropoint.target import Target
 from zeropoint.training import randomness
 from zeropoint.training.folder import Folder
-from zeropoint.training.loop import Loss, Task, cross_entropy, move, train
+from zeropoint.training.loop import Loss, Task, cross_entropy, train
 
 # Learning rates in steps of the grid. ResNet-20 after 2 epochs, on images not trained on: at W4A4 it agrees
 # with float on 98.1% at 0.002, 97.9% at 0.006 and 97% at 0.03, having begun at 97.9%; at W2A8 88.8% at 0.01
@@ -93,12 +93,15 @@ def fine_tuned(
         rate = LOW_BIT_RATE if start.weight_bits < 4 else RATE
         recipe = dataclasses.replace(recipe, learning_rate=rate)
     module, places = learnable(start, offsets=True, step_sizes=options.step_sizes)
+    share = 0.0 if teacher is None else _share(teacher, options, train_data)
+    guide = teaching(teacher) if teacher is not None and share else None
     task = Task(
         module,
-        cross_entropy if teacher is None else _taught(teacher, options, train_data),
+        cross_entropy if guide is None else distillation(guide, share),
         parameter_groups(module, places, recipe.learning_rate or RATE, recipe.weight_decay),
         lambda: keep_positive(module, places),
         lambda: _blame(module, places),
+        guide,
     )
     # How often checkpoints come may change between a start and a resumption.
     same = dataclasses.replace(options, training=dataclasses.replace(recipe, minutes=1.0))
@@ -116,43 +119,43 @@ def fine_tuned(
     return dataclasses.replace(round_biases(dataclasses.replace(start, module=module)), method="qat")
 
 
-def _taught(teacher: Program, options: Options, train_data: Loader) -> Loss:
-    """Distillation, by default with the share of the training data's first rows that the teacher gets right.
+def _share(teacher: Program, options: Options, train_data: Loader) -> float:
+    """Distillation's part of the loss: by default that of the data's first rows that the teacher gets right.
 
     Labels add nothing to a teacher that knows them, and a poor one is not worth listening to.
     """
-    share = options.distillation
-    if share is None:
-        right, rows = 0, 0
-        with randomness.kept():
-            randomness.begin(options.training.seed, 0, train_data)
-            for batch in train_data:
-                inputs, labels = split(batch)
-                if labels is None:
-                    break
-                (logits, *_) = teacher(*inputs)
-                right, rows = right + int((logits.argmax(1) == labels).sum()), rows + len(labels)
-                if rows >= JUDGED:
-                    break
-        share = right / max(rows, 1)
-    return distillation(teacher, share)
+    if options.distillation is not None:
+        return options.distillation
+    right, rows = 0, 0
+    with randomness.kept():
+        randomness.begin(options.training.seed, 0, train_data)
+        for batch in train_data:
+            inputs, labels = split(batch)
+            if labels is None:
+                break
+            (logits, *_) = teacher(*inputs)
+            right, rows = right + int((logits.argmax(1) == labels).sum()), rows + len(labels)
+            if rows >= JUDGED:
+                break
+    return right / max(rows, 1)
 
 
-def distillation(teacher: Program, share: float) -> Loss:
+def teaching(teacher: Program) -> GraphModule:
+    """The teacher's float network, with parameters of its own that nothing trains."""
+    module = without_quantizers(fold_batch_norms(teacher))
+    fx.own_parameters(module)
+    return module.requires_grad_(False)
+
+
+def distillation(teacher: GraphModule, share: float) -> Loss:
     """Cross-entropy of the labels, and for ``share`` of the loss of the softened outputs of ``teacher``.
 
     Hinton et al. 2015 (arXiv 1503.02531), section 2: the second with the square of the temperature.
     """
-    if not share:
-        return cross_entropy
-    module = without_quantizers(fold_batch_norms(teacher))
-    fx.own_parameters(module)
 
     def loss(inputs: tuple[Tensor, ...], logits: Tensor, labels: Tensor) -> Tensor:
-        if next(module.parameters()).device != logits.device:
-            move(module, logits.device)
         with torch.no_grad():
-            (wanted, *_) = flat_tensors(module(*inputs))
+            (wanted, *_) = flat_tensors(teacher(*inputs))
         soft = F.kl_div(
             F.log_softmax(logits / TEMPERATURE, 1),
             F.log_softmax(wanted / TEMPERATURE, 1),

@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_map_only
+from torch.utils._triton import has_triton
 
 from zeropoint.batches import Loader, check, split
 from zeropoint.checkpoint import Checkpoint
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 NOTED = 25  # steps between two lines of the record
+PAYS = 1000  # steps of a GPU that win back the minute that compiling takes
 RATE = 0.01  # where the recipe leaves it open
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda groups, rate: torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True),
@@ -68,7 +71,7 @@ class Task:
 
     ``parameter_groups`` are torch.optim's, with their own "lr" or "weight_decay" if given; the default decays
     all but vectors (biases, norms). ``after_step`` is called when a step has changed the parameters, and
-    ``blame`` tells of one that went bad.
+    ``blame`` tells of one that went bad. ``teacher`` is a network that the loss asks.
     """
 
     module: nn.Module
@@ -76,6 +79,7 @@ class Task:
     parameter_groups: Sequence[dict[str, Any]] | None = None
     after_step: Callable[[], None] = lambda: None
     blame: Callable[[], str] = lambda: ""
+    teacher: nn.Module | None = None
 
 
 def train(
@@ -144,7 +148,9 @@ class _Loop:
     ) -> None:
         self.task, self.module, self.loader, self.recipe = task, task.module, loader, recipe
         self.fabric, self.checkpoint, self.stop = fabric, checkpoint, stop
-        move(self.module, fabric.device)
+        for network in (self.module, task.teacher):
+            if network is not None:
+                move(network, fabric.device)
         groups = task.parameter_groups
         groups = _decayed(self.module, recipe.weight_decay) if groups is None else groups
         self.rate = recipe.learning_rate or RATE
@@ -152,15 +158,24 @@ class _Loop:
         self.batches = operator.length_hint(loader) or sum(1 for _ in loader)
         self.steps = recipe.epochs * -(-self.batches // recipe.accumulate)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(self.steps, recipe.warmup))
-        self.trained, self.optimizer = fabric.setup(self.module, optimizer)
+        is_compiled = self._pays() if recipe.compile is None else recipe.compile
+        module: Any = torch.compile(self.module, dynamic=False) if is_compiled else self.module
+        self.loss: Loss = torch.compile(task.loss, dynamic=False) if is_compiled else task.loss
+        self.trained, self.optimizer = fabric.setup(module, optimizer)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.averages = [p.detach().clone() for p in self.parameters] if recipe.average else []
         self.step, self.epoch, self.batch = 0, 1, 0  # of the epoch's batches, those done
+        self.rows = 0  # of a batch, but the last one of an epoch, in this process
         self.sums = [0.0, 0.0, 0.0]  # of the epoch so far: the losses, the right ones, the rows
         self.losses: list[float] = []
         self.start: float | None = None  # accuracy before the first step
         self.best, self.best_epoch, self.best_state = (-1.0, 0.0), 0, dict[str, Tensor]()
         self.stopping, self.saved = False, time.monotonic()
+
+    def _pays(self) -> bool:
+        """Whether compiling does: of our own graphs alone is it known to work."""
+        is_gpu = self.fabric.device.type == "cuda"
+        return is_gpu and isinstance(self.module, GraphModule) and self.steps >= PAYS and has_triton()
 
     def run(self, validation: Loader | None, folder: Path | None) -> Training:
         """Trains from where it is to the end."""
@@ -195,6 +210,8 @@ class _Loop:
         shared = share(self.loader, self.fabric.global_rank, self.fabric.world_size)
         number = 0
         for number, batch in enumerate(shared, start=1):
+            if number == 1:
+                self.rows = len(split(batch)[0][0])
             if number <= self.batch:  # done before; the order of an epoch is its own
                 if number == self.batch and states is not None:
                     randomness.restore(states)
@@ -245,8 +262,8 @@ class _Loop:
     def _descend(self, batch: Any, number: int) -> None:
         """Adds the gradients of one batch."""
         inputs, logits, labels = self._forward(batch, f"batch {number}", "training")
-        with self.fabric.autocast():
-            loss = self.task.loss(inputs, logits, labels)
+        with self.fabric.autocast(), self._stance(labels):
+            loss = self.loss(inputs, logits, labels)
         right = int((logits.detach().argmax(1) == labels).sum())
         own = len(labels)
         asked = float(self.stop.asked is not None)
@@ -265,10 +282,22 @@ class _Loop:
         inputs, labels = split(batch)
         if labels is None:
             raise InputError(f"{where} has no labels; {doing} needs (inputs, labels)")
-        inputs = tuple(tensor.to(self.fabric.device) for tensor in inputs)
-        logits = _logits(self.trained(*inputs))
+        inputs = tuple(self._to_device(tensor) for tensor in inputs)
+        with self._stance(labels):
+            logits = _logits(self.trained(*inputs))
         _check_labels(labels, logits.shape[1], where)
         return inputs, logits, labels.to(self.fabric.device, torch.int64)
+
+    def _stance(self, labels: Tensor) -> AbstractContextManager[Any]:
+        """Compiled code runs for full batches of training, the one size that is worth compiling for."""
+        is_full = torch.is_grad_enabled() and len(labels) == self.rows
+        return torch.compiler.set_stance("default" if is_full else "force_eager")
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """With channels last on a GPU, as its tensor cores have them."""
+        if self.fabric.device.type == "cuda" and tensor.dim() == 4:
+            return tensor.to(self.fabric.device, memory_format=torch.channels_last)
+        return tensor.to(self.fabric.device)
 
     def _fail(self, value: float, number: int) -> None:
         parts = [f"the loss is {value} at step {self.step + 1}, batch {number} of epoch {self.epoch}"]
