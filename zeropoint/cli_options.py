@@ -116,11 +116,6 @@ Accumulate = Annotated[int, typer.Option(help="Batches whose gradients make one 
 Average = Annotated[float, typer.Option(help="Decay of a moving average of the weights; 0: none.")]
 Precision = Annotated[str, typer.Option(help="auto (bf16 on a GPU, 32 on a CPU), 32 or bf16.")]
 Compile = Annotated[
-    bool | None,
-    typer.Option(
-        "--compile/--no-compile",
-        help="Compile the steps: a minute or two first; default: for long trainings on a GPU.",
-        show_default=False,
-    ),
+    bool, typer.Option("--compile", help="Compile the steps: a minute or two first, then they are faster.")
 ]
 Seed = Annotated[int, typer.Option(help="Of the order of the data, and all else that is random.")]

@@ -98,7 +98,7 @@ def _numbers(*ends: Tensor) -> tuple[Any, ...]:
 
 def _products(a: Tensor, b: Tensor, axis: int | None) -> Tensor:
     """The sum of products of all values, or of each channel's."""
-    if axis is not None or torch.compiler.is_compiling():  # which makes one pass of the product and its sum
+    if axis is not None:
         return _sums(a * b, axis)
     if b.dim() == 4 and b.is_contiguous(memory_format=torch.channels_last):
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)  # in the order of memory

@@ -17,7 +17,7 @@ from zeropoint.cli import app
 from zeropoint.errors import InputError
 from zeropoint.measure.evaluate import evaluate
 from zeropoint.methods.learnable import constant, keep_positive, learnable
-from zeropoint.methods.qat import _blame, _share, distillation, teaching
+from zeropoint.methods.qat import _blame, _of_grid_weights, _share, distillation, teaching
 from zeropoint.quantizers import quantizers
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Task, train
@@ -137,6 +137,16 @@ def test_progressive_bits_end_at_those_asked_for(program: zp.Program, tmp_path: 
     assert [max(line["epoch"] for line in lines) for lines in epochs.values()] == [2, 2]
     again = trained(program, options, folder=tmp_path, resume=True)
     assert torch.equal(outputs(quantized), outputs(again))
+
+
+def test_more_bits_hand_on_what_they_were_trained_to_be(program: zp.Program):
+    """Not what lies below their grid, which rounding hides and training lets drift."""
+    options = zp.Options(weight_bits=2, rounding="nearest")  # which leaves the weights where they were
+    quantized = zp.quantize(program, "weight-only", calibration=clusters(), options=options)
+    assert (outputs(quantized) - outputs(program)).abs().max() > 0.1
+    handed = dataclasses.replace(quantized, module=_of_grid_weights(quantized))
+    assert not list(quantizers(handed.module))
+    torch.testing.assert_close(outputs(handed), outputs(quantized))
 
 
 def test_distillation_by_hand(program: zp.Program):

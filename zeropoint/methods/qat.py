@@ -24,6 +24,8 @@ from zeropoint.methods.learnable import LEAST, Learnable, constant, keep_positiv
 from zeropoint.methods.static import static
 from zeropoint.options import Options
 from zeropoint.program import Program, flat_tensors
+from zeropoint.quantizers import quantizers
+from zeropoint.scheme import dequantize
 from zeropoint.target import Target
 from zeropoint.training import randomness
 from zeropoint.training.folder import Folder
@@ -60,9 +62,21 @@ def qat(
         apart = None if folder is None else Folder(folder.path / "first")
         start = static(program, target, calibration, first)
         trained = fine_tuned(start, program, first, train_data, validation, kept, apart)
-        begun = dataclasses.replace(program, module=without_quantizers(trained))
+        begun = dataclasses.replace(program, module=_of_grid_weights(trained))
     start = static(begun, target, calibration, options)
     return fine_tuned(start, program, options, train_data, validation, path, folder)
+
+
+def _of_grid_weights(program: Program) -> GraphModule:
+    """The float network of a trained Program's quantized weights.
+
+    What was trained below them drifts within half a step of the grid, which costs nothing until it is read.
+    """
+    module = fx.copy(program.module)
+    for one in [one for one in quantizers(module) if one.is_weight]:
+        weight = dequantize(one.integers(module), one.scale, one.zero_point, one.axis)
+        fx.set_tensor(module, str(one.source.target), weight, trainable=True)
+    return without_quantizers(dataclasses.replace(program, module=module))
 
 
 def _stages(options: Options) -> tuple[Options, Options]:

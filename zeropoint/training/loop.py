@@ -18,7 +18,6 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_map_only
-from torch.utils._triton import has_triton
 
 from zeropoint.batches import Loader, check, split
 from zeropoint.checkpoint import Checkpoint
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 NOTED = 25  # steps between two lines of the record
-PAYS = 1000  # steps of a GPU that win back the minute that compiling takes
 RATE = 0.01  # where the recipe leaves it open
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda groups, rate: torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True),
@@ -158,9 +156,8 @@ class _Loop:
         self.batches = operator.length_hint(loader) or sum(1 for _ in loader)
         self.steps = recipe.epochs * -(-self.batches // recipe.accumulate)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(self.steps, recipe.warmup))
-        is_compiled = self._pays() if recipe.compile is None else recipe.compile
-        module: Any = torch.compile(self.module, dynamic=False) if is_compiled else self.module
-        self.loss: Loss = torch.compile(task.loss, dynamic=False) if is_compiled else task.loss
+        module: Any = torch.compile(self.module, dynamic=False) if recipe.compile else self.module
+        self.loss: Loss = torch.compile(task.loss, dynamic=False) if recipe.compile else task.loss
         self.trained, self.optimizer = fabric.setup(module, optimizer)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.averages = [p.detach().clone() for p in self.parameters] if recipe.average else []
@@ -171,11 +168,6 @@ class _Loop:
         self.start: float | None = None  # accuracy before the first step
         self.best, self.best_epoch, self.best_state = (-1.0, 0.0), 0, dict[str, Tensor]()
         self.stopping, self.saved = False, time.monotonic()
-
-    def _pays(self) -> bool:
-        """Whether compiling does: of our own graphs alone is it known to work."""
-        is_gpu = self.fabric.device.type == "cuda"
-        return is_gpu and isinstance(self.module, GraphModule) and self.steps >= PAYS and has_triton()
 
     def run(self, validation: Loader | None, folder: Path | None) -> Training:
         """Trains from where it is to the end."""

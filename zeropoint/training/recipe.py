@@ -19,9 +19,8 @@ class Recipe:
     and step sizes. The gradients of ``accumulate`` batches make a step. ``average`` is the decay of a moving
     average of the weights, which then takes their place; 0 for none. ``precision`` is that of arithmetic:
     ``auto`` is 32 bits on a CPU and bf16 on a GPU. ``compile`` has PyTorch's compiler make the forward and
-    backward pass of full batches: a minute or two first, and faster steps; by default on a GPU, for trainings
-    that are long enough. ``minutes`` lie between checkpoints, beside those of every
-    epoch.
+    backward pass of full batches: a minute or two first, and faster steps. ``minutes`` lie between
+    checkpoints, beside those of every epoch.
     """
 
     epochs: int = 3
@@ -32,7 +31,7 @@ class Recipe:
     accumulate: int = 1
     average: float = 0.0
     precision: str = "auto"
-    compile: bool | None = None
+    compile: bool = False
     minutes: float = 10.0
     seed: int = 0
 
