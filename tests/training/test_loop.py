@@ -244,3 +244,24 @@ def test_random_states_are_left_as_they_were(points):
     train(nn.Linear(2, 2), points, None, epochs=1, learning_rate=0.1)
     assert torch.equal(torch.rand(3), drawn)
     assert not torch.equal(drawn, expected)
+
+
+@torch.library.custom_op("tests::opaque", mutates_args=())
+def opaque(x: torch.Tensor) -> torch.Tensor:
+    """An operator of which no compiler knows the shape that it gives."""
+    return x.clone()
+
+
+class Opaque(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.linear(torch.ops.tests.opaque(x))
+
+
+def test_what_cannot_be_compiled_is_told(points):
+    train(Opaque(), points, None, epochs=1)
+    with pytest.raises(InputError, match=r"cannot compile: .*; train without --compile"):
+        train(Opaque(), points, None, epochs=1, compile=True)

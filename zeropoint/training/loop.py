@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from zeropoint.batches import Loader, check, split
 from zeropoint.checkpoint import Checkpoint
-from zeropoint.errors import InputError, InputWarning
+from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.memory import keeping_freed
 from zeropoint.progress import is_watched
 from zeropoint.training import randomness
@@ -101,13 +101,16 @@ def train(
     On a GPU where there is one, and with the other processes that ``torchrun`` started, each of which has its
     rows of every batch; the module is left on the CPU.
 
-    Raises InputError where a batch has no labels or ones out of range, there is less than one batch, or the
-    loss is no longer finite.
+    Raises InputError where a batch has no labels or ones out of range, there is less than one batch, the loss
+    is no longer finite, or the module is to be compiled and cannot be.
     """
     check_data(loader)
     fabric = join(recipe.precision)
     with randomness.kept(), checkpoint.tells("training"), deferred(checkpoint.path is not None) as stop:
-        result = _Loop(task, loader, recipe, fabric, checkpoint, stop).run(validation, folder)
+        try:
+            result = _Loop(task, loader, recipe, fabric, checkpoint, stop).run(validation, folder)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise InputError(f"cannot compile: {first_line(error)}; train without --compile") from error
     _set_mode(task.module, training=False)
     move(task.module, torch.device("cpu"))
     return result
