@@ -176,6 +176,7 @@ def test_compiled_steps_train_the_same(program: zp.Program):
     results, graphs = [], []
     for compile in (False, True):
         torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()  # which other tests of this process have counted in
         recipe = dataclasses.replace(RECIPE, epochs=2, compile=compile)
         options = dataclasses.replace(FEW, training=recipe, distillation=0.5)
         results.append(zp.train_quantized(program, data, calibration=clusters(), options=options))
