@@ -168,22 +168,24 @@ def _clip_integers(graph: ir.Graph) -> None:
             continue
         scale, zero_point, low, high = map(np.asarray, constants)
         levels = np.iinfo(zero_point.dtype)
+        whole = [np.clip(np.round(end / scale) + zero_point, levels.min, levels.max) for end in (low, high)]
         (integers,) = quantize.outputs
-        clipped = ir.node("Clip", [None, None, None])
+        bounds = [
+            _initializer(graph, f"{integers.name}_{name}", level.astype(zero_point.dtype))
+            for name, level in zip(("low", "high"), whole, strict=True)
+        ]
+        clipped = ir.node("Clip", [integers, *bounds])
         (result,) = clipped.outputs
         result.name, result.shape, result.type = f"{integers.name}_clipped", integers.shape, integers.type
         integers.replace_all_uses_with(result, replace_graph_outputs=True)
-        clipped.replace_input_with(0, integers)
-        for position, end in ((1, low), (2, high)):
-            level = np.clip(np.round(end / scale) + zero_point, levels.min, levels.max)
-            bound = _initializer(graph, f"{result.name}_{position}", level.astype(zero_point.dtype))
-            clipped.replace_input_with(position, bound)
+        clipped.replace_input_with(0, integers)  # the one use that was not to be replaced
         quantize.replace_input_with(0, value)
         graph.insert_after(quantize, clipped)
         graph.remove(clip, safe=True)
     # Casts of ends read the layer's result as well, for its type, and would hide its quantizer.
     casts = [node for node in graph if node.op_type == "CastLike"]
-    graph.remove([cast for cast in casts if not cast.outputs[0].uses()], safe=True)
+    read = [cast for cast in casts if cast.outputs[0].uses() or cast.outputs[0].is_graph_output()]
+    graph.remove([cast for cast in casts if cast not in read], safe=True)
 
 
 def _uncast(value: ir.Value | None) -> ir.Value | None:

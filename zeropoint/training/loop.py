@@ -6,7 +6,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -285,6 +285,8 @@ class _Loop:
 
     def _stance(self, labels: Tensor) -> AbstractContextManager[Any]:
         """Compiled code runs for full batches of training, the one size that is worth compiling for."""
+        if not self.recipe.compile:
+            return nullcontext()
         is_full = torch.is_grad_enabled() and len(labels) == self.rows
         return torch.compiler.set_stance("default" if is_full else "force_eager")
 
