@@ -105,7 +105,7 @@ def by_placement(program: Program, method: str, names: Sequence[str], options: O
     module = fold_batch_norms(program, options.no_fuse).module
     groups: dict[object, list[str]] = {}
     for name in names:
-        rules = target(name)
+        rules = target(name, options.processor)
         grids, attention = rules.zero_in_middle, "product" in rules.inputs  # which is taken apart before
         alike = (place_static(module, rules, options), grids, attention)
         groups.setdefault(alike, []).append(name)

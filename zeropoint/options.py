@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from zeropoint.errors import InputError, closest
+from zeropoint.processor import NATIVE
+from zeropoint.processor import find as find_processor
 from zeropoint.scheme import Granularity, Scheme
 from zeropoint.training.recipe import Recipe
 
@@ -32,6 +34,8 @@ class Options:
     which goes on from there block by block, or ``nearest``.
     ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; kept apart from batch
     norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
+    ``processor`` is the kind of CPU that the result is to run on, one of ``zeropoint.processor.PROCESSORS`` or
+    ``native``, this machine's, which is put in its place.
     ``calibration_batches`` limits how much calibration data is read. The last four are for
     quantization-aware training: ``step_sizes`` of activations learn from all values (``lsq``) or from clipped
     ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest,
@@ -52,6 +56,7 @@ class Options:
     skip: tuple[str, ...] = ()
     no_fuse: tuple[str, ...] = ()
     activation16: tuple[str, ...] = ()
+    processor: str = NATIVE
     calibration_batches: int | None = None
     seed: int = 0
     training: Recipe = Recipe()  # noqa: RUF009  # it is frozen
@@ -86,6 +91,7 @@ class Options:
             raise InputError(f"unknown granularity '{given}'; valid: {valid}")
         if self.group_size is not None and (self.group_size < 2 or self.weight_granularity != "per-group"):
             raise InputError("a group size is 2 or more, and goes with --weight-granularity per-group")
+        object.__setattr__(self, "processor", find_processor(self.processor).name)
         self.activations(Scheme())  # raises for bits that there are not
 
     def weights(self, default: Scheme) -> Scheme:

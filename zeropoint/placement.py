@@ -20,6 +20,7 @@ from zeropoint.operators import (
     weighted,
 )
 from zeropoint.options import Options, matches
+from zeropoint.processor import PROCESSORS
 from zeropoint.scheme import Scheme
 from zeropoint.target import Target
 
@@ -160,6 +161,8 @@ def _weight_place(
         scheme = replace(
             scheme, bits=options.end_bits or (8 if scheme.bits < END_BITS_BELOW else scheme.bits)
         )
+    if PROCESSORS[target.processor].saturates and not scheme.symmetric:
+        scheme = replace(scheme, bits=min(scheme.bits, 7))  # half the range: no two products can overflow
     shape = weight.meta["val"].shape
     axis = description.channel_axis % len(shape)
     has_rows = description.family == "linear" and axis == 0 and len(shape) == 2

@@ -36,8 +36,8 @@ class Program:
     ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free;
     where it is, others are, too, if they were captured so.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
-    ``target`` names the engine whose placement rules were used, and ``quantize_seconds`` what the method
-    took. ``skip`` are the globs of modules that the user kept float. ``unfitted`` has the same quantizers
+    ``target`` names the engine whose placement rules were used, ``processor`` the kind of CPU that it was
+    quantized for, and ``quantize_seconds`` what the method took. ``skip`` are the globs of modules that the user kept float. ``unfitted`` has the same quantizers
     around the weights of the float network, where the method moved those; it is not saved.
     """
 
@@ -47,6 +47,7 @@ class Program:
     origin: str = ""
     method: str = "fp32"
     target: str = ""
+    processor: str = ""
     weight_bits: int = 32
     activation_bits: int = 32
     quantize_seconds: float = 0.0
@@ -133,7 +134,7 @@ def load(path: str | os.PathLike[str]) -> Program:
 
     path = Path(path)
     metadata, checked = archive.read(path, METADATA)
-    metadata = {"skip": [], **metadata}  # which older files do not tell
+    metadata = {"skip": [], "processor": "", **metadata}  # which older files do not tell
     missing = {"version", "inputs", *_METADATA_FIELDS} - metadata.keys()
     if missing:
         raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")

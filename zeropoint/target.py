@@ -50,6 +50,7 @@ class Target:
     ``pools_sums``: a residual addition that pooling alone reads, as at the end of a ResNet, is quantized for
     it, too.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
+    ``processor``: the kind that these rules are for, by the name that ``zeropoint.processor`` has for it.
     ``limits``: what of the methods and Options it cannot run at all, or only as something else.
     """
 
@@ -64,6 +65,7 @@ class Target:
     products: Scheme = _INT8
     pools_sums: bool = False
     zero_in_middle: bool = True
+    processor: str = "vnni"
     limits: tuple[Limit, ...] = ()
 
     def refuses(self, method: str, settings: object) -> str | None:

@@ -4,7 +4,8 @@ import os
 import numpy
 import torch
 
-from zeropoint.measure.machine import cores, describe, parse_cpuinfo
+from zeropoint.measure.machine import cores, describe
+from zeropoint.processor import parse_cpuinfo
 
 X86 = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8480+

@@ -13,9 +13,11 @@ from types import ModuleType
 
 from torch import Tensor, get_num_threads, set_num_threads
 
+from zeropoint import processor as processors
 from zeropoint.errors import InputError, closest, first_line
 from zeropoint.measure.machine import cores
 from zeropoint.options import Options
+from zeropoint.processor import NATIVE
 from zeropoint.program import Program, at_batch
 from zeropoint.sizes import Shape, input_shapes, keeping_bounds, misfit
 from zeropoint.target import Target
@@ -85,9 +87,9 @@ def installed() -> list[str]:
     return [name for name in NAMES if name not in absent]
 
 
-def target(name: str) -> Target:
-    """The placement rules of an engine, which need no package of it."""
-    return _module(name).TARGET
+def target(name: str, processor: str = NATIVE) -> Target:
+    """The placement rules of an engine for a kind of processor, which need no package of it."""
+    return dataclasses.replace(_module(name).TARGET, processor=processors.find(processor).name)
 
 
 def refusal(rules: Target, method: str, settings: Options | Program) -> str | None:

@@ -6,10 +6,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-# What decides which int8 and bf16 kernels an engine can use, on x86 and on Arm.
-INSTRUCTION_SETS = (
-    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm",
-)  # fmt: skip
+from zeropoint.processor import parse_cpuinfo
+
 LIBRARIES = ("zeropoint", "torch", "onnxruntime", "openvino", "numpy")
 
 
@@ -39,16 +37,6 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(),
     }
-
-
-def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
-    """The model name ("" where there is none) and the instruction sets that matter, of ``/proc/cpuinfo``."""
-    first: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        first.setdefault(key.strip(), value.strip())
-    flags = set((first.get("flags") or first.get("Features") or "").split())  # Arm says "Features"
-    return first.get("model name", ""), [name for name in INSTRUCTION_SETS if name in flags]
 
 
 def _memory_bytes() -> int | None:

@@ -11,6 +11,7 @@ from zeropoint.errors import InputError, closest
 from zeropoint.methods.bf16 import bf16
 from zeropoint.methods.dynamic import dynamic
 from zeropoint.methods.layout import laid_out
+from zeropoint.methods.pairs import within_limits
 from zeropoint.methods.qat import qat
 from zeropoint.methods.static import static
 from zeropoint.methods.static_best import static_best
@@ -88,7 +89,7 @@ def quantize(
     the method needs and has not, data that does not fit the model, or a checkpoint that cannot be written.
     """
     recipe, options = _checked(program, method, calibration, train), options or Options()
-    rules = engines.target(target) if isinstance(target, str) else target
+    rules = engines.target(target, options.processor) if isinstance(target, str) else target
     check_target(rules, method, options)
     path = None if checkpoint is None else Path(checkpoint)
     started = time.perf_counter()
@@ -108,6 +109,7 @@ def quantize(
     elif recipe.calibrates:
         assert calibration is not None
         program = CALIBRATED[method](program, rules, calibration, options)
+    program = within_limits(program)
     return replace(program, quantize_seconds=time.perf_counter() - started)
 
 

@@ -33,12 +33,13 @@ def dynamic(program: Program, target: Target, options: Options) -> Program:
     folded = fold_batch_norms(program, options.no_fuse)
     module = fx.copy(folded.module)
     placement = place_dynamic(module, target, options)
-    insert_quantizers(module, placement, options, partial(insert_dynamic, module))
+    insert_quantizers(module, placement, target, options, partial(insert_dynamic, module))
     quantized = dataclasses.replace(
         folded,
         module=module,
         method="dynamic",
         target=target.name,
+        processor=target.processor,
         skip=options.skip,
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,

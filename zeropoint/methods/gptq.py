@@ -32,6 +32,7 @@ from zeropoint.operators import (
 )
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, fake_quantize, quantizers
+from zeropoint.saturation import Pairing, Room, pairings
 
 ITEMS = 8  # at a time
 MEMORY = 1 << 30  # bytes of activations that are held at once, at most about
@@ -63,6 +64,7 @@ def gptq(
     """
     module = fx.copy(program.module)
     by_weight = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
+    paired = pairings(module, program.processor)
     batches = _batches(program, calibration, items)
     inputs = module.graph.find_nodes(op="placeholder")
     floats: list[dict[Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
@@ -76,7 +78,8 @@ def gptq(
             if description and quantizer and _is_own(node, description, quantizer):
                 if _unfolds(node) and (largest is None or _fan_in(node, description) <= largest):
                     folds = _moments(node, description, floats, integers, positions)
-                    _fit(module, node, description, quantizer, folds, integers)
+                    pairing = paired.get(str(quantizer.source.target))
+                    _fit(module, node, description, quantizer, folds, integers, pairing)
                 else:
                     bias = bias_of(node, description)
             _step(module, node, floats, integers)
@@ -335,6 +338,7 @@ def _fit(
     quantizer: Quantizer,
     folds: tuple[_Moments, _Moments],
     integers: list[dict[Node, Any]],
+    pairing: Pairing | None,
 ) -> None:
     """Refits and rounds the weight of a layer."""
     node, bias = _weight(layer, description), bias_of(layer, description)
@@ -350,7 +354,10 @@ def _fit(
     strength = _best_strength(matrix, folds, bias is not None)
     matrix = _refitted(matrix, moments, _ridge(moments, strength, bias is not None))
     damped = moments.xx + torch.diag_embed(_ridge(moments, DAMPING, bias is not None))
-    matrix = _rounded(matrix, damped, quantizer, keeps_last=bias is not None)
+    room = None
+    if pairing is not None and quantizer.scheme.bits == 8:
+        room = Room(pairing, matrix.shape[:2], rows.shape[1], rows[0, 0].numel())
+    matrix = _rounded(matrix, damped, quantizer, bias is not None, room)
     if bias is not None:
         _set(module, bias, matrix[..., -1].flatten().float(), integers)
         matrix = matrix[..., :-1]
@@ -360,8 +367,13 @@ def _fit(
         values[node] = new
 
 
-def _rounded(weight: Tensor, hessian: Tensor, quantizer: Quantizer, keeps_last: bool) -> Tensor:
-    """The weight (groups, O, K) on its grid: Frantar et al. 2022, algorithm 1, the largest inputs first."""
+def _rounded(
+    weight: Tensor, hessian: Tensor, quantizer: Quantizer, keeps_last: bool, room: Room | None = None
+) -> Tensor:
+    """The weight (groups, O, K) on its grid: Frantar et al. 2022, algorithm 1, the largest inputs first.
+
+    ``room`` keeps weights that are added as pairs from overflowing.
+    """
     inputs = weight.shape[2] - keeps_last
     order = hessian.diagonal(dim1=1, dim2=2)[:, :inputs].argsort(1, descending=True)
     if keeps_last:
@@ -389,6 +401,7 @@ def _rounded(weight: Tensor, hessian: Tensor, quantizer: Quantizer, keeps_last: 
         for i in range(first, last):
             column, scale, zero_point = (part[..., i : i + 1] for part in (weight, scales, zero_points))
             levels = (torch.round(column / scale) + zero_point).clamp(scheme.qmin, scheme.qmax)
+            levels = levels if room is None else room.fill(order[:, i], levels)
             rounded = (levels - zero_point) * scale
             error = (column - rounded) / factor[:, i : i + 1, i : i + 1]
             errors[..., i - first : i - first + 1] = error

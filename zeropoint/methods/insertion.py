@@ -10,16 +10,22 @@ from zeropoint.options import Options
 from zeropoint.placement import Placement
 from zeropoint.quantizers import insert_weight
 from zeropoint.ranges import WEIGHT_ESTIMATORS
+from zeropoint.saturation import pairings, safe_scale
 from zeropoint.scheme import Scheme
+from zeropoint.target import Target
 
 
 def insert_quantizers(
     module: GraphModule,
     placement: Placement,
+    target: Target,
     options: Options,
     behind: Callable[[Node, Scheme], Node] | None = None,
 ) -> None:
-    """Puts a quantizer on every edge and weight of the placement; ``behind`` makes those of activations."""
+    """Puts a quantizer on every edge and weight of the placement; ``behind`` makes those of activations.
+
+    Scales of 8-bit weights are such that no two products overflow on the processor of the ``target``.
+    """
     nodes = {node.name: node for node in module.graph.nodes}
     readers: dict[tuple[str, Scheme], list[str]] = {}
     for edge in sorted(placement.edges, key=lambda edge: (edge.source, edge.scheme.bits, edge.user)):
@@ -29,12 +35,16 @@ def insert_quantizers(
         quantizer = behind(nodes[source], scheme)
         for user in users:
             nodes[user].replace_input_with(nodes[source], quantizer)
+    paired = pairings(module, target.processor)
     for place in sorted(placement.weights, key=lambda place: place.node):
         node, scheme = nodes[place.node], place.scheme
         if place.group is not None:
             _regroup(module, node, place.group)
         estimate = WEIGHT_ESTIMATORS[options.weight_ranges or ("minmax" if scheme.bits == 8 else "mse")]
-        scale, zero_point = estimate(fx.tensor_of(module, node), scheme, place.axis)
+        weight = fx.tensor_of(module, node)
+        scale, zero_point = estimate(weight, scheme, place.axis)
+        if scheme.bits == 8 and (pairing := paired.get(str(node.target))):
+            scale = safe_scale(weight, scale, pairing, place.axis)
         insert_weight(module, node, scale, zero_point, scheme, place.axis)
     fx.remove_unused(module)
 

@@ -20,6 +20,7 @@ from zeropoint.methods.gptq import POSITIONS, gptq
 from zeropoint.methods.insertion import insert_quantizers
 from zeropoint.methods.integer_bias import make_room, round_biases
 from zeropoint.methods.nearest import ITEMS, nearest
+from zeropoint.methods.pairs import within_limits
 from zeropoint.methods.shuffles import fold_shuffles
 from zeropoint.options import Options
 from zeropoint.placement import before_moves, place_static, shared_grids
@@ -63,14 +64,14 @@ def fitted(
     They are by GPTQ, and from there by AdaRound where ``options`` say so.
     """
     if options.rounding == "nearest":
-        return rounded
+        return within_limits(rounded)
     fits, judged = {}, ITEMS
     if rounded.weight_bits == 8 and not thorough:
         cost = work(program)
         items, positions = max(1, min(FITTED, WORK // cost)), min(POSITIONS, LOOKS // cost)
         fits, judged = {"largest": WIDEST, "items": items, "positions": positions}, -(-items // 4)
     seen = limit(calibration, options.calibration_batches)
-    candidates = [gptq(rounded, _to_fit(seen), **fits), rounded]
+    candidates = [gptq(rounded, _to_fit(seen), **fits), within_limits(rounded)]
     if options.rounding == "adaround":
         candidates.insert(0, adaround(candidates[0], rounded, _to_fit(seen), options.seed))
     best = nearest(program, candidates, _held_out(seen), judged)
@@ -133,13 +134,14 @@ def _rounded(folded: Program, target: Target, calibration: Iterable[Any], option
             scale, zero_point = off_middle(scale, zero_point, scheme)
         return insert_activation(module, source, scale, zero_point, scheme)
 
-    insert_quantizers(module, placement, options, behind)
+    insert_quantizers(module, placement, target, options, behind)
     make_room(module)
     return dataclasses.replace(
         folded,
         module=module,
         method="static",
         target=target.name,
+        processor=target.processor,
         skip=options.skip,
         weight_bits=options.weight_bits,
         activation_bits=options.activation_bits,

@@ -23,12 +23,13 @@ def weight_only(program: Program, target: Target, calibration: Iterable[Any], op
     folded = equalize(folded, limit(calibration, options.calibration_batches), options, activations=False)
     module = fx.copy(folded.module)
     placement = dataclasses.replace(place_static(module, target, options), edges=frozenset())
-    insert_quantizers(module, placement, options)
+    insert_quantizers(module, placement, target, options)
     rounded = dataclasses.replace(
         folded,
         module=module,
         method="weight-only",
         target=target.name,
+        processor=target.processor,
         skip=options.skip,
         weight_bits=options.weight_bits,
         activation_bits=32,

@@ -48,7 +48,7 @@ def train_quantized(
     if program.method != "fp32":
         target = program.target
         options = options.at(f"W{program.weight_bits}A{program.activation_bits}")
-    rules = engines.target(target) if isinstance(target, str) else target
+    rules = engines.target(target, options.processor) if isinstance(target, str) else target
     check_target(rules, "qat", options)
     (logits, *_) = program(*program.example_inputs)
     check_data(train, logits.shape[-1])
