@@ -1,8 +1,6 @@
 """Artefacts: the files that engines run, opened by their names alone."""
 
-import json
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +8,10 @@ import torch
 from torch import Tensor
 
 from zeropoint.engines import Runner, load_artefact
-from zeropoint.engines.torch import BATCH, PACKAGE_SUFFIX
+from zeropoint.engines import find as find_engine
+from zeropoint.engines.torch import BATCH, PACKAGE_SUFFIX, package_metadata
 from zeropoint.errors import InputError, first_line
+from zeropoint.processor import warn_of
 from zeropoint.program import at_batch
 from zeropoint.program import load as load_program
 
@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
 
     A compiled package of the torch engine is native code, which runs when it is loaded: load only your own.
     Raises InputError for a file that is missing, no artefact by its name, or damaged, and where its engine
-    is not installed.
+    is not installed. Warns of one that was made for processors of another kind than this one.
     """
     path = Path(path)
     engine = engine_of(path)
@@ -50,6 +50,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     if engine == "openvino" and not weights.is_file():
         raise InputError(f"no such file: {weights}, which holds the weights of {path}")
     try:
+        warn_of(find_engine(engine).processor_of(path), str(path))
         return load_artefact(engine, path, threads)
     except InputError:
         raise
@@ -89,9 +90,7 @@ def stand_in(shape: list[int], dtype: torch.dtype) -> Tensor:
 
 def _check_batch(path: Path, batch_size: int) -> None:
     """A package fills a batch of another size up to its own, or cuts it: its latency would be misread."""
-    with zipfile.ZipFile(path) as archive:
-        metadata = [name for name in archive.namelist() if name.endswith("wrapper_metadata.json")]
-        size = json.loads(archive.read(metadata[0])).get(BATCH) if metadata else ""
+    size = package_metadata(path).get(BATCH)
     if size and int(size) != batch_size:
         raise InputError(f"{path} is compiled for batches of {size}; give --batch-size {size}")
 

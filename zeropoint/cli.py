@@ -43,6 +43,7 @@ from zeropoint.cli_options import (
     NoFuse,
     Optimizer,
     Precision,
+    Processor,
     Ranges,
     Rounding,
     SavedOrArtefact,
@@ -59,6 +60,7 @@ from zeropoint.cli_options import (
     WeightSymmetric,
 )
 from zeropoint.errors import InputError, InputWarning, first_line
+from zeropoint.processor import NATIVE
 from zeropoint.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def compare(
     no_fuse: NoFuse = None,
     free_sizes: FreeSizes = False,
     activation16: Activation16 = None,
+    processor: Processor = NATIVE,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = Recipe.epochs,
     learning_rate: LearningRate = Recipe.learning_rate,
@@ -212,6 +215,7 @@ def quantize(
     no_fuse: NoFuse = None,
     free_sizes: FreeSizes = False,
     activation16: Activation16 = None,
+    processor: Processor = NATIVE,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = Recipe.epochs,
     learning_rate: LearningRate = Recipe.learning_rate,
@@ -234,7 +238,7 @@ def quantize(
     _check_saved_name(out)
     options = _options(context.params).at(bits)
     if target != AUTO:
-        check_target(engines.target(target), method, options)
+        check_target(engines.target(target, options.processor), method, options)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
     )
@@ -469,6 +473,7 @@ def diagnose(
     skip: Skip = None,
     no_fuse: NoFuse = None,
     activation16: Activation16 = None,
+    processor: Processor = NATIVE,
     calibration_batches: CalibrationBatches = None,
     epochs: Epochs = Recipe.epochs,
     learning_rate: LearningRate = Recipe.learning_rate,
@@ -488,7 +493,7 @@ def diagnose(
         _check_saved_name(apply)
     engines.find(engine)
     options = _options(context.params).at(bits)
-    check_target(engines.target(engine), method, options)
+    check_target(engines.target(engine, options.processor), method, options)
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     parts = {part: getattr(loaders, part) for part in ("calibration", "train", "validation")}
     _say(f"{method}: quantizing for {engine}")
@@ -551,6 +556,7 @@ def qat(
     rounding: Rounding = "gptq",
     skip: Skip = None,
     no_fuse: NoFuse = None,
+    processor: Processor = NATIVE,
     seed: Seed = 0,
 ) -> None:
     """Quantization-aware training, kept in a folder: Ctrl-C, SIGTERM or a crash lose little, see --resume.

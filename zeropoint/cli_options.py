@@ -95,6 +95,13 @@ Activation16 = Annotated[
         help="16-bit activations in and out of modules there, such as 'blocks.*.norm*'. Repeatable.",
     ),
 ]
+Processor = Annotated[
+    str,
+    typer.Option(
+        help="The kind of processor to quantize for: native (this machine's), avx2, avx512, vnni, amx, arm or"
+        " any, which is right on all."
+    ),
+]
 CalibrationBatches = Annotated[int | None, typer.Option(help="Calibrate on at most so many batches.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
 FreeSizes = Annotated[

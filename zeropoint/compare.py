@@ -30,6 +30,7 @@ from zeropoint.measure.layerwise import layerwise
 from zeropoint.measure.size import on_disk, parameter_bytes
 from zeropoint.methods import find, named, quantize
 from zeropoint.options import Options
+from zeropoint.processor import warn_of
 from zeropoint.program import Program, at_batch, load
 from zeropoint.ranges import check_inputs
 from zeropoint.results import Results, Row
@@ -86,6 +87,9 @@ def compare(
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     check_methods(methods, engines, variants)
     _check(program, data, methods, options)
+    warn_of(
+        options.processor if any(find(name).quantizes for name in methods) else "", "what is compared here"
+    )
     folder = make_folder(out)
     run = _Run(at_batch(program, batch_size), data, folder, options, threads, say)
     results = _begin(run, command)
@@ -129,7 +133,9 @@ def check_methods(methods: Sequence[str], engines: Sequence[str] | None, variant
     for name in engines:
         engine(name)
     refused = {
-        named(method, options): [refusal(target(name), method, options) for name in engines]
+        named(method, options): [
+            refusal(target(name, options.processor), method, options) for name in engines
+        ]
         for method in quantizing
         for options in variants
     }

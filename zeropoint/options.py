@@ -34,8 +34,8 @@ class Options:
     which goes on from there block by block, or ``nearest``.
     ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; kept apart from batch
     norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
-    ``processor`` is the kind of CPU that the result is to run on, one of ``zeropoint.processor.PROCESSORS`` or
-    ``native``, this machine's, which is put in its place.
+    ``processor`` is the kind of CPU that the result is to run on, one of ``zeropoint.processor.PROCESSORS``;
+    ``native`` becomes the name of this machine's.
     ``calibration_batches`` limits how much calibration data is read. The last four are for
     quantization-aware training: ``step_sizes`` of activations learn from all values (``lsq``) or from clipped
     ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest,

@@ -2,10 +2,11 @@
 
 import functools
 import platform
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeropoint.errors import InputError, closest
+from zeropoint.errors import InputError, InputWarning, closest
 
 NATIVE = "native"
 
@@ -81,6 +82,12 @@ def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
         first.setdefault(key.strip(), value.strip())
     flags = set((first.get("flags") or first.get("Features") or "").split())  # Arm says "Features"
     return first.get("model name", ""), [name for name in INSTRUCTION_SETS if name in flags]
+
+
+def warn_of(made_for: str, what: str) -> None:
+    """Warns where ``what``, made for the processor of that name, is not for this machine's."""
+    if wrong := mismatch(made_for):
+        warnings.warn(InputWarning(f"{what} was {wrong}"), stacklevel=3)
 
 
 def mismatch(made_for: str, here: Processor | None = None) -> str | None:

@@ -37,8 +37,9 @@ class Program:
     where it is, others are, too, if they were captured so.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, ``processor`` the kind of CPU that it was
-    quantized for, and ``quantize_seconds`` what the method took. ``skip`` are the globs of modules that the user kept float. ``unfitted`` has the same quantizers
-    around the weights of the float network, where the method moved those; it is not saved.
+    quantized for, and ``quantize_seconds`` what the method took. ``skip`` are the globs of modules that the
+    user kept float. ``unfitted`` has the same quantizers around the weights of the float network, where the
+    method moved those; it is not saved.
     """
 
     module: GraphModule

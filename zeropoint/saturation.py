@@ -7,8 +7,8 @@ than 32,767. Weights of different signs cannot overflow.
 
 Which two weights are neighbours was seen by giving layers two weights of 127, pair by pair (AMD EPYC with
 AVX2, November 2026; OpenVINO 2026.4.1, ONNX Runtime 1.32.0, torch 2.13.0): those of the input channels 2k and
-2k + 1, at one place of the kernel, in all three engines. Where a kernel of several places has an odd number of
-input channels, some engines go on with the next place, so that any two may be neighbours. A depthwise
+2k + 1, at one place of the kernel, in all three engines. Where a kernel of several places has an odd number
+of input channels, some engines go on with the next place, so that any two may be neighbours. A depthwise
 convolution has one input to an output at each place, and its kernels add in 32 bits.
 """
 
@@ -85,7 +85,8 @@ def safe_scale(weight: Tensor, scale: Tensor, pairing: Pairing, channel_axis: in
         largest = weight.abs().movedim(by_channel, 0).flatten(1).amax(1) / ALONE
     else:
         first, second = _neighbours(weight, pairing.axis)
-        sums = torch.maximum(first.clamp(min=0) + second.clamp(min=0), -(first.clamp(max=0) + second.clamp(max=0)))
+        positive = first.clamp(min=0) + second.clamp(min=0)
+        sums = torch.maximum(positive, -(first.clamp(max=0) + second.clamp(max=0)))
         largest = sums.movedim(by_channel, 0).flatten(1).amax(1) / TOGETHER
     largest = largest.amax().reshape(1) if scale.numel() == 1 else largest
     return torch.maximum(scale, largest.to(scale.dtype))
@@ -122,7 +123,10 @@ class Room:
         self._levels = torch.zeros(*outputs, last + 1, dtype=torch.float64)
 
     def fill(self, place: Tensor, levels: Tensor) -> Tensor:
-        """``levels`` (groups, outputs, 1) cut to what their neighbours leave; ``place``: one for each group."""
+        """``levels`` (groups, outputs, 1) cut to what their neighbours leave.
+
+        ``place`` (groups,) tells which weight of an output they are.
+        """
         if not self._pairs:
             return levels.clamp(-ALONE, ALONE)
         shape = levels.shape

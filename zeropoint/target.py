@@ -33,6 +33,14 @@ AT_RUN_TIME = (
 )
 
 
+X86_ALONE = Limit(
+    ("dynamic", "static", "static-best", "qat"),
+    "processor",
+    ("", "any", "avx2", "avx512", "vnni", "amx"),
+    "the PyTorch compiler has int8 kernels for x86 processors alone",
+)
+
+
 @dataclass(frozen=True)
 class Target:
     """What an engine runs in int8, and on which terms. Families are those of ``zeropoint.operators``.

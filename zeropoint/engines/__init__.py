@@ -17,7 +17,7 @@ from zeropoint import processor as processors
 from zeropoint.errors import InputError, closest, first_line
 from zeropoint.measure.machine import cores
 from zeropoint.options import Options
-from zeropoint.processor import NATIVE
+from zeropoint.processor import NATIVE, warn_of
 from zeropoint.program import Program, at_batch
 from zeropoint.sizes import Shape, input_shapes, keeping_bounds, misfit
 from zeropoint.target import Target
@@ -124,6 +124,7 @@ def compile(
     module = find(engine)
     if reason := unsupported(engine, program.method, program):
         raise InputError(f"{engine} cannot run {program.method}: {reason}")
+    warn_of(program.processor, "the Program")
     ending = module.artefact_name(program)
     file = Path(path) if path is not None else Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
     if not file.name.endswith(ending):

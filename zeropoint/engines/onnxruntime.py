@@ -47,6 +47,7 @@ TARGET = Target(
     ),
 )
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
+PROCESSOR = "zeropoint_processor"  # in a file's metadata: the kind that it was quantized for
 # The fused addition and layer norm takes nine times as long as the two alone: 19% on a BERT-base encoder.
 DISABLED = ["SkipLayerNormFusion"]
 
@@ -82,6 +83,7 @@ def lower(program: Program, path: Path) -> None:
     parts: list[Any] = [*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator
+    converted.model.metadata_props[PROCESSOR] = program.processor
     with atomic_write(path) as temporary:
         converted.save(temporary)
 
@@ -241,6 +243,14 @@ def _with_products(module: GraphModule) -> GraphModule:
             layer.replace_all_uses_with(offset, delete_user_cb=lambda user, offset=offset: user is not offset)
     fx.remove_unused(module)
     return module
+
+
+def processor_of(path: Path) -> str:
+    """The kind of processor that an artefact was quantized for; empty where it does not tell."""
+    import onnx
+
+    metadata = onnx.load(path, load_external_data=False).metadata_props
+    return next((str(entry.value) for entry in metadata if entry.key == PROCESSOR), "")
 
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:

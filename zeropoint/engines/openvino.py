@@ -2,6 +2,7 @@
 
 import operator
 import sys
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,7 @@ def lower(program: Program, path: Path) -> None:
     halve_weights(model)
     share_ends(model)
     model.set_rt_info(program.method, ["zeropoint", "method"])
+    model.set_rt_info(program.processor, ["zeropoint", "processor"])
     with atomic_write(path) as temporary:
         try:
             openvino.save_model(model, temporary, compress_to_fp16=False)
@@ -220,6 +222,12 @@ def _table() -> dict[Any, Any]:
 
     known = set(ops_to_not_decompose())
     return {target: parts for target, parts in default_table().items() if target not in known}
+
+
+def processor_of(path: Path) -> str:
+    """The kind of processor that an artefact was quantized for; empty where it does not tell."""
+    entry = ElementTree.parse(path).find("./rt_info/zeropoint/processor")
+    return "" if entry is None else entry.get("value", "")
 
 
 def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:

@@ -29,7 +29,7 @@ from zeropoint.operators import family, weighted
 from zeropoint.program import Program, export, flat_tensors
 from zeropoint.program import load as load_program
 from zeropoint.quantizers import quantizers
-from zeropoint.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
+from zeropoint.target import AT_RUN_TIME, NO_GROUPS, X86_ALONE, Limit, Target
 
 # They take the zero points of weights for zeros: -3 dB where the simulation has 39.
 AFFINE_WRONG = "PyTorch's int8 kernels are wrong for affine weights"
@@ -43,6 +43,7 @@ TARGET = Target(
     limits=(
         *AT_RUN_TIME,
         NO_GROUPS,
+        X86_ALONE,
         Limit(
             ("dynamic", "static", "static-best", "qat"),
             "weight_symmetric",
@@ -54,8 +55,9 @@ TARGET = Target(
 PACKAGES = ("torch",)
 PACKAGE_SUFFIX = ".aoti.pt2"
 KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order
-# Keys of a package's metadata: the batch size it is compiled for, and the shapes of its inputs.
-BATCH, SHAPES = "zeropoint_batch", "zeropoint_shapes"
+# Keys of a package's metadata: the batch size it is compiled for, the shapes of its inputs, and the kind of
+# processor that it was quantized for.
+BATCH, SHAPES, PROCESSOR = "zeropoint_batch", "zeropoint_shapes", "zeropoint_processor"
 
 
 def unsupported(method: str) -> str | None:
@@ -90,7 +92,8 @@ def lower(program: Program, path: Path) -> None:
     # for one thread has loops without OpenMP, 4 to 10% on ShuffleNetV2; others run with fewer threads too.
     one_thread = torch.get_num_threads() == 1
     batch = str(program.example_inputs[0].shape[0]) if program.dynamic_batch else ""
-    metadata = {BATCH: batch, SHAPES: json.dumps([list(t.shape) for t in program.example_inputs])}
+    shapes = json.dumps([list(t.shape) for t in program.example_inputs])
+    metadata = {BATCH: batch, SHAPES: shapes, PROCESSOR: program.processor}
     configuration = {
         "freezing": True,
         "cpp.dynamic_threads": not one_thread,
@@ -189,6 +192,20 @@ def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
             return flat_tensors(call(*(tensor.contiguous() for tensor in inputs)))
 
     return run
+
+
+def processor_of(path: Path) -> str:
+    """The kind of processor that an artefact was quantized for; empty where it does not tell."""
+    return str(package_metadata(path).get(PROCESSOR, ""))
+
+
+def package_metadata(path: Path) -> dict[str, Any]:
+    """What a compiled package says of itself; nothing of other files."""
+    if not path.name.endswith(PACKAGE_SUFFIX):
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("wrapper_metadata.json")]
+        return dict(json.loads(archive.read(names[0]))) if names else {}
 
 
 def _of_shapes(call: Callable[..., Any], metadata: dict[str, str]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ size a hundred times: what is a small step for one would scatter the weights of 
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint import graph as fx
+from zeropoint import saturation
 from zeropoint.learned import LSQ, fake_quantize_learned
 from zeropoint.operators import aten
 from zeropoint.placement import before_moves
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, insert_activation, insert_weight, quantizers
-from zeropoint.scheme import Scheme
+from zeropoint.scheme import Scheme, per_channel_shape
 
 LEAST = 1e-8  # that a step size may shrink to, in steps of its start
 # Rates beside that of weights: of step sizes, of biases in their own sizes, and of zero points.
@@ -101,6 +103,23 @@ def keep_positive(module: GraphModule, places: list[Learnable]) -> None:
         torch._foreach_clamp_min_(
             [module.get_parameter(name) for name in {one.scale for one in places}], LEAST
         )
+
+
+def keep_within_limits(
+    module: GraphModule, places: list[Learnable], paired: Mapping[str, saturation.Pairing]
+) -> None:
+    """Puts 8-bit weights that overflow when two products are added back; ``paired`` by the weight's name."""
+    with torch.no_grad():
+        for place in places:
+            pairing = paired.get(str(place.before.source.target)) if place.before.is_weight else None
+            if pairing is not None and place.before.scheme.bits == 8:
+                weight = module.get_parameter(str(place.before.source.target))
+                shape = per_channel_shape(place.before.scale, weight.dim(), place.before.axis)
+                ratio = module.get_parameter(place.scale).reshape(shape)
+                levels = weight / ratio  # both count steps of the grid as it was before
+                limited = saturation.within_limits(levels, pairing)
+                if limited is not levels:
+                    weight.copy_(limited * ratio)
 
 
 def make_learnable(

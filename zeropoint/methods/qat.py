@@ -20,11 +20,21 @@ from zeropoint.checkpoint import checkpoint
 from zeropoint.methods.blocks import without_quantizers
 from zeropoint.methods.fold import fold_batch_norms
 from zeropoint.methods.integer_bias import round_biases
-from zeropoint.methods.learnable import LEAST, Learnable, constant, keep_positive, learnable, parameter_groups
+from zeropoint.methods.learnable import (
+    LEAST,
+    Learnable,
+    constant,
+    keep_positive,
+    keep_within_limits,
+    learnable,
+    parameter_groups,
+)
+from zeropoint.methods.pairs import within_limits
 from zeropoint.methods.static import static
 from zeropoint.options import Options
 from zeropoint.program import Program, flat_tensors
 from zeropoint.quantizers import quantizers
+from zeropoint.saturation import pairings
 from zeropoint.scheme import dequantize
 from zeropoint.target import Target
 from zeropoint.training import randomness
@@ -109,11 +119,17 @@ def fine_tuned(
     module, places = learnable(start, offsets=True, step_sizes=options.step_sizes)
     share = 0.0 if teacher is None else _share(teacher, options, train_data)
     guide = teaching(teacher) if teacher is not None and share else None
+    paired = pairings(start.module, start.processor)
+
+    def keep() -> None:
+        keep_positive(module, places)
+        keep_within_limits(module, places, paired)
+
     task = Task(
         module,
         cross_entropy if guide is None else distillation(guide, share),
         parameter_groups(module, places, recipe.learning_rate or RATE, recipe.weight_decay),
-        lambda: keep_positive(module, places),
+        keep,
         lambda: _blame(module, places),
         guide,
     )
@@ -130,7 +146,8 @@ def fine_tuned(
         folder=folder.path if folder else None,
     )
     constant(module, places)
-    return dataclasses.replace(round_biases(dataclasses.replace(start, module=module)), method="qat")
+    trained = within_limits(dataclasses.replace(start, module=module))
+    return dataclasses.replace(round_biases(trained), method="qat")
 
 
 def _share(teacher: Program, options: Options, train_data: Loader) -> float:

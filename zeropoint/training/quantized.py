@@ -48,6 +48,8 @@ def train_quantized(
     if program.method != "fp32":
         target = program.target
         options = options.at(f"W{program.weight_bits}A{program.activation_bits}")
+        program = replace(program, processor=program.processor or options.processor)
+        options = replace(options, processor=program.processor)
     rules = engines.target(target, options.processor) if isinstance(target, str) else target
     check_target(rules, "qat", options)
     (logits, *_) = program(*program.example_inputs)
