@@ -266,31 +266,43 @@ def evaluate(
     model: SavedOrModel,
     data: Data,
     engine: Engine = "torch",
+    processor: Annotated[
+        str | None,
+        typer.Option(help="Simulate the arithmetic of a kind of processor, such as avx2, and run no engine."),
+    ] = None,
     weights: Weights = "default",
     batch_size: BatchSize = 32,
     limit_batches: LimitBatches = None,
     json: Json = False,
 ) -> None:
-    """Accuracy and loss of one model on one engine."""
-    from zeropoint.measure.evaluate import Fitting
+    """Accuracy and loss of one model, on one engine or as a kind of processor computes it."""
+    from zeropoint.measure.evaluate import Fitting, Run
     from zeropoint.measure.evaluate import evaluate as run_evaluation
+    from zeropoint.processor import find
     from zeropoint.report.bench import chosen, evaluated
     from zeropoint.resolve import compiled, program_and_data
+    from zeropoint.simulate import on_processor
 
+    simulated = None if processor is None else find(processor)
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
-    runner, choice = compiled(program, engine, threads=None, batch_size=batch_size, say=_say)
+    run: Run
+    if simulated is not None:
+        run, choice, where = on_processor(program, simulated.name), None, f"simulated on {simulated.name}"
+    else:
+        run, choice = compiled(program, engine, threads=None, batch_size=batch_size, say=_say)
+        where = run.engine
     if choice is not None and not json:
         _out.print(chosen(choice), soft_wrap=True)
-    accuracy = run_evaluation(runner, Fitting(loaders.evaluation, program)).accuracy
+    accuracy = run_evaluation(run, Fitting(loaders.evaluation, program)).accuracy
     if json:
-        _print_json(evaluated(model, loaders.name, runner.engine, accuracy, choice))
+        _print_json(evaluated(model, loaders.name, where, accuracy, choice))
     elif accuracy.top1 is None:
         _out.print(
             f"{accuracy.images} images, no labels: nothing to measure accuracy by; compare gives fidelity"
         )
     else:
         score = f"top-1 {accuracy.top1:.2%}, loss {accuracy.loss:.4f}"
-        _out.print(f"{score} on {accuracy.images} images ({runner.engine})")
+        _out.print(f"{score} on {accuracy.images} images ({where})")
 
 
 @app.command()
@@ -478,7 +490,10 @@ def diagnose(
     epochs: Epochs = Recipe.epochs,
     learning_rate: LearningRate = Recipe.learning_rate,
 ) -> None:
-    """Find the layers that a quantized model loses accuracy in, why, what they cost in time, and mends."""
+    """Find the layers that a quantized model loses accuracy in, why, what they cost in time, and mends.
+
+    A float MODEL is quantized by the method first; a saved quantized one is looked at as it is.
+    """
     from zeropoint import engines
     from zeropoint.diagnosis.diagnose import diagnose as run_diagnosis
     from zeropoint.diagnosis.diagnose import mended
@@ -495,19 +510,31 @@ def diagnose(
     options = _options(context.params).at(bits)
     check_target(engines.target(engine, options.processor), method, options)
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
-    parts = {part: getattr(loaders, part) for part in ("calibration", "train", "validation")}
-    _say(f"{method}: quantizing for {engine}")
-    quantized = run_method(program, method, **parts, target=engine, options=options)
+    quantized = program
+    if program.method == "fp32":
+        parts = {part: getattr(loaders, part) for part in ("calibration", "train", "validation")}
+        _say(f"{method}: quantizing for {engine}")
+        quantized = run_method(program, method, **parts, target=engine, options=options)
     timed = engine if engine != "torch" else None
     # Mends are chosen by it, so it is not what accuracy is evaluated on afterwards.
     looked_at = loaders.calibration if loaders.validation is None else loaders.validation
-    diagnosis = run_diagnosis(quantized, looked_at, engine=timed, items=items, threads=threads, say=_say)
+    diagnosis = run_diagnosis(
+        quantized,
+        looked_at,
+        engine=timed,
+        items=items,
+        threads=threads,
+        processor=options.processor,
+        say=_say,
+    )
     if json:
         _print_json(diagnosis.as_dict())
     else:
         _print_table(terminal(diagnosis, top))
     if apply is not None:
-        better, advice = mended(quantized, diagnosis, looked_at, most_latency=most_latency)
+        better, advice = mended(
+            quantized, diagnosis, looked_at, most_latency=most_latency, processor=options.processor
+        )
         better.save(apply)
         (_err if json else _out).print(f"{apply}: {taken(advice)}", soft_wrap=True, highlight=False)
 

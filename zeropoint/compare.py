@@ -328,9 +328,8 @@ def _row(
     if simulation is not None and simulation.fidelity and fidelity and evaluation.parity:
         judged = parity.judge(fidelity, simulation.fidelity, evaluation.parity)
         if not judged.ok:
-            run.say(f"{program.method} on {name}: finding where it parts from the simulation")
-            culprit = parity.where_they_part(program, name, example_inputs(run.data.evaluation))
-            judged = dataclasses.replace(judged, operator=culprit)
+            run.say(f"{program.method} on {name}: finding where it differs from the simulation")
+            judged = parity.explained(judged, program, name, example_inputs(run.data.evaluation))
     size = on_disk(runner.artefact)
     done = integers(program, runner) if find(program.method).quantizes else None
     return Row(

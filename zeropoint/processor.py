@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from zeropoint.errors import InputError, InputWarning, closest
+from zeropoint.errors import InputError, InputWarning
 
 NATIVE = "native"
 
@@ -54,7 +54,7 @@ def find(name: str) -> Processor:
     if name == NATIVE:
         return native()
     if name not in PROCESSORS:
-        raise InputError(f"unknown processor '{name}'; {closest(name, (NATIVE, *PROCESSORS))}")
+        raise InputError(f"unknown processor '{name}'; valid: {', '.join((NATIVE, *PROCESSORS))}")
     return PROCESSORS[name]
 
 

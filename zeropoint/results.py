@@ -13,7 +13,7 @@ from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.measure.latency import Latency
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of ``results.json``; it goes up whenever a reader of the older one would misread the newer."""
 
 
@@ -21,7 +21,9 @@ SCHEMA = 2
 class Parity:
     """Closeness of an engine's outputs to the simulation of the same Program.
 
-    Both SQNRs are against float32, None where infinite. ``operator`` names where the two part, if they do.
+    Both SQNRs are against float32, None where infinite. ``close``: whether the engine's is no lower than the
+    simulation's; ``ok``: whether its classes agree, too. ``operator`` names where the two first differ, and
+    ``cause`` says why in words, where that is known.
     """
 
     sqnr_db_engine: float | None
@@ -29,6 +31,8 @@ class Parity:
     agreement: float | None
     ok: bool
     operator: str | None = None
+    close: bool = True
+    cause: str | None = None
 
     def __post_init__(self) -> None:
         _drop_nonfinite(self)
@@ -85,6 +89,11 @@ class Row:
     def bits(self) -> str:
         """Those of weights and activations, as in W8A8."""
         return f"W{self.weight_bits}A{self.activation_bits}"
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the engine computes something worse than the simulation: the row is not to be shipped."""
+        return self.parity is not None and not self.parity.close
 
     @property
     def quantized(self) -> bool:
@@ -168,7 +177,16 @@ def load(folder: str | os.PathLike[str]) -> Results:
             f"{path} was saved by a newer zeropoint (schema {schema}, this one reads {SCHEMA}): "
             "upgrade zeropoint"
         )
-    return _read(Results, record, str(path))
+    return _read(Results, _upgraded(record) if schema < SCHEMA else record, str(path))
+
+
+def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of schema 2, in which rows do not tell why parity failed, as one of this schema."""
+    for row in record["rows"] if isinstance(record.get("rows"), list) else ():
+        parity = row.get("parity") if isinstance(row, dict) else None
+        if isinstance(parity, dict):
+            row["parity"] = {"close": parity.get("ok"), "cause": None, **parity}
+    return record
 
 
 _T = TypeVar("_T")

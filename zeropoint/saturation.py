@@ -84,7 +84,7 @@ def safe_scale(weight: Tensor, scale: Tensor, pairing: Pairing, channel_axis: in
     if pairing.order == "any":
         largest = weight.abs().movedim(by_channel, 0).flatten(1).amax(1) / ALONE
     else:
-        first, second = _neighbours(weight, pairing.axis)
+        first, second = neighbours(weight, pairing.axis)
         positive = first.clamp(min=0) + second.clamp(min=0)
         sums = torch.maximum(positive, -(first.clamp(max=0) + second.clamp(max=0)))
         largest = sums.movedim(by_channel, 0).flatten(1).amax(1) / TOGETHER
@@ -99,7 +99,7 @@ def within_limits(levels: Tensor, pairing: Pairing) -> Tensor:
     """
     if pairing.order == "any":
         return levels.clamp(-ALONE, ALONE)
-    first, second = _neighbours(levels, pairing.axis)
+    first, second = neighbours(levels, pairing.axis)
     above = (first.clamp(min=0) + second.clamp(min=0) - TOGETHER).clamp(min=0) * (first > 0) * (second > 0)
     below = (first.clamp(max=0) + second.clamp(max=0) + TOGETHER).clamp(max=0) * (first < 0) * (second < 0)
     if not (above.any() or below.any()):
@@ -137,7 +137,12 @@ class Room:
         return levels
 
 
-def _neighbours(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def overflows(first: Tensor, second: Tensor) -> Tensor:
+    """Whether two neighbouring weights, in units of their scale, can overflow together."""
+    return (first * second > 0) & ((first + second).abs() > TOGETHER)
+
+
+def neighbours(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """The first and the second of each pair along an axis; zeros where the last one is alone."""
     if weight.shape[axis] % 2:
         weight = functional.pad(weight.movedim(axis, -1), (0, 1)).movedim(-1, axis)

@@ -31,6 +31,7 @@ class Cause:
     operand: str
 
 
+OVERFLOW = "saturation"
 SPREAD_OUT = "wide channel spread"
 OUTLIERS = "activation outliers"
 CLIPS = "clipped values"
@@ -44,6 +45,10 @@ NORM_OR_SOFTMAX = "LayerNorm or softmax values"
 def causes(seen: Seen, float_weights: dict[str, Tensor]) -> tuple[Cause, ...]:
     """What is unusual about the operands of a layer, the most telling first."""
     found: list[Cause] = []
+    if seen.pairs is not None:
+        number = len(seen.pairs.first)
+        detail = f"{number} pairs of neighbouring weights can overflow 16 bits on this processor"
+        found.append(Cause(OVERFLOW, detail, "weight"))
     for quantizer in seen.quantizers:
         if quantizer.is_weight:
             weight = float_weights[str(quantizer.source.target)]
@@ -56,7 +61,8 @@ def causes(seen: Seen, float_weights: dict[str, Tensor]) -> tuple[Cause, ...]:
 
 
 _ORDER = [
-    CLIPS, OUTLIERS, SPREAD_OUT, UNUSED_RANGE, NORM_OR_SOFTMAX, SATURATED_CLIP, FEW_LEVELS, DEAD_CHANNELS,
+    OVERFLOW, CLIPS, OUTLIERS, SPREAD_OUT, UNUSED_RANGE, NORM_OR_SOFTMAX, SATURATED_CLIP, FEW_LEVELS,
+    DEAD_CHANNELS,
 ]  # fmt: skip
 
 

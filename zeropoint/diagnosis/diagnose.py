@@ -24,9 +24,10 @@ from zeropoint.measure.latency import interleave, paired_ratio
 from zeropoint.measure.layerwise import TOGETHER, Layerwise, Seen, decibels, first_items, layerwise
 from zeropoint.methods.blocks import float_network
 from zeropoint.operators import short_name
+from zeropoint.processor import find as find_processor
 from zeropoint.program import Program, at_batch, flat_tensors
 from zeropoint.progress import track
-from zeropoint.quantizers import Simulation
+from zeropoint.simulate import OnProcessor
 
 ITEMS = 64
 TRIED = 6  # layers whose mends are tried
@@ -100,13 +101,15 @@ def diagnose(
     engine: str | None = None,
     items: int = ITEMS,
     threads: int = 1,
+    processor: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Diagnosis:
     """Looks at a quantized ``program`` on the first ``items`` of ``data``, and times it on an ``engine``.
 
     ``engine`` None leaves times out. The statistics take one pass; only mends of the worst layers are tried
-    by running the network again. Give the Program as ``quantize`` returned it: of one that was loaded from a
-    file the float weights are known only as they were rounded.
+    by running the network again. ``processor`` names the kind whose arithmetic is simulated, by default the
+    Program's own. Give it as ``quantize`` returned it: of one that was loaded from a file the float weights
+    are known only as they were rounded.
 
     Raises InputError for a float Program, an engine that tells no times of layers, or data that does not fit.
     """
@@ -114,11 +117,12 @@ def diagnose(
         raise InputError(f"the Program is {program.method}; quantize it before it is diagnosed")
     if engine is not None and not hasattr(engines.find(engine), "layer_seconds"):
         raise InputError(f"{engine} tells no times of layers; give openvino or onnxruntime, or none")
-    looked = layerwise(program, data, items, sensitivity=True, description="diagnosing")
+    kind = program.processor if processor is None else find_processor(processor).name
+    looked = layerwise(program, data, items, sensitivity=True, processor=kind, description="diagnosing")
     worst = sorted(looked.seen, key=lambda seen: seen.at_outputs, reverse=True)
     times = _times(program, looked, engine, threads, say)
     layers = tuple(_diagnosed(seen, looked, times.get(seen.node.name, (None, None))) for seen in worst)
-    advice = _tried(program, looked, worst[:TRIED], data, items)
+    advice = _tried(program, looked, worst[:TRIED], data, items, kind)
     if engine is not None:
         advice = _timed(program, advice[:ADVISED], engine, threads, say) + advice[ADVISED:]
     return Diagnosis(
@@ -134,14 +138,20 @@ def diagnose(
 
 
 def mended(
-    program: Program, diagnosis: Diagnosis, data: Loader, *, most_latency: float = math.inf
+    program: Program,
+    diagnosis: Diagnosis,
+    data: Loader,
+    *,
+    most_latency: float = math.inf,
+    processor: str | None = None,
 ) -> tuple[Program, list[Advice]]:
     """The Program with the advice taken that still helps behind what was taken before it, and that advice.
 
     ``most_latency``: by how much all of it may slow the network down, as a fraction, by what was measured of
     each. One mend a layer.
     """
-    noise = _judge(program, data, diagnosis.items)
+    kind = program.processor if processor is None else find_processor(processor).name
+    noise = _judge(program, data, diagnosis.items, kind)
     before, taken = noise(program), list[Advice]()
     for one in diagnosis.advice:
         price = sum(max(other.latency or 0.0, 0.0) for other in (*taken, one))
@@ -182,12 +192,12 @@ def _float(program: Program) -> Program:
 
 
 def _tried(
-    program: Program, looked: Layerwise, worst: Sequence[Seen], data: Loader, items: int
+    program: Program, looked: Layerwise, worst: Sequence[Seen], data: Loader, items: int, processor: str
 ) -> list[Advice]:
     """The mends of the worst layers that gain something, measured, the largest gain first."""
     candidates = [mend for seen in worst for mend in mends(looked, seen)]
     affordable = WORK // (work(program) * max(len(candidates), 1))
-    noise = _judge(program, data, min(items, max(affordable, TOGETHER)))
+    noise = _judge(program, data, min(items, max(affordable, TOGETHER)), processor)
     before, advice = noise(program), []
     for mend in track(candidates, "trying mends"):
         gain = 10 * math.log10(before / noise(mend.apply(program)))
@@ -196,16 +206,16 @@ def _tried(
     return sorted(advice, key=lambda one: one.gain_db, reverse=True)
 
 
-def _judge(program: Program, data: Loader, items: int) -> Callable[[Program], float]:
+def _judge(program: Program, data: Loader, items: int, processor: str) -> Callable[[Program], float]:
     """What gives the squared error of a Program's outputs, to those of the float network of ``program``."""
     float_run, batches = _float(program), first_items(program, data, items)
     expected = [float_run(*inputs) for inputs in batches]
 
     def noise(candidate: Program) -> float:
-        total = 1e-30
+        total, simulation = 1e-30, OnProcessor(candidate.module, processor)
         with torch.no_grad():
             for inputs, wanted in zip(batches, expected, strict=True):
-                outputs = flat_tensors(Simulation(candidate.module).run(*inputs))
+                outputs = flat_tensors(simulation.run(*inputs))
                 pairs = [
                     (a.double(), b) for a, b in zip(outputs, wanted, strict=True) if b.is_floating_point()
                 ]

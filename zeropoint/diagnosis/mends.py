@@ -15,6 +15,7 @@ from zeropoint.operators import FAKE_QUANTIZE, TRANSPARENT, bias_of, ungrouped, 
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer, insert_activation, insert_weight, quantizers
 from zeropoint.ranges import ESTIMATORS, WEIGHT_ESTIMATORS, Statistics
+from zeropoint.saturation import Pairing, safe_scale
 from zeropoint.scheme import Scheme, choose_parameters
 
 BETTER = 0.8  # times the squared error of the grid there is, from which on another one is worth a try
@@ -38,6 +39,9 @@ def mends(looked: Layerwise, seen: Seen) -> list[Mend]:
         estimators = " and ".join(sorted({estimator for estimator, _ in better.values()}))
         grids = {quantizer: grid for quantizer, (_, grid) in better.items()}
         found.append((f"{estimators} range for its input", lambda of: _with_grids(of, grids)))
+    if seen.pairs is not None:
+        words, pairing = "weights that cannot overflow on this processor", seen.pairs.pairing
+        found.append((words, lambda of: _with_fine_weights(of, name, looked, pairing)))
     if weight is not None and (weight.scheme.bits < 8 or weight.scheme.granularity == "per-tensor"):
         words = "8-bit weights" if weight.scheme.bits < 8 else "a scale for each output of its weight"
         found.append((words, lambda of: _with_fine_weights(of, name, looked)))
@@ -91,16 +95,22 @@ def _with_wide_inputs(program: Program, name: str, seen: Seen) -> Program:
     return dataclasses.replace(program, module=module)
 
 
-def _with_fine_weights(program: Program, name: str, looked: Layerwise) -> Program:
+def _with_fine_weights(
+    program: Program, name: str, looked: Layerwise, pairing: Pairing | None = None
+) -> Program:
+    """The Program with 8-bit weights per channel in one layer; with a ``pairing`` none that overflow."""
     module, layer = _copied(program, name)
     for one in _operands(module, layer):
         if one.is_weight and len(one.source.users) == 1:
             _restore(module, layer, one, looked)
             fine = dataclasses.replace(one.scheme, bits=8, granularity="per-channel")
-            grid = WEIGHT_ESTIMATORS["minmax"](fx.tensor_of(module, one.source), fine, one.axis)
+            weight = fx.tensor_of(module, one.source)
+            scale, zero_point = WEIGHT_ESTIMATORS["minmax"](weight, fine, one.axis)
+            if pairing is not None:
+                scale = safe_scale(weight, scale, pairing, one.axis)
             one.node.replace_all_uses_with(one.source)
             module.graph.erase_node(one.node)
-            insert_weight(module, one.source, *grid, fine, one.axis)
+            insert_weight(module, one.source, scale, zero_point, fine, one.axis)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
 

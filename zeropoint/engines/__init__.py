@@ -89,7 +89,8 @@ def installed() -> list[str]:
 
 def target(name: str, processor: str = NATIVE) -> Target:
     """The placement rules of an engine for a kind of processor, which need no package of it."""
-    return dataclasses.replace(_module(name).TARGET, processor=processors.find(processor).name)
+    module, kind = _module(name), processors.find(processor)
+    return dataclasses.replace(module.WITHOUT_VNNI if kind.saturates else module.TARGET, processor=kind.name)
 
 
 def refusal(rules: Target, method: str, settings: Options | Program) -> str | None:

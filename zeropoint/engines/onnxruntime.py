@@ -46,6 +46,7 @@ TARGET = Target(
         NO_GROUPS,
     ),
 )
+WITHOUT_VNNI = TARGET
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 PROCESSOR = "zeropoint_processor"  # in a file's metadata: the kind that it was quantized for
 # The fused addition and layer norm takes nine times as long as the two alone: 19% on a BERT-base encoder.

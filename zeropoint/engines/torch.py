@@ -52,6 +52,7 @@ TARGET = Target(
         ),
     ),
 )
+WITHOUT_VNNI = TARGET
 PACKAGES = ("torch",)
 PACKAGE_SUFFIX = ".aoti.pt2"
 KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order

@@ -48,6 +48,7 @@ from zeropoint.operators import (
     ungrouped,
     weighted,
 )
+from zeropoint.processor import NATIVE
 from zeropoint.program import Program
 from zeropoint.quantizers import Quantizer
 from zeropoint.scheme import Scheme, dequantize, quantize
@@ -85,7 +86,7 @@ class _Reader:
         self.at_run_time = _range_arithmetic(self.module)
         self.macs = multiply_accumulates(program)
         known = program.target in engines.NAMES
-        self.target = engines.target(program.target) if known else None
+        self.target = engines.target(program.target, program.processor or NATIVE) if known else None
         self.knows_own = False
         nodes = [node for node in self.module.graph.nodes if self.computes(node)]
         self.reference = (

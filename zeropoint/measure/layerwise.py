@@ -6,8 +6,8 @@ square (Hutchinson 1990, "A stochastic estimator of the trace of the influence m
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ from zeropoint import graph as fx
 from zeropoint.batches import inputs_of
 from zeropoint.errors import InputError
 from zeropoint.methods.blocks import float_network
-from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, TRANSPARENT, family, ungrouped
+from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, TRANSPARENT, WEIGHTED, family, ungrouped
 from zeropoint.program import Program, flat_tensors
 from zeropoint.progress import track
-from zeropoint.quantizers import Quantizer, Simulation, fake_quantize, quantizers
+from zeropoint.quantizers import Quantizer, fake_quantize, quantizers
 from zeropoint.ranges import Statistics, check_inputs
+from zeropoint.simulate import OnProcessor, Overflowing, excess, overflowing
 
 TOGETHER = 8  # items that run at a time: what all layers give is held for so many
 PROJECTIONS = 2  # for each batch; 64 items then tell a sensitivity to 0.4 dB
@@ -38,6 +39,7 @@ class Seen:
     everything before it quantized, too; ``at_outputs``: of what the former does to the network's outputs, to
     first order. ``operands``: what was seen of each activation that
     is quantized in front of it, by its quantizer, and ``channels``: the largest magnitude in each channel.
+    ``pairs``: neighbouring weights that overflow on the processor that was asked about, if there are any.
     """
 
     node: Node
@@ -48,6 +50,7 @@ class Seen:
     at_outputs: float = 0.0
     operands: dict[Node, Statistics] = field(default_factory=dict)
     channels: dict[Node, Tensor] = field(default_factory=dict)
+    pairs: Overflowing | None = None
 
     @property
     def weight(self) -> Quantizer | None:
@@ -76,20 +79,24 @@ def layerwise(
     items: int,
     *,
     sensitivity: bool = False,
+    processor: str = "",
     description: str = "looking at layers",
 ) -> Layerwise:
     """Runs the quantized ``program`` and its float network on the first ``items`` of ``data``.
+
+    With a ``processor`` it is run with that one's arithmetic, which may overflow.
 
     Raises InputError where there is no data, or it does not fit.
     """
     reference = float_network(program)
     weights = {name: tensor.detach() for name, tensor in reference.named_parameters()}
-    seen = {site.node.name: site for site in _sites(program.module)}
+    beyond = overflowing(program.module, processor)
+    seen = {site.node.name: replace(site, pairs=beyond.get(site.node)) for site in _sites(program.module)}
     float_run = _Float(reference, _with_weights(program.module, weights), seen, sensitivity)
     rows, signal, noise = 0, 0.0, 0.0
     for inputs in track(first_items(program, data, items), description):
         expected = float_run.on(inputs)
-        quantized_run = _Quantized(program.module, seen.keys(), float_run.compare)
+        quantized_run = _Quantized(program.module, processor, seen.keys(), float_run.compare)
         with torch.no_grad():
             outputs = _floats(flat_tensors(quantized_run.run(*inputs)))
         for output, wanted in zip(outputs, expected, strict=True):
@@ -176,7 +183,12 @@ class _Float(Interpreter):
             for quantizer in site.quantizers:
                 if not quantizer.is_weight:
                     self._observe(site, quantizer)
-            error = self._compute(self.quantized[n.name]) - value.detach()
+            node = self.quantized[n.name]
+            result = self._compute(node)
+            if site.pairs is not None:
+                input = node.args[WEIGHTED[node.target].input]
+                result -= excess(node, site.pairs, self._value(input), input.args[1:3], result)
+            error = result - value.detach()
             site.signal += _square(value)
             site.local += _square(error)
         if self.sensitivity:
@@ -236,8 +248,19 @@ class _Float(Interpreter):
         self.seen[node.name].accumulated += _square(value - self.values[node.name].detach())
 
 
-class _Quantized(fx.Watching, Simulation):
-    """Runs a quantized graph and shows what its sites give."""
+class _Quantized(fx.Watching, OnProcessor):
+    """Runs a quantized graph as a processor does, and shows what its sites give."""
+
+    def __init__(
+        self,
+        module: GraphModule,
+        processor: str,
+        names: Collection[str],
+        show: Callable[[Node, Any], None],
+    ) -> None:
+        OnProcessor.__init__(self, module, processor)
+        self.extra_traceback = False  # an InputError's message stays as it is
+        self.names, self.show = set(names), show
 
 
 def _constants(module: GraphModule) -> dict[Node, Any]:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from zeropoint import engines
+from zeropoint import engines, processor
 from zeropoint import graph as fx
 from zeropoint.errors import InputError
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
 from zeropoint.program import Program
 from zeropoint.quantizers import quantizers
 from zeropoint.results import Parity
+from zeropoint.simulate import overflowing
 
 MAX_SQNR_LOSS_DB = 0.5
 MIN_AGREEMENT = 0.995
@@ -28,7 +29,23 @@ def judge(engine: Fidelity, simulation: Fidelity, between: Fidelity) -> Parity:
     close = engine.sqnr_db >= min(simulation.sqnr_db, ROUNDING_FLOOR_DB) - MAX_SQNR_LOSS_DB
     closer = engine.sqnr_db > simulation.sqnr_db + MAX_SQNR_LOSS_DB
     agree = closer or between.agreement is None or between.agreement >= MIN_AGREEMENT
-    return Parity(engine.sqnr_db, simulation.sqnr_db, between.agreement, ok=close and agree)
+    return Parity(
+        engine.sqnr_db, simulation.sqnr_db, between.agreement, ok=close and agree, close=bool(close)
+    )
+
+
+def explained(parity: Parity, program: Program, engine: str, inputs: tuple[Tensor, ...]) -> Parity:
+    """A ``parity`` that failed, with its cause where it is known: else with the operator that differs."""
+    here = processor.native()
+    layers = [fx.module_name(layer) for layer in overflowing(program.module, here.name)]
+    if not layers:
+        return dataclasses.replace(parity, operator=where_they_part(program, engine, inputs))
+    number = f"{layers[0]} and {len(layers) - 1} more" if len(layers) > 1 else layers[0]
+    cause = (
+        f"int8 results overflow on this processor, {here.words}, in layers with large neighbouring weights:"
+        f" {number}; quantize with --processor {here.name}, or any for all processors"
+    )
+    return dataclasses.replace(parity, cause=cause)
 
 
 def where_they_part(program: Program, engine: str, inputs: tuple[Tensor, ...]) -> str | None:

@@ -304,8 +304,8 @@ def _section(number: int, run: Run, pages: int, cells: int) -> dict[str, Any]:
                     decibels(row.parity.sqnr_db_engine),
                     decibels(row.parity.sqnr_db_simulation),
                     table.NOTHING if row.parity.agreement is None else percent(row.parity.agreement),
-                    "ok" if row.parity.ok else "falls short",
-                    row.parity.operator or table.NOTHING,
+                    "ok" if row.parity.ok else "failed",
+                    row.parity.cause or row.parity.operator or table.NOTHING,
                 ],
             )
             for row in results.rows

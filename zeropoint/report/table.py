@@ -15,6 +15,7 @@ from zeropoint.results import Parity, Results, Row
 MARK = "*"
 NOTHING = "–"
 FAILED = "✗"
+DIFFERS = "!"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def cells(results: Results) -> tuple[list[str], list[list[str]]]:
     """Headers, some of two lines, and row by row the cells."""
     rows = results.rows
     headers = ["Method", "Engine", "Bits\nW/A", *(column.header for column in _COLUMNS)]
-    names = [[row.method for row in rows], [row.engine for row in rows], [_bits(row) for row in rows]]
+    engines = [f"{row.engine}{'' if row.parity is None or row.parity.ok else DIFFERS}" for row in rows]
+    names = [[row.method for row in rows], engines, [_bits(row) for row in rows]]
     labels = any(row.top1 is not None for row in rows)
     measured = [
         _column_cells(column, rows, absent="no labels" if column.of_labels and not labels else NOTHING)
@@ -130,10 +132,14 @@ def _parity(rows: Sequence[Row]) -> list[str]:
 
 def _shortfall(row: Row, parity: Parity) -> str:
     engine, simulation = decibels(parity.sqnr_db_engine), decibels(parity.sqnr_db_simulation)
-    line = f"parity falls short for {row.name}: SQNR {engine} against {simulation} simulated"
+    line = f"{DIFFERS} parity failed for {row.name}: SQNR {engine}, simulated {simulation}"
     if parity.agreement is not None:
         line += f", same class for {percent(parity.agreement)}%"
-    return line if parity.operator is None else f"{line}; they part at {parity.operator}"
+    if parity.operator is not None:
+        line += f"; they first differ at {parity.operator}"
+    if parity.close:
+        return line
+    return f"{line}. Do not ship this row{f': {parity.cause}' if parity.cause else ''}"
 
 
 def _fallback(row: Row) -> str:

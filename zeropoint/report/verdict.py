@@ -13,18 +13,38 @@ MIN_SQNR_DB = 20.0
 def verdict(results: Results) -> str:
     """The fastest row that keeps float32's accuracy, with its speed, size and accuracy.
 
-    Says so where that row is a float one although quantized ones were measured, and where no quantized row
+    A row whose parity failed by its SQNR is not recommended, and the verdict says so. Says so, too, where the
+    row is a float one although quantized ones were measured, and where no quantized row
     keeps the accuracy.
     """
     measured = [row for row in results.rows if row.error is None and row.latency_ms is not None]
+    wrong = [row for row in measured if row.is_wrong]
+    measured = [row for row in measured if not row.is_wrong]
     if not measured:
-        return "No verdict: no row was measured."
+        return "No verdict: no row was measured." if not wrong else f"Ship none of these: {_wrong(wrong)}."
+    recommended = _recommended(measured)
+    return f"{recommended} Do not ship {_wrong(wrong)}." if wrong else recommended
+
+
+def _wrong(rows: list[Row]) -> str:
+    """Which rows compute something else than the simulation, and why."""
+    names = ", ".join(row.name for row in rows)
+    causes = [row.parity.cause for row in rows if row.parity and row.parity.cause]
+    why = "int8 results overflow on this processor" if causes else "parity with the simulation failed"
+    return f"{names}: {why}"
+
+
+def _recommended(measured: list[Row]) -> str:
     float32_top1 = _float32_top1(measured)
     kept = [row for row in measured if keeps_accuracy(row, float32_top1)]
     if not kept:
         return "Ship none of these: no row keeps float32's accuracy."
     best = min(kept, key=_time)
     ship = f"Ship {best.name}: {', '.join(_facts(best, float32_top1))}"
+    if best.parity is not None and not best.parity.ok and best.parity.agreement is not None:
+        ship += (
+            f", though the engine gives the simulation's class for {percent(best.parity.agreement)}% alone"
+        )
     if best.quantized:
         return f"{ship}; the fastest row that keeps float32's accuracy."
     quantized = [row for row in measured if row.quantized]
