@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from zeropoint.models.vision import torchvision
+from zeropoint.processor import native
 
 Call = Callable[[Tensor], Tensor]
 
@@ -108,6 +109,7 @@ def quantize_static(network: nn.Module, example: Tensor, calibration: list[Tenso
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            reduce_range=native().saturates,  # its own protection from overflow
         )
         return onnx.load(quantized)
 

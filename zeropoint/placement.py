@@ -117,7 +117,7 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             weights.add(place)
             # No engine has kernels for integer inputs and a scale for each group: they would be rounded for
             # nothing, and ONNX Runtime would round such weights again, to one scale for all (28 dB of 38).
-            if place.group is None:
+            if place.group is None and kind not in target.weights_alone:
                 into = _edges_into(node, [cast(Node, node.args[description.input])], target)
                 edges.add(into, entering(node), node)
             behind: list[Node] = []
@@ -354,7 +354,8 @@ def place_dynamic(module: GraphModule, target: Target, options: Options) -> Plac
             continue
         description = weighted(node)
         if description and description.family == "linear":
-            edges.add([(cast(Node, node.args[description.input]), node)], activation)
+            if "linear" not in target.weights_alone:
+                edges.add([(cast(Node, node.args[description.input]), node)], activation)
             weights.add(_weight_place(node, description, target, options, is_end=False))
         elif node.target in RECURRENT:
             tensors = [part for part in cast(list[object], node.args[2]) if isinstance(part, Node)]

@@ -51,6 +51,7 @@ class Target:
     too.
     ``fused``: families of activations that the engine fuses between such an operator and its output
     quantizer.
+    ``weights_alone``: weighted families whose inputs stay float: integer weights save size, not time.
     ``adds_before_rounding``: a convolution's result reaches a residual addition in full precision, so a
     quantizer on that side of the addition would only cost accuracy.
     ``products``: the scheme of what is multiplied with another activation, as in attention; VNNI instructions
@@ -67,6 +68,7 @@ class Target:
     inputs: frozenset[str]
     outputs: frozenset[str] = frozenset()
     fused: frozenset[str] = frozenset()
+    weights_alone: frozenset[str] = frozenset()
     adds_before_rounding: bool = True
     weights: Scheme = _INT8_BY_CHANNEL
     activations: Scheme = _UINT8

@@ -1,10 +1,15 @@
 """Rewrites of an OpenVINO model that make its files smaller; each computes the same, by the same kernels."""
 
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 from zeropoint.packing import WORTH_HALVING
+
+# From here on float weights are faster: of 768 to 768 features with 64 rows 1.40 ms for 1.39, with 128 rows
+# 2.44 for 2.88 (AMD EPYC with AVX2, November 2026).
+MANY_ROWS = 96
 
 
 def halve_weights(model: Any) -> None:
@@ -24,6 +29,27 @@ def halve_weights(model: Any) -> None:
         wide = convert(constant(integers, dtype=Type.i4), "i8")
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(wide.output(0))
+
+
+def fold_weights(model: Any) -> None:
+    """Has OpenVINO unpack the integer weights of matrix products of many rows when it compiles, for good.
+
+    It multiplies integer weights by float inputs without unpacking them, which is faster for few rows alone.
+    It does so where it finds a product with the scale, and not a division by its inverse.
+    """
+    from openvino.opset13 import constant, divide
+
+    for node in [node for node in model.get_ops() if node.get_type_name() == "MatMul"]:
+        source, weight = (node.input_value(position).get_node() for position in (0, 1))
+        sizes = [size.get_length() if size.is_static else 1 for size in node.get_input_partial_shape(0)]
+        is_scaled = weight.get_type_name() == "Multiply" and (
+            weight.input_value(0).get_node().get_type_name() in ("Convert", "Subtract")
+            and weight.input_value(1).get_node().get_type_name() == "Constant"
+        )
+        if is_scaled and source.get_type_name() != "FakeQuantize" and math.prod(sizes[:-1]) >= MANY_ROWS:
+            scale = weight.input_value(1).get_node().get_data()
+            unpacked = divide(weight.input_value(0), constant(1 / scale))
+            node.input(1).replace_source_output(unpacked.output(0))
 
 
 def share_ends(model: Any) -> None:
