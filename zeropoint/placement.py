@@ -83,6 +83,15 @@ class _Edges:
             if wanted.bits > before.bits:
                 self._schemes[source.name, user.name] = wanted
 
+    def widen(self, source: Node, user: Node) -> None:
+        """Gives an edge 16 bits: a value is cut to a range there, and hardly rounded."""
+        key = source.name, user.name
+        self._schemes[key] = replace(self._schemes[key], bits=16)
+
+    def has_all(self, source: Node) -> bool:
+        """Whether every edge from a node is among them."""
+        return all((source.name, user.name) in self._schemes for user in source.users)
+
     def sources(self) -> set[str]:
         return {source for source, _ in self._schemes}
 
@@ -99,6 +108,7 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
     """
     edges = _Edges(options.activation16)
     products: list[tuple[tuple[Node, Node], Node]] = []
+    cut: list[tuple[Node, Node]] = []  # operands that are added before they are rounded, and their additions
     weights: set[WeightPlace] = set()
     ends = _ends(module)
     few = options.activations(target.activations)
@@ -138,9 +148,12 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
                     products += [(pair, node) for pair in pairs]
         elif kind in target.inputs and (kind != "add" or _stays_in_integers(node, target)):
             operands = _operands(node)
-            fused = [operand for operand in operands if _is_fused_operand(operand, kind, target, options)]
             # An addition is done inside one of its operands only, the other one comes to it rounded.
-            edges.add(_edges_into(node, [n for n in operands if n not in fused[:1]], target), enough, node)
+            fused = [one for one in operands if _is_fused_operand(one, kind, target, options)][:1]
+            rounded = [one for one in operands if one not in fused or not target.adds_before_rounding]
+            edges.add(_edges_into(node, rounded, target), enough, node)
+            if target.cuts_before_adding and len(rounded) == 2:
+                cut += [(one, node) for one in fused]
             if kind == "add" and operands and target.pools_sums:
                 edges.add(_into_pooling(node, options), enough)
             if kind in target.outputs:
@@ -150,6 +163,10 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
     others = {before_moves(node) for node in module.graph.nodes if node.name in sources}
     for pair, node in products:
         edges.add([pair], few if before_moves(pair[0]) in others else product, node)
+    for operand, node in cut:
+        users = list(node.users)
+        if edges.has_all(users[0] if len(users) == 1 and family(users[0]) == "relu" else node):
+            edges.widen(operand, node)
     return Placement(edges.all(), frozenset(weights | _tables(module, target, options)))
 
 
@@ -258,7 +275,7 @@ def _is_fused_operand(operand: Node, kind: str, target: Target, options: Options
     """Whether the addition is done inside the weighted operator that makes this operand, before rounding."""
     in_integers = weighted(operand) and family(operand) in target.weighted
     quantized = in_integers and not matches(fx.module_name(operand), options.skip)
-    fuses = target.adds_before_rounding and kind == "add" and not _is_unfused(operand, options)
+    fuses = kind == "add" and not _is_unfused(operand, options)
     return bool(fuses and quantized and len(operand.users) == 1)
 
 

@@ -54,6 +54,8 @@ class Target:
     ``weights_alone``: weighted families whose inputs stay float: integer weights save size, not time.
     ``adds_before_rounding``: a convolution's result reaches a residual addition in full precision, so a
     quantizer on that side of the addition would only cost accuracy.
+    ``cuts_before_adding``: a convolution's result needs a quantizer there, but is only cut to its range, and
+    not rounded, where the sum is rounded itself.
     ``products``: the scheme of what is multiplied with another activation, as in attention; VNNI instructions
     multiply unsigned by signed integers, and two signed ones by way of a correction.
     ``pools_sums``: a residual addition that pooling alone reads, as at the end of a ResNet, is quantized for
@@ -70,6 +72,7 @@ class Target:
     fused: frozenset[str] = frozenset()
     weights_alone: frozenset[str] = frozenset()
     adds_before_rounding: bool = True
+    cuts_before_adding: bool = False
     weights: Scheme = _INT8_BY_CHANNEL
     activations: Scheme = _UINT8
     products: Scheme = _INT8
