@@ -1,13 +1,18 @@
 """Small networks, targets and data that several tests share."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from zeropoint.capture import capture
 from zeropoint.options import Options
+from zeropoint.processor import native
 from zeropoint.program import Program
 from zeropoint.target import Target
 
+exact = pytest.mark.skipif(
+    native().saturates, reason="this processor has no VNNI: sums of two products of bytes saturate"
+)
 INPUTS = frozenset({"add", "cat", "avg_pool", "mean"})
 # An engine that adds a shortcut inside the convolution, and one that rounds the convolution's result first.
 ADDS_INSIDE = Target("inside", frozenset({"conv", "conv1d", "conv_transpose", "linear"}), INPUTS)

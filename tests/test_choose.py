@@ -108,7 +108,7 @@ def test_targets_with_the_same_placement_share_a_program(machine, quantized, mon
     compiled = machine({"torch": 0.003, "onnxruntime": 0.004, "openvino": 0.002})
     rules = engines.target("openvino")
     different = engines.target("torch")
-    monkeypatch.setattr(choose, "target", lambda name: different if name == "onnxruntime" else rules)
+    monkeypatch.setattr(choose, "target", lambda name, _: different if name == "onnxruntime" else rules)
     program, choice = fastest_target(residual(), "static", calibration=[images()])
     assert quantized == [("static", "torch"), ("static", "onnxruntime")]
     assert choice.engine == program.target == "openvino"
@@ -126,7 +126,7 @@ def test_targets_that_differ_beyond_placement_do_not(differs):
     rules = {"torch": alike, "openvino": replace(alike, **differs), "onnxruntime": alike}
     model = capture(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choose, "target", rules.get)
+        patch.setattr(choose, "target", lambda name, _: rules[name])
         groups = choose.by_placement(model, "static", list(rules), Options())
     assert groups == [["torch", "onnxruntime"], ["openvino"]]
 

@@ -143,7 +143,7 @@ def test_engines_unpack_them_and_compute_in_float(engine: str, method: str, symm
 
 def test_openvino_multiplies_them_in_integers_by_what_it_quantizes_at_run_time():
     program, data = mlp()
-    quantized = quantize(program, "dynamic", target="openvino", options=grouped(32))
+    quantized = quantize(program, "dynamic", target="openvino", options=grouped(32, processor="vnni"))
     runner = compile(quantized, "openvino", threads=1)
     simulated, computed = (noise_db(program(data[0]), run(data[0])) for run in (quantized, runner))
     assert computed >= simulated - 1

@@ -119,7 +119,7 @@ def test_the_stream_of_a_transformer_is_of_floats(head):
         model = Function(lambda parts, x: parts[1](parts[0](x).mean(1)), layer, nn.Linear(8, 3))
     module = module_of(model, torch.randn(2, 5, 8))
     for target in ("openvino", "onnxruntime", "torch"):
-        found = edges(module, engines.target(target))
+        found = edges(module, engines.target(target, "vnni"))
         assert not [edge for edge in found if edge[1].startswith("add")]
         read = {"layer_norm_1", "layer_norm_2" if head == "norm" else "mean"}  # by linear layers
         assert {source for source, _ in found} >= read
@@ -153,7 +153,7 @@ def test_products_have_a_scheme_of_their_own():
             return weights @ self.v(a)
 
     module = module_of(Shared(), torch.randn(2, 3, 4))
-    target = engines.target("openvino")
+    target = engines.target("openvino", "vnni")
     placement = place_static(module, target, options())
     schemes = {edge.source: edge.scheme for edge in placement.edges}
     signed = {source for source, scheme in schemes.items() if scheme.signed}

@@ -78,7 +78,7 @@ def test_saving_again_replaces(tmp_path):
 def test_json_is_valid_and_has_the_documented_keys(tmp_path):
     RESULTS.save(tmp_path)
     record = strict_json((tmp_path / "results.json").read_text())
-    assert record["schema"] == 2
+    assert record["schema"] == 3
     assert record["threads"] == 1
     row = record["rows"][0]
     assert row["latency_ms"] == {"p50": 2.9, "p90": 3.4, "p99": 3.8}
@@ -113,6 +113,21 @@ def test_identical_outputs_are_no_failure():
     assert row.error is None
 
 
+def test_a_run_of_the_schema_before_is_read(tmp_path):
+    RESULTS.save(tmp_path)
+    path = tmp_path / "results.json"
+    record = json.loads(path.read_text()) | {"schema": 2}
+    for row in record["rows"]:
+        if row["parity"] is not None:
+            del row["parity"]["cause"], row["parity"]["close"]
+    path.write_text(json.dumps(record))
+    read = results.load(tmp_path)
+    assert [row.name for row in read.rows] == [row.name for row in RESULTS.rows]
+    short = next(row for row in read.rows if row.parity is not None and not row.parity.ok)
+    assert short.is_wrong  # it did not tell by how much
+    assert short.parity.cause is None
+
+
 def damage(tmp_path, change):
     RESULTS.save(tmp_path)
     path = tmp_path / "results.json"
@@ -124,7 +139,7 @@ def damage(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record.update(schema=3), "newer zeropoint .*upgrade"),
+        (lambda record: record.update(schema=4), "newer zeropoint .*upgrade"),
         (lambda record: record.pop("schema"), "no schema number"),
         (lambda record: record.pop("threads"), "lacks threads"),
         (lambda record: record["rows"][1].pop("engine"), "row 2 lacks engine"),

@@ -127,7 +127,7 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
             weights.add(place)
             # No engine has kernels for integer inputs and a scale for each group: they would be rounded for
             # nothing, and ONNX Runtime would round such weights again, to one scale for all (28 dB of 38).
-            if place.group is None and kind not in target.weights_alone:
+            if place.group is None and not _stays_float(node, target, options):
                 into = _edges_into(node, [cast(Node, node.args[description.input])], target)
                 edges.add(into, entering(node), node)
             behind: list[Node] = []
@@ -168,6 +168,11 @@ def place_static(module: GraphModule, target: Target, options: Options) -> Place
         if edges.has_all(users[0] if len(users) == 1 and family(users[0]) == "relu" else node):
             edges.widen(operand, node)
     return Placement(edges.all(), frozenset(weights | _tables(module, target, options)))
+
+
+def _stays_float(layer: Node, target: Target, options: Options) -> bool:
+    """Whether a layer's input stays float, as the engine is no faster with 8 bits; other bits are heeded."""
+    return family(layer) in target.weights_alone and options.activation_bits == 8
 
 
 def _weight_place(
@@ -371,7 +376,7 @@ def place_dynamic(module: GraphModule, target: Target, options: Options) -> Plac
             continue
         description = weighted(node)
         if description and description.family == "linear":
-            if "linear" not in target.weights_alone:
+            if not _stays_float(node, target, options):
                 edges.add([(cast(Node, node.args[description.input]), node)], activation)
             weights.add(_weight_place(node, description, target, options, is_end=False))
         elif node.target in RECURRENT:

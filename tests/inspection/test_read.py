@@ -43,7 +43,9 @@ def linear(weight: list[list[float]]) -> Program:
 
 
 def static(program: Program, target: str = "onnxruntime", data=STILL, **chosen) -> Program:
-    return quantize(program, "static", calibration=[data], target=target, options=options(**chosen))
+    """For a processor on which every weight has all eight bits."""
+    chosen = options(processor="vnni", **chosen)
+    return quantize(program, "static", calibration=[data], target=target, options=chosen)
 
 
 def named(inspection: Inspection, name: str, operator: str = "") -> Layer:
@@ -144,7 +146,7 @@ def test_affine_weights_by_hand():
 def test_dynamic_leaves_the_convolution_untouched():
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5))
     program = capture(randomized(body), images(2))
-    inspection = inspect(quantize(program, "dynamic", options=options()), program)
+    inspection = inspect(quantize(program, "dynamic", options=options(processor="vnni")), program)
     conv, layer = named(inspection, "0"), named(inspection, "2")
     assert (conv.state, conv.weight.grid, conv.inputs[0].grid, conv.outputs) == ("float", None, None, ())
     assert "dynamic quantization leaves a convolution untouched" in conv.why
@@ -229,7 +231,7 @@ def test_two_quantized_programs():
     assert both["stem"].changes == ()
     assert both["inner"].changes[:3] == ("state", "weight bits", "weight scale")
     assert (both["inner"].before.weight_bits, both["inner"].after.weight_bits) == (8, 32)
-    few = quantize(program, "dynamic", options=options())
+    few = quantize(program, "dynamic", options=options(processor="vnni"))
     assert {p.name for p in pairs(inspect(eight), inspect(few)) if p.before is None} == {"relu"}
     with pytest.raises(InputError, match="no layer in common"):
         pairs(inspect(program), inspect(conv_relu()))

@@ -109,7 +109,7 @@ def test_a_mask_that_hides_nothing_goes(width: int, is_added: bool):
 def test_the_products_of_a_transformer_are_quantized_for_openvino():
     data = batches(5, 8)
     program = capture(randomized(Transformer()), data[0][:1])
-    quantized = static(program, engines.target("openvino"), data, options())
+    quantized = static(program, engines.target("openvino", "vnni"), data, options())
     found = {quantizer.node: quantizer for quantizer in quantizers(quantized.module)}
     scores, context = (node for node in quantized.module.graph.nodes if node.target is aten.matmul.default)
     query, key_moved = (found.get(operand) for operand in scores.args)

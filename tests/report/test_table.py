@@ -112,15 +112,27 @@ def test_footer_names_machine_threads_and_missing_engines(make_row, make_results
 
 def test_parity(make_row, make_results):
     good = make_row("static", parity=Parity(30.0, 30.1, 1.0, True))
-    short = make_row("static", "onnxruntime", parity=Parity(24.1, None, 0.972, False, "conv2d_5"))
+    short = make_row(
+        "static", "onnxruntime", parity=Parity(24.1, None, 0.972, False, "conv2d_5", close=False)
+    )
     assert "parity" not in printed(make_results(make_row("fp32")))
     assert "parity ok: 1 row as close" in printed(make_results(good))
     text = markdown(make_results(good, short))
     assert "parity ok" not in text
     assert (
-        "parity falls short for static on onnxruntime: SQNR 24.1 dB against ∞ dB simulated, "
-        "same class for 97.20%; they part at conv2d_5"
+        "! parity failed for static on onnxruntime: SQNR 24.1 dB, simulated ∞ dB, "
+        "same class for 97.20%; they first differ at conv2d_5. Do not ship this row\n"
     ) in text
+    assert "| static | onnxruntime! |" in text
+    assert "| static | openvino |" in text
+    near = make_row("static", parity=Parity(30.0, 30.1, 0.97, False))
+    assert "Do not ship this row" not in markdown(make_results(near))
+    overflows = make_row(
+        "static", parity=Parity(9.2, 23.0, 0.7, False, close=False, cause="results overflow")
+    )
+    assert "same class for 70.00%. Do not ship this row: results overflow" in markdown(
+        make_results(overflows)
+    )
 
 
 def test_a_table_of_no_rows(make_results):

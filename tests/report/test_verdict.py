@@ -1,7 +1,7 @@
 import pytest
 
 from zeropoint.report.verdict import keeps_accuracy, verdict
-from zeropoint.results import Row
+from zeropoint.results import Parity, Row
 
 
 def test_ships_the_fastest_quantized_row_that_keeps_the_accuracy(make_row, make_results):
@@ -91,3 +91,26 @@ def test_only_float_or_only_poor_rows(make_row, make_results):
     assert "no quantized one was measured" in verdict(make_results(make_row("fp32")))
     poor = make_row("static", top1=None, agreement=0.5, sqnr_db=3.0)
     assert verdict(make_results(poor)).startswith("Ship none")
+
+
+def test_a_row_that_computes_something_else_is_not_recommended(make_row, make_results):
+    overflow = Parity(9.2, 23.0, 0.7, False, close=False, cause="int8 results overflow")
+    fp32, wrong = make_row("fp32", "torch", 4.0), make_row("static", "onnxruntime", 1.0, parity=overflow)
+    right = make_row("static", "openvino", 2.0)
+    text = verdict(make_results(fp32, wrong, right))
+    assert text.startswith("Ship static on openvino: ")
+    assert text.endswith(" Do not ship static on onnxruntime: int8 results overflow on this processor.")
+    assert verdict(make_results(wrong)) == (
+        "Ship none of these: static on onnxruntime: int8 results overflow on this processor."
+    )
+    unknown = make_row("static", "torch", 1.0, parity=Parity(9.2, 23.0, None, False, close=False))
+    assert verdict(make_results(fp32, right, unknown)).endswith(
+        " Do not ship static on torch: parity with the simulation failed."
+    )
+
+
+def test_a_row_whose_classes_differ_is_recommended_with_a_word(make_row, make_results):
+    near = make_row("static", p50=1.0, parity=Parity(22.6, 23.0, 0.955, False))
+    text = verdict(make_results(make_row("fp32", "torch", 4.0), near))
+    assert text.startswith("Ship static on openvino: ")
+    assert "the engine gives the simulation's class for 95.50% alone; the fastest row" in text

@@ -158,13 +158,9 @@ def _narrow_addends(module: GraphModule) -> None:
         users = list(one.node.users)
         if weighted(one.source) and [user.target for user in users] == [aten.add.Tensor]:
             scheme = dataclasses.replace(one.scheme, bits=8)
-            ends = [
-                (torch.tensor([end]) - one.zero_point) * one.scale
-                for end in (one.scheme.qmin, one.scheme.qmax)
-            ]
-            scale, zero_point = off_middle(*choose_parameters(*ends, scheme), scheme)
-            arguments = (one.source, float(scale), int(zero_point), scheme.qmin, scheme.qmax)
-            one.node.args = arguments
+            low, high = ((end - one.zero_point) * one.scale for end in (one.scheme.qmin, one.scheme.qmax))
+            scale, zero_point = off_middle(*choose_parameters(low, high, scheme), scheme)
+            one.node.args = (one.source, float(scale), int(zero_point), scheme.qmin, scheme.qmax)
 
 
 def _drop_dynamic(module: GraphModule) -> None:

@@ -33,7 +33,7 @@ def why(
     if pattern := next((p for p in program.skip if matches(fx.module_name(node), (p,))), None):
         return f"skipped by the user ('{pattern}')"
     if state == "weights":
-        if target is not None and family(node) in target.weights_alone:
+        if method != "weight-only" and target is not None and family(node) in target.weights_alone:
             return f"its inputs: {target.name} is no faster with integers there on {target.processor}"
         return _why_inputs(method, node, weights)
     kind, bare = family(node), "" if weights else "no weights, and "
