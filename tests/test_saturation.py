@@ -137,8 +137,8 @@ def test_which_layers_are_paired_and_how():
 def test_static_cannot_overflow_where_products_saturate(processor: str, rounding: str):
     program = layers(processor, rounding=rounding)
     assert program.processor == processor
-    assert overflowing(program.module, processor) == {}
-    assert overflowing(layers("vnni", rounding=rounding).module, processor) != {}
+    assert overflowing(program, processor) == {}
+    assert overflowing(layers("vnni", rounding=rounding), processor) != {}
     # The grid is no coarser than one of seven bits.
     finest = {str(one.source.target): one.scale for one in quantizers(layers("vnni").module) if one.is_weight}
     for one in quantizers(program.module):
@@ -155,8 +155,8 @@ def test_affine_weights_have_half_the_range_there():
 
 
 def test_dynamic_weight_only_and_static_best_there():
-    assert overflowing(layers("avx2", "dynamic").module, "avx2") == {}
-    assert overflowing(layers("avx2", "static-best").module, "avx2") == {}
+    assert overflowing(layers("avx2", "dynamic"), "avx2") == {}
+    assert overflowing(layers("avx2", "static-best"), "avx2") == {}
     # Weights alone are multiplied in float: they keep all eight bits.
     scales = [[one.scale for one in quantizers(layers(p, "weight-only").module)] for p in ("avx2", "vnni")]
     assert all(torch.equal(a, b) for a, b in zip(*scales, strict=True))
@@ -172,7 +172,7 @@ def test_training_stays_within_the_limits():
         trained = zp.quantize(program, "qat", calibration=batches, train=batches, options=chosen)
     moved = [one.integers(trained.module).abs().max() for one in quantizers(trained.module) if one.is_weight]
     assert max(moved) > 64  # weights use more than seven bits
-    assert overflowing(trained.module, "avx2") == {}
+    assert overflowing(trained, "avx2") == {}
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -211,9 +211,8 @@ def test_the_simulation_is_the_arithmetic_of_the_kernels(signed: bool):
 
 @pytest.mark.skipif(not SATURATES, reason="this processor adds products of bytes in 32 bits")
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
 def test_the_simulation_is_what_this_processor_computes(engine: str):
-    """ONNX Runtime pairs the weights of the first layer, of three channels, in another order."""
     program = layers("vnni", engine=engine, rounding="nearest")
     x = data(7)[0]
     (engines,) = zp.compile(program, engine, threads=1, batch_size=8)(x)

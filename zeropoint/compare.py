@@ -94,6 +94,10 @@ def compare(
     run = _Run(at_batch(program, batch_size), data, folder, options, threads, say)
     results = _begin(run, command)
     # From here on the folder is this comparison's, and no other may use its artefacts.
+    rules = [
+        target(name, options.processor) for name in engines if any(find(one).quantizes for one in methods)
+    ]
+    results = dataclasses.replace(results, remarks=tuple(line for one in rules if (line := one.remark())))
     results.save(folder)
     before = torch.get_num_threads()
     try:

@@ -109,7 +109,8 @@ class Results:
     ``options``: the knobs of quantization, by name. ``missing``: engines not installed, each with the command
     that installs it. ``fingerprint``: of the float model, so that a run is continued only with the same
     weights.
-    ``skipped``: rows that an engine or the processor cannot run, each with the reason.
+    ``skipped``: rows that an engine or the processor cannot run, each with the reason. ``remarks``: what
+    engines do by their rules for this processor, a line each.
     """
 
     created: str
@@ -124,6 +125,7 @@ class Results:
     missing: dict[str, str]
     fingerprint: str = ""
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
 
     def record(self) -> dict[str, Any]:
@@ -186,7 +188,7 @@ def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
         parity = row.get("parity") if isinstance(row, dict) else None
         if isinstance(parity, dict):
             row["parity"] = {"close": parity.get("ok"), "cause": None, **parity}
-    return record
+    return {"remarks": [], **record}
 
 
 _T = TypeVar("_T")
@@ -203,6 +205,8 @@ def _read(kind: type[_T], record: Any, where: str) -> _T:
     for name, nested in (("latency_ms", Latency), ("parity", Parity)):
         if values.get(name) is not None:
             values[name] = _read(nested, values[name], f"{where}, {name}")
+    if "remarks" in values:
+        values["remarks"] = tuple(values["remarks"] or ())
     if "fallbacks" in values:
         values["fallbacks"] = tuple(values["fallbacks"] or ())
     if "rows" in values:

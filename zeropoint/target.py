@@ -81,6 +81,16 @@ class Target:
     processor: str = "vnni"
     limits: tuple[Limit, ...] = ()
 
+    def remark(self) -> str | None:
+        """What the share of int8 of a quantized row does not explain, in words; None if there is nothing."""
+        if not self.weights_alone:
+            return None
+        kinds = " and ".join(sorted(self.weights_alone))
+        return (
+            f"{self.name} computes {kinds} layers with integer weights and float activations: without VNNI, int8"
+            " activations are no faster there"
+        )
+
     def refuses(self, method: str, settings: object) -> str | None:
         """Why this engine cannot run a method with ``settings``, Options or a Program; None if it can."""
         for limit in self.limits:

@@ -212,7 +212,7 @@ def _judge(program: Program, data: Loader, items: int, processor: str) -> Callab
     expected = [float_run(*inputs) for inputs in batches]
 
     def noise(candidate: Program) -> float:
-        total, simulation = 1e-30, OnProcessor(candidate.module, processor)
+        total, simulation = 1e-30, OnProcessor(candidate, processor)
         with torch.no_grad():
             for inputs, wanted in zip(batches, expected, strict=True):
                 outputs = flat_tensors(simulation.run(*inputs))

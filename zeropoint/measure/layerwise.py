@@ -90,13 +90,13 @@ def layerwise(
     """
     reference = float_network(program)
     weights = {name: tensor.detach() for name, tensor in reference.named_parameters()}
-    beyond = overflowing(program.module, processor)
+    beyond = overflowing(program, processor)
     seen = {site.node.name: replace(site, pairs=beyond.get(site.node)) for site in _sites(program.module)}
     float_run = _Float(reference, _with_weights(program.module, weights), seen, sensitivity)
     rows, signal, noise = 0, 0.0, 0.0
     for inputs in track(first_items(program, data, items), description):
         expected = float_run.on(inputs)
-        quantized_run = _Quantized(program.module, processor, seen.keys(), float_run.compare)
+        quantized_run = _Quantized(program, processor, seen.keys(), float_run.compare)
         with torch.no_grad():
             outputs = _floats(flat_tensors(quantized_run.run(*inputs)))
         for output, wanted in zip(outputs, expected, strict=True):
@@ -253,12 +253,12 @@ class _Quantized(fx.Watching, OnProcessor):
 
     def __init__(
         self,
-        module: GraphModule,
+        program: Program,
         processor: str,
         names: Collection[str],
         show: Callable[[Node, Any], None],
     ) -> None:
-        OnProcessor.__init__(self, module, processor)
+        OnProcessor.__init__(self, program, processor)
         self.extra_traceback = False  # an InputError's message stays as it is
         self.names, self.show = set(names), show
 

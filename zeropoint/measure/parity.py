@@ -13,7 +13,7 @@ from zeropoint.measure.fidelity import Fidelity, FidelityMeter
 from zeropoint.program import Program
 from zeropoint.quantizers import quantizers
 from zeropoint.results import Parity
-from zeropoint.simulate import overflowing
+from zeropoint.simulate import exceeding
 
 MAX_SQNR_LOSS_DB = 0.5
 MIN_AGREEMENT = 0.995
@@ -37,7 +37,7 @@ def judge(engine: Fidelity, simulation: Fidelity, between: Fidelity) -> Parity:
 def explained(parity: Parity, program: Program, engine: str, inputs: tuple[Tensor, ...]) -> Parity:
     """A ``parity`` that failed, with its cause where it is known: else with the operator that differs."""
     here = processor.native()
-    layers = [fx.module_name(layer) for layer in overflowing(program.module, here.name)]
+    layers = [fx.module_name(layer) for layer in exceeding(program, here.name)]
     if not layers:
         return dataclasses.replace(parity, operator=where_they_part(program, engine, inputs))
     number = f"{layers[0]} and {len(layers) - 1} more" if len(layers) > 1 else layers[0]

@@ -115,6 +115,7 @@ def notes(results: Results) -> list[str]:
     notes += _parity(results.rows)
     notes += [_fallback(row) for row in results.rows if row.fallbacks]
     notes += _wide(results)
+    notes += results.remarks
     notes.append(_machine(results))
     notes += [f"{engine} is not installed: {command}" for engine, command in results.missing.items()]
     return notes
