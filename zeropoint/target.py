@@ -87,8 +87,8 @@ class Target:
             return None
         kinds = " and ".join(sorted(self.weights_alone))
         return (
-            f"{self.name} computes {kinds} layers with integer weights and float activations: without VNNI, int8"
-            " activations are no faster there"
+            f"{self.name} computes {kinds} layers with integer weights and float activations: without VNNI,"
+            " int8 activations are no faster there"
         )
 
     def refuses(self, method: str, settings: object) -> str | None:
