@@ -175,6 +175,7 @@ class Inspection:
     origin: str
     method: str
     target: str
+    processor: str
     weight_bits: int
     activation_bits: int
     skip: tuple[str, ...]

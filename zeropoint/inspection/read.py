@@ -130,6 +130,7 @@ class _Reader:
             program.origin,
             program.method,
             program.target,
+            program.processor,
             program.weight_bits,
             program.activation_bits,
             program.skip,

@@ -249,6 +249,7 @@ def _title(inspection: Inspection) -> str:
     method = inspection.method
     if method not in ("fp32", "bf16"):
         method += f" W{inspection.weight_bits}A{inspection.activation_bits} for {inspection.target}"
+        method += f" on {inspection.processor}" if inspection.processor else ""
     skipped = f"skipped: {', '.join(inspection.skip)}" if inspection.skip else ""
     return " · ".join(part for part in (inspection.origin, method, skipped) if part)
 

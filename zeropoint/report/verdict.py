@@ -5,6 +5,7 @@ from zeropoint.results import Results, Row
 
 MAX_TOP1_LOSS = 0.01
 """A row keeps the accuracy when its top-1 is at most this far below float32's."""
+UNQUANTIZED = ", and no quantized one was measured"
 MIN_AGREEMENT = 0.99
 MIN_SQNR_DB = 20.0
 """Without labels, a row keeps the accuracy when it reaches either of these two."""
@@ -22,7 +23,9 @@ def verdict(results: Results) -> str:
     measured = [row for row in measured if not row.is_wrong]
     if not measured:
         return "No verdict: no row was measured." if not wrong else f"Ship none of these: {_wrong(wrong)}."
-    recommended = _recommended(measured)
+    recommended = _recommended(
+        measured, unquantized="" if any(row.quantized for row in wrong) else UNQUANTIZED
+    )
     return f"{recommended} Do not ship {_wrong(wrong)}." if wrong else recommended
 
 
@@ -34,7 +37,7 @@ def _wrong(rows: list[Row]) -> str:
     return f"{names}: {why}"
 
 
-def _recommended(measured: list[Row]) -> str:
+def _recommended(measured: list[Row], unquantized: str) -> str:
     float32_top1 = _float32_top1(measured)
     kept = [row for row in measured if keeps_accuracy(row, float32_top1)]
     if not kept:
@@ -49,7 +52,7 @@ def _recommended(measured: list[Row]) -> str:
         return f"{ship}; the fastest row that keeps float32's accuracy."
     quantized = [row for row in measured if row.quantized]
     if not quantized:
-        return f"{ship}; the fastest row that keeps float32's accuracy, and no quantized one was measured."
+        return f"{ship}; the fastest row that keeps float32's accuracy{unquantized}."
     faithful = [row for row in kept if row.quantized]
     if not faithful:
         return f"{ship}. No quantized row keeps float32's accuracy: {_closest(quantized, float32_top1)}."
