@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from zeropoint import cli, progress
+from zeropoint.processor import native
 
 USER_CODE = """
 import torch
@@ -68,7 +69,7 @@ def test_inspect_beside_the_float_model_and_two_quantized(command: Command):
     rounded = quantized(command, "rounded.pt2", "--rounding nearest --target onnxruntime --skip 4")
     status, out, _ = command(f"inspect model.py:make_model {rounded} {DATA}")
     assert status == 0
-    assert "static W8A8 for onnxruntime · skipped: 4" in out
+    assert f"static W8A8 for onnxruntime on {native().name} · skipped: 4" in out
     assert "(1) stayed float: skipped by the user ('4'): 4" in out
     assert max(map(len, out.splitlines())) <= 120
     dynamic = quantized(command, "dynamic.pt2", "--method dynamic")

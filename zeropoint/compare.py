@@ -87,9 +87,7 @@ def compare(
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     check_methods(methods, engines, variants)
     _check(program, data, methods, options)
-    warn_of(
-        options.processor if any(find(name).quantizes for name in methods) else "", "what is compared here"
-    )
+    warn_of(options.processor if any(find(name).quantizes for name in methods) else "", "the comparison")
     folder = make_folder(out)
     run = _Run(at_batch(program, batch_size), data, folder, options, threads, say)
     results = _begin(run, command)
