@@ -17,7 +17,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from zeropoint import graph as fx
 from zeropoint.engines.decompositions import decompose, default_table
-from zeropoint.engines.openvino_kernels import Timed, choose_kernels
+from zeropoint.engines.openvino_kernels import CHOSEN_FOR, Timed, choose_kernels
 from zeropoint.engines.openvino_rewrites import (
     fold_weights,
     halve_weights,
@@ -31,7 +31,7 @@ from zeropoint.exported import has_branches
 from zeropoint.files import atomic_write
 from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, WEIGHTED, aten, weighted
 from zeropoint.packing import pack
-from zeropoint.processor import PROCESSORS
+from zeropoint.processor import PROCESSORS, native
 from zeropoint.program import Program, export
 from zeropoint.quantizers import drop_wide, quantizers
 from zeropoint.scheme import choose_parameters, off_middle
@@ -130,7 +130,8 @@ def lower(program: Program, path: Path) -> None:
         except RuntimeError as error:  # of a full disk it only says "iostream error"
             raise OSError(f"{first_line(error)}, perhaps for want of space") from error
         without_indentation(temporary)
-        if any(node.target is FAKE_QUANTIZE_TENSOR for node in program.module.graph.nodes):
+        quantized = any(node.target is FAKE_QUANTIZE_TENSOR for node in program.module.graph.nodes)
+        if quantized and native().name in CHOSEN_FOR:
             choose_kernels(temporary, lambda file: _timed(program, file, temporary.with_suffix(".bin")))
 
 

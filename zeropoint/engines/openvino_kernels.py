@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# Kinds of processors with such kernels: with AVX2 alone there is one for each kind of convolution.
+CHOSEN_FOR = ("avx512", "vnni", "amx")
 # Kernels to try on all convolutions, the first that fits. Those of BEFORE go first: where the processor
 # multiplies matrices by AMX, nothing else is as fast.
 TRIED = (("jit_avx512_dw", "jit_avx512_1x1", "jit_avx512"), ("jit_avx512_dw", "jit_avx512"))
