@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from zeropoint import cli
+import zeropoint as zp
+from zeropoint import cli, processor
 
 USER_CODE = """
 import os, time
@@ -356,6 +357,33 @@ def test_free_sizes(command, folder: Path):
     assert err == "warning: axis 1 of input 1 stays 1: 0 takes no other\n"
     assert has_free_sizes(load(folder / "new.pt2").module)
     assert command("evaluate new.pt2 --data random:1x9x7 --engine onnxruntime")[0] == 0
+
+
+def test_another_processor_is_told_and_simulated(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    data = "--data model.py:make_loaders"
+    assert_refused(
+        command(f"{QUANTIZE} {data} --processor avx1"),
+        "unknown processor 'avx1'; valid: native, amx, vnni, avx512, avx2, arm, any",
+    )
+    line = f"{QUANTIZE} {data} --target torch --processor arm"
+    assert_refused(command(line), "the PyTorch compiler has int8 kernels for x86 processors alone")
+    assert command(f"{QUANTIZE} {data} --processor vnni --target onnxruntime")[0] == 0
+    monkeypatch.setattr(processor, "native", lambda: processor.PROCESSORS["avx2"])
+    status, out, err = command(f"evaluate new.pt2 {data} --processor avx2")
+    assert status == 0
+    assert out.endswith(" on 13 images (simulated on avx2)\n")
+    assert err == ""
+    status, out, err = command(f"evaluate new.pt2 {data} --engine onnxruntime")
+    assert status == 0
+    assert err.startswith(
+        "warning: the Program was made for x86 with VNNI: its int8 results overflow on this"
+    )
+    assert err.endswith("quantize with --processor avx2, or any for all processors\n")
+    # An artefact that was made for another one says so, too.
+    zp.compile(zp.load(folder / "new.pt2"), "onnxruntime", path=folder / "new")
+    status, _, err = command("bench new.onnx --seconds 0.1")
+    assert status == 0
+    assert "warning: new.onnx was made for x86 with VNNI" in err
 
 
 def test_quantize_evaluate_and_bench(command, folder: Path):

@@ -19,6 +19,7 @@ from zeropoint.diagnosis.causes import (
     CLIPS,
     DEAD_CHANNELS,
     OUTLIERS,
+    OVERFLOW,
     SATURATED_CLIP,
     SPREAD_OUT,
     UNUSED_RANGE,
@@ -30,6 +31,7 @@ from zeropoint.measure.layerwise import layerwise
 from zeropoint.methods import quantize
 from zeropoint.program import Program
 from zeropoint.quantizers import quantizers
+from zeropoint.simulate import overflowing
 
 DATA = [images(16, seed) for seed in range(4)]
 
@@ -77,6 +79,20 @@ def test_a_channel_a_thousand_times_as_large():
     best = found.advice[0]
     assert best.mend.layer == "2"
     assert best.gain_db > 10
+
+
+def test_weights_that_overflow_on_another_processor():
+    program = quantized(network())  # for a processor on which sums are exact
+    here, there = (diagnose(program, DATA, processor=name) for name in ("vnni", "avx2"))
+    assert not any(cause.name == OVERFLOW for layer in here.layers for cause in layer.causes)
+    worst = there.layers[0]
+    assert (worst.causes[0].name, worst.causes[0].operand) == (OVERFLOW, "weight")
+    assert there.sqnr_db < here.sqnr_db - 3
+    advice = next(one for one in there.advice if one.mend.what.startswith("weights that cannot overflow"))
+    assert advice.mend.layer == worst.name
+    assert advice.gain_db > 1
+    left = {fx.module_name(node) for node in overflowing(advice.mend.apply(program), "avx2")}
+    assert worst.name not in left
 
 
 @pytest.mark.slow

@@ -189,6 +189,11 @@ def _begin(run: _Run, command: str) -> Results:
     for part in ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint"):
         if getattr(earlier, part) != getattr(fresh, part):
             what = "weights or other data" if part == "fingerprint" else part.replace("_", " ")
+            if part == "options":
+                changed = {key: v for key, v in fresh.options.items() if earlier.options.get(key) != v}
+                what += "".join(
+                    f", {key} {earlier.options.get(key)} and not {v}" for key, v in changed.items()
+                )
             raise InputError(
                 f"{run.folder} holds a comparison with other {what}; give another --out, or delete it"
             )
