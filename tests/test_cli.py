@@ -375,9 +375,7 @@ def test_another_processor_is_told_and_simulated(command, folder: Path, monkeypa
     assert err == ""
     status, out, err = command(f"evaluate new.pt2 {data} --engine onnxruntime")
     assert status == 0
-    assert err.startswith(
-        "warning: the Program was made for x86 with VNNI: its int8 results overflow on this"
-    )
+    assert "warning: the Program was made for x86 with VNNI: its int8 results overflow on this" in err
     assert err.endswith("quantize with --processor avx2, or any for all processors\n")
     # An artefact that was made for another one says so, too.
     zp.compile(zp.load(folder / "new.pt2"), "onnxruntime", path=folder / "new")
