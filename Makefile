@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: help demo test chromium check lint bench bench-accuracy bench-qat memory docs install clean
+.PHONY: help demo test test-arm chromium check lint bench bench-accuracy bench-qat memory docs install clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,12 @@ test: .venv/installed chromium ## the whole test suite
 check: .venv/installed ## lint and the fast tests
 	$(MAKE) lint
 	$(PYTEST) -m "not slow"
+
+build/arm/ready: .venv/installed tests/arm/setup.sh
+	PYTHON=$(BIN)/python bash tests/arm/setup.sh build/arm
+
+test-arm: build/arm/ready ## int8 artefacts on an emulated Arm processor: three minutes
+	$(BIN)/python -m pytest tests/arm
 
 lint: .venv/installed ## ruff and mypy
 	$(BIN)/ruff check .

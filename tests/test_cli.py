@@ -359,6 +359,7 @@ def test_free_sizes(command, folder: Path):
     assert command("evaluate new.pt2 --data random:1x9x7 --engine onnxruntime")[0] == 0
 
 
+@pytest.mark.slow
 def test_another_processor_is_told_and_simulated(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
     data = "--data model.py:make_loaders"
     assert_refused(

@@ -81,6 +81,7 @@ def test_a_channel_a_thousand_times_as_large():
     assert best.gain_db > 10
 
 
+@pytest.mark.slow
 def test_weights_that_overflow_on_another_processor():
     program = quantized(network())  # for a processor on which sums are exact
     here, there = (diagnose(program, DATA, processor=name) for name in ("vnni", "avx2"))

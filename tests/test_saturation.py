@@ -154,6 +154,7 @@ def test_affine_weights_have_half_the_range_there():
     assert set(ends) == {(-64, 63)}
 
 
+@pytest.mark.slow
 def test_dynamic_weight_only_and_static_best_there():
     assert overflowing(layers("avx2", "dynamic"), "avx2") == {}
     assert overflowing(layers("avx2", "static-best"), "avx2") == {}
@@ -162,6 +163,7 @@ def test_dynamic_weight_only_and_static_best_there():
     assert all(torch.equal(a, b) for a, b in zip(*scales, strict=True))
 
 
+@pytest.mark.slow
 def test_training_stays_within_the_limits():
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8)).eval()
     x = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))

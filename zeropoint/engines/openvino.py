@@ -21,6 +21,7 @@ from zeropoint.engines.openvino_kernels import CHOSEN_FOR, Timed, choose_kernels
 from zeropoint.engines.openvino_rewrites import (
     fold_weights,
     halve_weights,
+    keep_zero_points,
     share_ends,
     without_indentation,
 )
@@ -122,6 +123,8 @@ def lower(program: Program, path: Path) -> None:
         fold_weights(model)
     halve_weights(model)
     share_ends(model)
+    if program.processor in ("arm", "any"):
+        keep_zero_points(model)
     model.set_rt_info(program.method, ["zeropoint", "method"])
     model.set_rt_info(program.processor, ["zeropoint", "processor"])
     with atomic_write(path) as temporary:

@@ -63,6 +63,26 @@ def share_ends(model: Any) -> None:
                 node.input(outward).replace_source_output(source)
 
 
+def keep_zero_points(model: Any) -> None:
+    """Lowers the range's end of each quantizer of values below zero by a ten thousandth of a step.
+
+    On Arm OpenVINO 2026.4.1 cuts a zero point of 74.99999 to 74 where others round it, by which a layer's
+    values are a step too low: 39 dB of 51 on digits/resnet. What it gives back is as before.
+    """
+    import numpy as np
+    from openvino.opset13 import constant
+
+    for node in [node for node in model.get_ops() if node.get_type_name() == "FakeQuantize"]:
+        ends = [node.input_value(position).get_node() for position in (1, 2)]
+        if any(end.get_type_name() != "Constant" or end.get_data().size > 1 for end in ends):
+            continue
+        low, high = (float(end.get_data().item()) for end in ends)
+        if low < 0:
+            step = (high - low) / (node.get_attributes()["levels"] - 1)
+            moved = (ends[0].get_data() - 1e-4 * step).astype(np.float32)
+            node.input(1).replace_source_output(constant(moved).output(0))
+
+
 def without_indentation(path: Path) -> None:
     """Writes an ``.xml`` again on one line, a sixth smaller."""
     tree = ElementTree.parse(path)
