@@ -104,7 +104,7 @@ def test_files_are_what_the_rows_say(finished: tuple[Path, Results]):
 
 def test_json_is_as_documented(finished: tuple[Path, Results]):
     record = json.loads((finished[0] / "results.json").read_text())
-    assert record["schema"] == 2
+    assert record["schema"] == 3
     assert record["machine"]["versions"]["torch"]
     assert record["threads"] == 1
     keys = {"method", "engine", "weight_bits", "activation_bits", "top1", "loss", "agreement", "sqnr_db"}
@@ -168,12 +168,13 @@ def test_an_interrupted_first_method_keeps_the_folder_for_this_comparison(tmp_pa
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished comparison of the usual arguments."""
     folder = tmp_path_factory.mktemp("once")
-    run(folder, methods=["fp32"], engines=["onnxruntime"])
+    run(folder, methods=["fp32"], engines=["onnxruntime"], options=options(processor="any"))
     return folder
 
 
 CHANGES = {
-    "options": {"options": options(end_bits=4)},
+    "options, end_bits None and not 4": {"options": options(end_bits=4, processor="any")},
+    "options, processor any and not arm": {"options": options(processor="arm")},
     "batch size": {"batch_size": 2},
     "threads": {"threads": 2},
     "weights or other data": {"program": capture(randomized(Residual(), seed=1), images(2))},
@@ -191,7 +192,7 @@ def test_a_folder_of_another_comparison_is_left_alone(what: str, once: Path, tmp
     with pytest.raises(
         InputError, match=f"holds a comparison with other {part}; give another --out, or delete it"
     ):
-        run(tmp_path, methods=["fp32"], **CHANGES[what])
+        run(tmp_path, **{"methods": ["fp32"], "options": options(processor="any"), **CHANGES[what]})
     assert (tmp_path / "results.json").read_bytes() == before
 
 
