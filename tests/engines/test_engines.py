@@ -166,7 +166,7 @@ def test_weights_of_four_bits_take_four_in_the_file_and_run_in_integers(
 ):
     data = batches(8, 8, 8)
     program = capture(randomized(Wide()), data[0])
-    options = Options(weight_bits=4, rounding="nearest")
+    options = Options(weight_bits=4, rounding="nearest", processor="vnni")
     quantized = quantize(program, calibration=data, target=engine, options=options)
     runner = compile(quantized, engine, threads=1)
     weights = sum(tensor.numel() for tensor in program.module.parameters() if tensor.dim() > 1)

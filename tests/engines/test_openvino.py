@@ -36,7 +36,8 @@ def precisions(program: Program) -> dict[str, set[str]]:
 
 @pytest.mark.slow
 def test_every_convolution_and_linear_layer_is_an_integer_one(float32: Program, data: list[Tensor]):
-    found = precisions(quantize(float32, "static", calibration=data, target="openvino"))
+    options = Options(processor="vnni")
+    found = precisions(quantize(float32, "static", calibration=data, target="openvino", options=options))
     assert found["Convolution"] == {"u8"}
     assert found["FullyConnected"] == {"u8"}
     assert found["Pooling"] == {"u8"}
@@ -81,7 +82,7 @@ def test_a_saved_program_runs_as_before(method: str, float32: Program, data: lis
 def test_layers_beside_a_recurrent_one_are_found_in_integers():
     data = batches(5, 6)
     program = capture(randomized(Recurrent(nn.LSTM)), data[0])
-    static = quantize(program, calibration=data, target="openvino")
+    static = quantize(program, calibration=data, target="openvino", options=Options(processor="vnni"))
     artefact = compile(static, "openvino").artefact
     assert engines.find("openvino").integer_operators(static, artefact) == {"linear"}
 
@@ -162,6 +163,36 @@ def test_weights_alone_are_quantized_by_weight_only(bits: int):
     assert noise_db(quantized(*data), compile(quantized, "openvino", threads=1)(*data)) > 110
 
 
+@pytest.mark.slow
+def test_without_vnni_attention_and_linear_layers_compute_in_float():
+    data = batches(5, 8)
+    program = capture(randomized(Transformer()), data[0][:1])
+    options = Options(processor="avx2")
+    quantized = quantize(program, "static", calibration=data, target="openvino", options=options)
+    runner = compile(quantized, "openvino", threads=1)
+    model = openvino.Core().read_model(runner.artefact)
+    products = [node for node in model.get_ops() if node.get_type_name() == "MatMul"]
+    makers = {value.get_node().get_type_name() for node in products for value in node.input_values()}
+    assert "FakeQuantize" not in makers
+    assert "Multiply" in makers  # of integer weights with their scales
+    assert_parity(program, quantized, runner, [(batch,) for batch in data])
+
+
+def test_weights_of_many_rows_are_unpacked_for_good():
+    """The same values from a division by the inverse of the scale, which OpenVINO folds."""
+    layer = nn.Linear(64, 32)
+    for rows, divided in ((128, True), (4, False)):
+        x = torch.randn(2, rows, 64, generator=torch.Generator().manual_seed(0))
+        options = Options(processor="avx2")
+        quantized = quantize(capture(layer, x), calibration=[x], target="openvino", options=options)
+        runner = compile(quantized, "openvino", threads=1)
+        kinds = {node.get_type_name() for node in openvino.Core().read_model(runner.artefact).get_ops()}
+        assert ("Divide" in kinds) is divided
+        assert noise_db(quantized(x), runner(x)) > 100
+        assert on_disk(runner.artefact) < 64 * 32 + 20_000
+
+
+@exact
 @pytest.mark.slow
 def test_attention_runs_in_integers():
     data = batches(5, 8)
