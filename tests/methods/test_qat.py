@@ -197,7 +197,7 @@ def test_quantizers_around_moves_keep_one_grid():
         nn.Flatten(),
         nn.Linear(8, 8),
     )
-    options = Options(training=Recipe(epochs=3, learning_rate=0.1))
+    options = Options(training=Recipe(epochs=3, learning_rate=0.1), processor="vnni")
     program = capture(model, clusters()[0][0])
     parts = {"calibration": clusters(), "train": clusters(), "options": options}
     static, qat = (
