@@ -87,14 +87,13 @@ def compare(
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     check_methods(methods, engines, variants)
     _check(program, data, methods, options)
-    warn_of(options.processor if any(find(name).quantizes for name in methods) else "", "the comparison")
+    quantizes = any(find(name).quantizes for name in methods)
+    warn_of(options.processor if quantizes else "", "the comparison")
     folder = make_folder(out)
     run = _Run(at_batch(program, batch_size), data, folder, options, threads, say)
     results = _begin(run, command)
     # From here on the folder is this comparison's, and no other may use its artefacts.
-    rules = [
-        target(name, options.processor) for name in engines if any(find(one).quantizes for one in methods)
-    ]
+    rules = [target(name, options.processor) for name in engines if quantizes]
     results = dataclasses.replace(results, remarks=tuple(line for one in rules if (line := one.remark())))
     results.save(folder)
     before = torch.get_num_threads()

@@ -24,14 +24,12 @@ class Processor:
     kind, as ``/proc/cpuinfo`` names them; none for a kind that no CPU is by itself.
     ``saturates``: integer kernels multiply unsigned by signed bytes and add two such products in 16 bits,
     which saturate (``vpmaddubsw``); others add them in 32 bits, which are exact.
-    ``family``: the instruction sets that compiled code needs, "x86" or "arm"; empty for any.
     """
 
     name: str
     words: str
     flags: tuple[str, ...]
     saturates: bool
-    family: str
 
 
 # The first one that a machine's flags name is its kind. In oneDNN, in ONNX Runtime's MLAS and so in all three
@@ -39,12 +37,12 @@ class Processor:
 PROCESSORS = {
     processor.name: processor
     for processor in (
-        Processor("amx", "x86 with AMX", ("amx_int8",), saturates=False, family="x86"),
-        Processor("vnni", "x86 with VNNI", ("avx512_vnni", "avx_vnni"), saturates=False, family="x86"),
-        Processor("avx512", "x86 with AVX-512, without VNNI", ("avx512f",), saturates=True, family="x86"),
-        Processor("avx2", "x86 with AVX2, without VNNI", ("avx2",), saturates=True, family="x86"),
-        Processor("arm", "64-bit Arm", ("asimddp", "i8mm"), saturates=False, family="arm"),
-        Processor("any", "any processor", (), saturates=True, family=""),
+        Processor("amx", "x86 with AMX", ("amx_int8",), saturates=False),
+        Processor("vnni", "x86 with VNNI", ("avx512_vnni", "avx_vnni"), saturates=False),
+        Processor("avx512", "x86 with AVX-512, without VNNI", ("avx512f",), saturates=True),
+        Processor("avx2", "x86 with AVX2, without VNNI", ("avx2",), saturates=True),
+        Processor("arm", "64-bit Arm", ("asimddp", "i8mm"), saturates=False),
+        Processor("any", "any processor", (), saturates=True),
     )
 }
 

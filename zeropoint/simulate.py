@@ -41,14 +41,12 @@ class Overflowing:
 
 def exceeding(program: Program, processor: str) -> list[Node]:
     """The layers with weights that can overflow on a processor, in whatever order an engine pairs them."""
-    return [
-        layer
-        for layer, quantizer, pairing in _paired(program.module, processor)
-        if not torch.equal(
-            within_limits(quantizer.integers(program.module).float(), pairing),
-            quantizer.integers(program.module).float(),
-        )
-    ]
+    found = []
+    for layer, quantizer, pairing in _paired(program.module, processor):
+        integers = quantizer.integers(program.module).float()
+        if not torch.equal(within_limits(integers, pairing), integers):
+            found.append(layer)
+    return found
 
 
 def overflowing(program: Program, processor: str) -> dict[Node, Overflowing]:
