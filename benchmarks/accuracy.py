@@ -29,8 +29,8 @@ from torch import Tensor
 
 import zeropoint as zp
 from zeropoint import Options
-from zeropoint.measure import machine
 from zeropoint.measure.fidelity import FidelityMeter
+from zeropoint.targets import machine
 
 BITS = ("W8A8", "W4A8", "W2A8", "W4A4")
 TARGETS = ("openvino", "onnxruntime", "torch")

@@ -10,10 +10,10 @@ import fresh
 import networks
 from rows import artefacts, rows
 
-from zeropoint.artefact import load
+from zeropoint.engines.artefact import load
+from zeropoint.graph.program import Program
 from zeropoint.measure.integers import integers
 from zeropoint.measure.size import on_disk, parameter_bytes
-from zeropoint.program import Program
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ import report
 import roofline
 import torch
 import typer
-from build import Setting, build
 from ratios import compare, fastest
 from rows import ZEROPOINT, Row, artefacts, rows
 
-from zeropoint.measure import machine
+from build import Setting, build
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.measure.latency import Seconds, interleave, paired_ratio, summarize
+from zeropoint.targets import machine
 
 EVALUATED = 8  # inputs that fidelity is measured on, at least
 # At batch 1: how a process's memory falls into the caches is chance, and ratios of the very same files differ

@@ -16,8 +16,8 @@ import typer
 
 import zeropoint as zp
 from zeropoint import Options
-from zeropoint.measure import machine
-from zeropoint.ranges import ESTIMATORS
+from zeropoint.numerics.ranges import ESTIMATORS
+from zeropoint.targets import machine
 
 MODEL = "resnet50"
 

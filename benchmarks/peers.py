@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from zeropoint.models.vision import torchvision
-from zeropoint.processor import native
+from zeropoint.targets.processor import native
 
 Call = Callable[[Tensor], Tensor]
 

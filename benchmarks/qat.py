@@ -22,11 +22,11 @@ from torch import Tensor
 
 import zeropoint as zp
 from zeropoint import data, models
-from zeropoint import graph as fx
-from zeropoint.measure import machine
+from zeropoint.graph import edits as fx
 from zeropoint.measure.latency import interleave, paired_ratio
-from zeropoint.methods.blocks import without_quantizers
-from zeropoint.methods.learnable import learnable
+from zeropoint.passes.blocks import without_quantizers
+from zeropoint.passes.learnable import learnable
+from zeropoint.targets import machine
 from zeropoint.training.record import read
 
 ENGINES = ("torch", "onnxruntime", "openvino")

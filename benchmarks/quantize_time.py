@@ -15,10 +15,10 @@ import networks
 import numpy as np
 import report
 import typer
-from build import Setting, build
 
-from zeropoint.measure import machine
+from build import Setting, build
 from zeropoint.measure.latency import paired_ratio
+from zeropoint.targets import machine
 
 RIVALS = {"zeropoint-static-openvino": "nncf", "zeropoint-static-onnxruntime": "quantize_static"}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import zeropoint as zp
 from zeropoint import engines
-from zeropoint.program import Program
+from zeropoint.graph.program import Program
 
 ZEROPOINT = "zeropoint"
 COMPILER = ("torch._inductor",)

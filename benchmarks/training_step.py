@@ -19,11 +19,11 @@ import typer
 from torch import Tensor
 
 import zeropoint as zp
-from zeropoint import graph as fx
-from zeropoint.measure import machine
-from zeropoint.methods.blocks import without_quantizers
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program
 from zeropoint.methods.qat import fine_tuned
-from zeropoint.program import Program
+from zeropoint.passes.blocks import without_quantizers
+from zeropoint.targets import machine
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import NOTED, Task, train
 from zeropoint.training.record import read

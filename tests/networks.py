@@ -1,14 +1,24 @@
 """Small networks, targets and data that several tests share."""
 
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from zeropoint.capture import capture
-from zeropoint.options import Options
-from zeropoint.processor import native
-from zeropoint.program import Program
-from zeropoint.target import Target
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program
+from zeropoint.methods.bf16 import BF16
+from zeropoint.methods.dynamic import DYNAMIC
+from zeropoint.methods.method import Job, Pass, run
+from zeropoint.methods.qat import QAT
+from zeropoint.methods.static import NEAREST, STATIC
+from zeropoint.methods.weight_only import WEIGHT_ONLY
+from zeropoint.targets.options import Options
+from zeropoint.targets.processor import native
+from zeropoint.targets.target import Target
 
 exact = pytest.mark.skipif(
     native().saturates, reason="this processor has no VNNI: sums of two products of bytes saturate"
@@ -136,3 +146,34 @@ def clusters(count: int = 4, size: int = 32, seed: int = 0) -> list[tuple[Tensor
     generator = torch.Generator().manual_seed(seed)
     labels = [torch.randint(0, 8, (size,), generator=generator) for _ in range(count)]
     return [(centres[part] + 0.15 * torch.randn(size, 6, generator=generator), part) for part in labels]
+
+
+def job(program: Program, target: Target, calibration: Iterable[object], options: Options) -> Job:
+    """What passes are given."""
+    return Job(program, target, options, calibration)  # type: ignore[arg-type]
+
+
+def passed(passes: tuple[Pass, ...], program: Program, *arguments: Any) -> Program:
+    """The Program after the passes of a method, given target, calibration data and options."""
+    return run(passes, program, job(program, *arguments))
+
+
+static, weight_only = partial(passed, STATIC), partial(passed, WEIGHT_ONLY)
+round_to_nearest = partial(passed, NEAREST)
+
+
+def dynamic(program: Program, target: Target, options: Options) -> Program:
+    """The Program after dynamic quantization."""
+    return passed(DYNAMIC, program, target, (), options)
+
+
+def bf16(program: Program, options: Options | None = None) -> Program:
+    """The Program in bfloat16."""
+    return passed(BF16, program, ADDS_INSIDE, (), options or Options())
+
+
+def qat(
+    program: Program, target: Target, calibration: Any, options: Options, train: Any, *rest: Any
+) -> Program:
+    """The Program after quantization-aware training; the rest: validation data, and a checkpoint's path."""
+    return run(QAT, program, Job(program, target, options, calibration, train, *rest))

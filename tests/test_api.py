@@ -14,33 +14,33 @@ import zeropoint as zp
 
 PACKAGE = Path(zp.__file__).parent
 HOMES = {
-    "capture": "zeropoint.capture",
-    "quantize": "zeropoint.methods",
-    "load": "zeropoint.program",
+    "capture": "zeropoint.graph.capture",
+    "quantize": "zeropoint.quantization",
+    "load": "zeropoint.graph.program",
     "inspect": "zeropoint.inspection.read",
     "compile": "zeropoint.engines",
     "evaluate": "zeropoint.measure.evaluate",
     "benchmark": "zeropoint.measure.benchmark",
     "benchmark_pair": "zeropoint.measure.benchmark",
-    "fastest_engine": "zeropoint.choose",
-    "fastest_target": "zeropoint.choose",
-    "compare": "zeropoint.compare",
+    "fastest_engine": "zeropoint.tune.choose",
+    "fastest_target": "zeropoint.tune.choose",
+    "compare": "zeropoint.comparison.compare",
     "diagnose": "zeropoint.diagnosis.diagnose",
     "mended": "zeropoint.diagnosis.diagnose",
     "Diagnosis": "zeropoint.diagnosis.diagnose",
-    "train_quantized": "zeropoint.training.quantized",
+    "train_quantized": "zeropoint.quantization",
     "Benchmark": "zeropoint.measure.benchmark",
     "BenchmarkPair": "zeropoint.measure.benchmark",
-    "Choice": "zeropoint.choose",
+    "Choice": "zeropoint.tune.choose",
     "Evaluation": "zeropoint.measure.evaluate",
     "InputError": "zeropoint.errors",
     "Inspection": "zeropoint.inspection.facts",
     "Latency": "zeropoint.measure.latency",
     "Loaders": "zeropoint.data.loaders",
-    "Options": "zeropoint.options",
-    "Program": "zeropoint.program",
+    "Options": "zeropoint.targets.options",
+    "Program": "zeropoint.graph.program",
     "Recipe": "zeropoint.training.recipe",
-    "Results": "zeropoint.results",
+    "Results": "zeropoint.measure.results",
     "Runner": "zeropoint.engines",
 }
 
@@ -68,10 +68,10 @@ def test_unknown_name_is_an_attribute_error():
 @pytest.mark.parametrize(
     "before",
     [
-        "import zeropoint.capture, zeropoint.compare, zeropoint.cli",
-        "from zeropoint.compare import compare",
+        "import zeropoint.graph.capture, zeropoint.comparison.compare, zeropoint.cli",
+        "from zeropoint.comparison.compare import compare",
         "from zeropoint import *",
-        "import zeropoint; zeropoint.compare; import zeropoint.compare",
+        "import zeropoint; zeropoint.comparison.compare; import zeropoint.comparison.compare",
     ],
 )
 def test_names_do_not_depend_on_what_was_imported_before(before: str):
@@ -85,7 +85,7 @@ def test_names_do_not_depend_on_what_was_imported_before(before: str):
 @pytest.mark.slow
 def test_importing_needs_no_torch_until_a_name_is_used():
     loaded = "print('torch' in sys.modules)"
-    code = f"import sys, zeropoint, zeropoint.cli; {loaded}; zeropoint.capture; {loaded}"
+    code = f"import sys, zeropoint, zeropoint.cli; {loaded}; zeropoint.graph.capture; {loaded}"
     assert python(code).split() == ["False", "True"]
 
 

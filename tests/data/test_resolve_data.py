@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from zeropoint.batches import split
 from zeropoint.data import resolve
+from zeropoint.data.batches import split
 from zeropoint.errors import InputError
 
 image_module = pytest.importorskip("PIL.Image")

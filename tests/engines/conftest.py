@@ -5,8 +5,8 @@ import torch
 from mixed import Mixed, batches
 from networks import randomized
 
-from zeropoint.capture import capture
-from zeropoint.program import Program
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program
 
 sys.modules.setdefault("openvino_telemetry", None)  # as the engine does, for tests that import openvino first
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_leaves
 
-from zeropoint.capture import capture
 from zeropoint.engines.decompositions import decomposable, decompose, default_table
-from zeropoint.exported import assemble
-from zeropoint.graph import copy
-from zeropoint.operators import aten
+from zeropoint.graph.capture import capture
+from zeropoint.graph.edits import copy
+from zeropoint.graph.exported import assemble
+from zeropoint.graph.operators import aten
 
 
 class Windows(nn.Module):

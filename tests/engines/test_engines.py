@@ -17,14 +17,14 @@ from networks import ADDS_INSIDE, randomized
 from torch import Tensor, nn
 
 from zeropoint import engines
-from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.errors import InputError
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program
 from zeropoint.measure.integers import Integers, integers
 from zeropoint.measure.size import on_disk
-from zeropoint.methods import quantize
-from zeropoint.options import Options
-from zeropoint.program import Program
+from zeropoint.quantization import quantize
+from zeropoint.targets.options import Options
 
 QUICK = ("openvino", "onnxruntime")  # the torch engine calls a C++ compiler
 EVERY = [*QUICK, pytest.param("torch", marks=pytest.mark.slow)]

@@ -17,9 +17,9 @@ from networks import Function
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.engines.onnx_rewrites import rewrite
+from zeropoint.graph.capture import capture
 
 # Powers of two, so that every sum is exact in float32 and in whatever order a kernel takes it.
 INPUT_SCALE, WEIGHT_SCALE, OUTPUT_SCALE = 2.0**-5, 2.0**-7, 2.0**-2

@@ -11,12 +11,12 @@ from mixed import Transformer, assert_parity, batches
 from networks import randomized
 from torch import Tensor, nn
 
-from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.errors import InputError
-from zeropoint.methods import quantize
-from zeropoint.options import Options
-from zeropoint.program import Program
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program
+from zeropoint.quantization import quantize
+from zeropoint.targets.options import Options
 
 
 def optimized(program: Program, folder: Path) -> Counter[str]:

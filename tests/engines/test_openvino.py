@@ -13,13 +13,13 @@ from networks import exact, randomized
 from torch import Tensor, nn
 
 from zeropoint import engines
-from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.errors import InputError
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program, load
 from zeropoint.measure.size import on_disk
-from zeropoint.methods import quantize
-from zeropoint.options import Options
-from zeropoint.program import Program, load
+from zeropoint.quantization import quantize
+from zeropoint.targets.options import Options
 
 
 def precisions(program: Program) -> dict[str, set[str]]:

@@ -11,7 +11,7 @@ from torch import nn
 import zeropoint as zp
 from zeropoint.engines import openvino, openvino_kernels
 from zeropoint.engines.openvino_kernels import BEFORE, TRIED, Timed, choose_kernels
-from zeropoint.measure import machine
+from zeropoint.targets import machine
 
 FILE = """<?xml version="1.0"?>
 <net><layers>

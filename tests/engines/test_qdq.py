@@ -6,11 +6,11 @@ from mixed import noise_db
 from networks import ADDS_INSIDE, images, options, residual
 from torch import Tensor, nn
 
-from zeropoint.capture import capture
 from zeropoint.engines.qdq import to_pairs
-from zeropoint.methods import quantize
-from zeropoint.operators import FAKE_QUANTIZE, aten
-from zeropoint.program import flat_tensors
+from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import FAKE_QUANTIZE, aten
+from zeropoint.graph.program import flat_tensors
+from zeropoint.quantization import quantize
 
 
 @pytest.mark.parametrize("bits", [8, 4])

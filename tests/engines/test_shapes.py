@@ -8,10 +8,10 @@ from mixed import Recurrent, batches
 from networks import randomized
 from torch import Tensor, nn
 
-from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.engines.shapes import KEPT, Run, Shapes, by_shape
-from zeropoint.program import Program
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program
 
 
 def test_compiled_once_a_shape_and_beyond_a_few_once_for_all():

@@ -8,14 +8,14 @@ import torch
 from networks import options, randomized
 from torch import Tensor, nn
 
-from zeropoint import graph as fx
-from zeropoint.capture import capture
 from zeropoint.engines import NAMES, compile
 from zeropoint.engines.tables import look_up_integers
+from zeropoint.graph import edits as fx
+from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import EMBEDDINGS, FAKE_QUANTIZE
+from zeropoint.graph.program import Program
 from zeropoint.measure.size import on_disk
-from zeropoint.methods import quantize
-from zeropoint.operators import EMBEDDINGS, FAKE_QUANTIZE
-from zeropoint.program import Program
+from zeropoint.quantization import quantize
 
 WORDS, WIDTH = 3000, 64
 

@@ -13,17 +13,17 @@ from networks import randomized
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from zeropoint import graph as fx
-from zeropoint.capture import capture
 from zeropoint.engines import compile
 from zeropoint.engines.qdq import pairs, to_pairs
 from zeropoint.engines.torch import unsupported
 from zeropoint.engines.torch_rewrites import move_integers
 from zeropoint.errors import InputError
-from zeropoint.methods import quantize
-from zeropoint.operators import aten
-from zeropoint.program import Program, flat_tensors
-from zeropoint.quantizers import quantizers
+from zeropoint.graph import edits as fx
+from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import aten
+from zeropoint.graph.program import Program, flat_tensors
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.quantization import quantize
 
 
 def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:

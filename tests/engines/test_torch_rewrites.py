@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from networks import Function, options, randomized
+from networks import Function, options, randomized, static
 from torch import Tensor, nn
 
-from zeropoint import graph as fx
-from zeropoint.capture import capture
 from zeropoint.engines import target
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.torch_rewrites import QUANTIZE, pack_pixels
-from zeropoint.methods.static import static
-from zeropoint.operators import aten
+from zeropoint.graph import edits as fx
+from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import aten
 
 
 def images(channels: int, seed: int = 0) -> Tensor:

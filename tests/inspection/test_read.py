@@ -5,20 +5,19 @@ import json
 
 import pytest
 import torch
-from networks import Function, images, options, randomized, residual
+from networks import Function, bf16, images, options, randomized, residual
 from torch import nn
 
 from zeropoint import engines, inspect, load
-from zeropoint import graph as fx
-from zeropoint.capture import capture
 from zeropoint.errors import InputError
+from zeropoint.graph import edits as fx
+from zeropoint.graph.capture import capture
+from zeropoint.graph.macs import multiply_accumulates
+from zeropoint.graph.program import Program
 from zeropoint.inspection.differences import only, pairs
 from zeropoint.inspection.facts import Inspection, Layer
-from zeropoint.macs import multiply_accumulates
 from zeropoint.measure.size import parameter_bytes
-from zeropoint.methods import quantize
-from zeropoint.methods.bf16 import bf16
-from zeropoint.program import Program
+from zeropoint.quantization import quantize
 from zeropoint.report import inspect as report
 
 STILL = torch.tensor([[[[1.55, -1.0]]]]).repeat(2, 1, 1, 1)  # a range of 2.55: 255 steps of 0.01

@@ -4,7 +4,7 @@ from networks import exact
 from torch import nn
 
 import zeropoint as zp
-from zeropoint.macs import multiply_accumulates
+from zeropoint.graph.macs import multiply_accumulates
 from zeropoint.measure.integers import Integers, integers
 
 CALIBRATION = [torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))]

@@ -6,17 +6,17 @@ import torch
 from networks import ADDS_INSIDE, images, options, randomized, residual
 from torch import Tensor, nn
 
-from zeropoint import graph as fx
-from zeropoint.capture import capture
 from zeropoint.errors import InputError
+from zeropoint.graph import edits as fx
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import quantizers
 from zeropoint.measure import layers
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.measure.layerwise import decibels, layerwise
-from zeropoint.methods import quantize
-from zeropoint.methods.blocks import without_quantizers
-from zeropoint.program import Program
-from zeropoint.quantizers import quantizers
-from zeropoint.ranges import Statistics
+from zeropoint.numerics.ranges import Statistics
+from zeropoint.passes.blocks import without_quantizers
+from zeropoint.quantization import quantize
 
 DATA = [images(16, seed) for seed in range(3)]
 

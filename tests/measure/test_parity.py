@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from networks import images, options, residual
 
-from zeropoint import graph as fx
 from zeropoint.engines import find
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program
 from zeropoint.measure.fidelity import Fidelity
 from zeropoint.measure.parity import judge, where_they_part
-from zeropoint.methods import quantize
-from zeropoint.program import Program
+from zeropoint.quantization import quantize
 
 
 @pytest.mark.parametrize(

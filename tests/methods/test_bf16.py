@@ -2,14 +2,13 @@ import copy
 
 import pytest
 import torch
-from networks import images, randomized, residual, sqnr
+from networks import bf16, images, randomized, residual, sqnr
 from torch import nn
 
-from zeropoint.capture import capture
 from zeropoint.errors import InputError
-from zeropoint.methods.bf16 import bf16
-from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.options import Options
+from zeropoint.graph.capture import capture
+from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.targets.options import Options
 
 
 def test_linear_is_torchs_own_bfloat16():

@@ -3,14 +3,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import ADDS_INSIDE, images, options, randomized, residual, sqnr
+from networks import ADDS_INSIDE, dynamic, images, options, randomized, residual, sqnr
 from torch import nn
 
-from zeropoint.capture import capture
 from zeropoint.errors import InputError
-from zeropoint.methods.dynamic import dynamic
-from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC
-from zeropoint.quantizers import quantizers
+from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC
+from zeropoint.graph.quantizers import quantizers
 
 WEIGHT = np.array([[1, -2, 3, -4], [0.5, 0.5, 0.5, 0.5], [0, 0, 0, 0], [8, 0.1, -8, 3]], np.float32)
 

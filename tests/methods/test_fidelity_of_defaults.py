@@ -1,19 +1,17 @@
 """What the default methods do to the weights, beyond rounding them, must not cost fidelity on any network."""
 
 import functools
-import importlib
 
 import pytest
 import torch
 from torch import nn
 
 from zeropoint import models
-from zeropoint.capture import capture
 from zeropoint.engines import target
+from zeropoint.graph.capture import capture
 from zeropoint.measure.fidelity import FidelityMeter
-from zeropoint.options import Options
-
-static = importlib.import_module("zeropoint.methods.static")  # the package names the function so
+from zeropoint.methods import static
+from zeropoint.targets.options import Options
 
 SIDE = 64
 MOST_LOST = 0.2  # dB

@@ -8,17 +8,17 @@ import torch
 from networks import clusters
 from torch import Tensor, nn
 
-from zeropoint import graph as fx
-from zeropoint.capture import capture
 from zeropoint.errors import InputError
-from zeropoint.learned import fake_quantize_learned
+from zeropoint.graph import edits as fx
+from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_TENSOR
+from zeropoint.graph.program import Program, load
+from zeropoint.graph.quantizers import Quantizer, quantizers
 from zeropoint.measure.evaluate import evaluate
-from zeropoint.methods import quantize
-from zeropoint.methods.learnable import constant, learnable, make_learnable, parameter_groups
-from zeropoint.operators import FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_TENSOR
-from zeropoint.options import Options
-from zeropoint.program import Program, load
-from zeropoint.quantizers import Quantizer, quantizers
+from zeropoint.numerics.learned import fake_quantize_learned
+from zeropoint.passes.learnable import constant, learnable, make_learnable, parameter_groups
+from zeropoint.quantization import quantize
+from zeropoint.targets.options import Options
 from zeropoint.training import loop
 from zeropoint.training.recipe import Recipe
 

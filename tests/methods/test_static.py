@@ -4,16 +4,15 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from networks import ADDS_INSIDE, ROUNDS_FIRST, images, options, residual, sqnr
+from networks import ADDS_INSIDE, ROUNDS_FIRST, images, options, residual, round_to_nearest, sqnr, static
 from torch import nn
 
-from zeropoint.capture import capture
 from zeropoint.errors import InputError
-from zeropoint.measure import machine
-from zeropoint.methods.static import round_to_nearest, static
-from zeropoint.operators import FAKE_QUANTIZE
-from zeropoint.program import Program
-from zeropoint.quantizers import quantizers
+from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import FAKE_QUANTIZE
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.targets import machine
 
 module_of = importlib.import_module("zeropoint.methods.static")  # the package names the function so
 
@@ -175,7 +174,7 @@ def test_large_networks_are_observed_in_bfloat16(monkeypatch: pytest.MonkeyPatch
     wide = scales()
     processor("AMD EPYC", "avx512_bf16")
     assert scales() == wide  # it is too small to be worth it
-    monkeypatch.setattr(importlib.import_module("zeropoint.macs"), "HEAVY", 0)
+    monkeypatch.setattr(importlib.import_module("zeropoint.graph.macs"), "HEAVY", 0)
     assert scales() != wide
     assert scales() == pytest.approx(wide, rel=0.01)
     processor("Intel Xeon", "avx512_bf16", "amx_bf16")

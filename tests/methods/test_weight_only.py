@@ -5,9 +5,10 @@ import torch
 from networks import ADDS_INSIDE, images, options, residual, sqnr
 
 from zeropoint.engines import compile
-from zeropoint.methods import find, quantize
-from zeropoint.options import Options
-from zeropoint.quantizers import quantizers
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.methods import find
+from zeropoint.quantization import quantize
+from zeropoint.targets.options import Options
 
 DATA = [images(16, seed) for seed in range(4)]
 

@@ -3,7 +3,7 @@ import pytest
 
 from zeropoint.measure.latency import Latency
 from zeropoint.measure.layers import BINS, Distribution, Layer, Layers
-from zeropoint.results import Results, Row
+from zeropoint.measure.results import Results, Row
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from zeropoint.measure import layers as layer_files
+from zeropoint.report.files import save
 from zeropoint.report.html import write
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -33,13 +34,14 @@ def browser():
 def report(tmp_path, make_row, make_results, make_layers):
     """The address of a report of three rows, one of them failed, and two Programs."""
     failed = replace(make_row("static", "torch"), error=HOSTILE, latency_ms=None, top1=None, loss=None)
-    make_results(
+    results = make_results(
         make_row("fp32", "torch", 10.0, top1=0.9),
         make_row("static", "openvino", 1.5, top1=0.88),
         make_row("static", "onnxruntime", 9.0, top1=0.89),
         failed,
         model=HOSTILE,
-    ).save(tmp_path)
+    )
+    save(results, tmp_path)
     layer_files.save(make_layers(60, channels=4), tmp_path)
     layer_files.save(make_layers(60, bits="W8A8", channels=4, name=lambda i: f"{HOSTILE}{i}"), tmp_path)
     write([tmp_path], tmp_path / "report.html")

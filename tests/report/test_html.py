@@ -9,9 +9,10 @@ import pytest
 
 from zeropoint.errors import InputError
 from zeropoint.measure import layers as layer_files
+from zeropoint.measure.results import Parity, Row
 from zeropoint.report import html as report
+from zeropoint.report.files import save
 from zeropoint.report.verdict import verdict
-from zeropoint.results import Parity, Row
 
 HOSTILE = "</script><!--<img src=x onerror=alert(1)>&amp;'"
 LIMIT = 6_000_000  # bytes
@@ -61,7 +62,7 @@ class Page(html.parser.HTMLParser):
 def make_run(tmp_path):
     def make(results, *layers, name="run"):
         folder = tmp_path / name
-        results.save(folder)
+        save(results, folder)
         for one in layers:
             layer_files.save(one, folder)
         return folder

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from zeropoint.measure.results import Parity, Row
 from zeropoint.report.table import markdown, terminal
-from zeropoint.results import Parity, Row
 
 
 def printed(results, width=120):

@@ -1,7 +1,7 @@
 import pytest
 
+from zeropoint.measure.results import Parity, Row
 from zeropoint.report.verdict import keeps_accuracy, verdict
-from zeropoint.results import Parity, Row
 
 
 def test_ships_the_fastest_quantized_row_that_keeps_the_accuracy(make_row, make_results):

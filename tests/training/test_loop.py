@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zeropoint.batches import limit
 from zeropoint.data import Loaders, resolve
+from zeropoint.data.batches import limit
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.training.floats import train_float
 from zeropoint.training.loop import Task, move

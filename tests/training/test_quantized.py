@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 import zeropoint as zp
 from zeropoint.cli import app
 from zeropoint.errors import InputError
+from zeropoint.graph.quantizers import quantizers
 from zeropoint.measure.evaluate import evaluate
-from zeropoint.methods.learnable import constant, keep_positive, learnable
 from zeropoint.methods.qat import _blame, _of_grid_weights, _share, distillation, teaching
-from zeropoint.quantizers import quantizers
+from zeropoint.passes.learnable import constant, keep_positive, learnable
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Task, train
 from zeropoint.training.record import read

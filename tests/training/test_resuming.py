@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from zeropoint.checkpoint import Checkpoint
 from zeropoint.errors import InputError
+from zeropoint.training.checkpoint import Checkpoint
 from zeropoint.training.loop import Task, train
 from zeropoint.training.recipe import Recipe
 from zeropoint.training.record import read
@@ -119,7 +119,7 @@ sys.path.insert(0, {tests!r})
 from test_resuming import Augmented, VALIDATION, network
 from torch import nn
 from pathlib import Path
-from zeropoint.checkpoint import Checkpoint
+from zeropoint.training.checkpoint import Checkpoint
 from zeropoint.training.loop import Task, train
 from zeropoint.training.recipe import Recipe
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, RandomSampler
 
-from zeropoint import batches
+from zeropoint.data import batches
 from zeropoint.data.digits import digits
 from zeropoint.data.imagefolder import imagefolder
 from zeropoint.data.loaders import Loaders, limited
 from zeropoint.data.noise import noise
 from zeropoint.errors import InputError, closest
-from zeropoint.userfile import call, is_userfile
+from zeropoint.models.userfile import call, is_userfile
 
 __all__ = ["Loaders", "resolve"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from zeropoint.batches import Loader, limit
+from zeropoint.data.batches import Loader, limit
 
 
 @dataclass(frozen=True)

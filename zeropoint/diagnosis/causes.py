@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from zeropoint.graph.operators import CLAMPS, SOFTMAX, aten
 from zeropoint.measure.layers import Distribution, of_activation, of_weight
 from zeropoint.measure.layerwise import Seen
-from zeropoint.operators import CLAMPS, SOFTMAX, aten
-from zeropoint.ranges import Statistics
-from zeropoint.scheme import Scheme
+from zeropoint.numerics.ranges import Statistics
+from zeropoint.numerics.scheme import Scheme
 
 # From here on a cause is one. The networks of the tests and the demo have none at 8 bits below these.
 SPREAD = 10.0  # largest channel's range over the median one's

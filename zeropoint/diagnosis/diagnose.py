@@ -13,21 +13,21 @@ import torch
 from torch.fx import Node
 
 from zeropoint import engines
-from zeropoint import graph as fx
-from zeropoint.batches import Loader
+from zeropoint.data.batches import Loader
 from zeropoint.diagnosis.causes import Cause, causes
 from zeropoint.diagnosis.mends import Mend, mends
 from zeropoint.engines import load_artefact, lower
 from zeropoint.errors import InputError, first_line
-from zeropoint.macs import work
+from zeropoint.graph import edits as fx
+from zeropoint.graph.macs import work
+from zeropoint.graph.operators import short_name
+from zeropoint.graph.program import Program, at_batch, flat_tensors
 from zeropoint.measure.latency import interleave, paired_ratio
 from zeropoint.measure.layerwise import TOGETHER, Layerwise, Seen, decibels, first_items, layerwise
-from zeropoint.methods.blocks import float_network
-from zeropoint.operators import short_name
-from zeropoint.processor import find as find_processor
-from zeropoint.program import Program, at_batch, flat_tensors
+from zeropoint.measure.simulate import OnProcessor
+from zeropoint.passes.blocks import float_network
 from zeropoint.progress import track
-from zeropoint.simulate import OnProcessor
+from zeropoint.targets.processor import find as find_processor
 
 ITEMS = 64
 TRIED = 6  # layers whose mends are tried

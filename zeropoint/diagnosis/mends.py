@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from zeropoint import graph as fx
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import FAKE_QUANTIZE, TRANSPARENT, bias_of, ungrouped, weighted
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import Quantizer, insert_activation, insert_weight, quantizers
 from zeropoint.measure.layerwise import Layerwise, Seen
-from zeropoint.operators import FAKE_QUANTIZE, TRANSPARENT, bias_of, ungrouped, weighted
-from zeropoint.program import Program
-from zeropoint.quantizers import Quantizer, insert_activation, insert_weight, quantizers
-from zeropoint.ranges import ESTIMATORS, WEIGHT_ESTIMATORS, Statistics
-from zeropoint.saturation import Pairing, safe_scale
-from zeropoint.scheme import Scheme, choose_parameters
+from zeropoint.numerics.ranges import ESTIMATORS, WEIGHT_ESTIMATORS, Statistics
+from zeropoint.numerics.scheme import Scheme, choose_parameters
+from zeropoint.targets.saturation import Pairing, safe_scale
 
 BETTER = 0.8  # times the squared error of the grid there is, from which on another one is worth a try
 ESTIMATED = ("minmax", "percentile", "mse")

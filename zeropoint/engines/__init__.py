@@ -13,14 +13,14 @@ from types import ModuleType
 
 from torch import Tensor, get_num_threads, set_num_threads
 
-from zeropoint import processor as processors
 from zeropoint.errors import InputError, closest, first_line
-from zeropoint.measure.machine import cores
-from zeropoint.options import Options
-from zeropoint.processor import NATIVE, warn_of
-from zeropoint.program import Program, at_batch
-from zeropoint.sizes import Shape, input_shapes, keeping_bounds, misfit
-from zeropoint.target import Target
+from zeropoint.graph.program import Program, at_batch
+from zeropoint.graph.sizes import Shape, input_shapes, keeping_bounds, misfit
+from zeropoint.targets import processor as processors
+from zeropoint.targets.machine import cores
+from zeropoint.targets.options import Options
+from zeropoint.targets.processor import NATIVE, warn_of
+from zeropoint.targets.target import Target
 
 NAMES = ("torch", "onnxruntime", "openvino")
 

@@ -18,9 +18,9 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from zeropoint import graph as fx
-from zeropoint.exported import assemble, complete_shapes, is_size
-from zeropoint.operators import aten
+from zeropoint.graph import edits as fx
+from zeropoint.graph.exported import assemble, complete_shapes, is_size
+from zeropoint.graph.operators import aten
 
 
 def decomposable(module: GraphModule) -> ExportedProgram:

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from zeropoint.packing import WORTH_HALVING
+from zeropoint.graph.packing import WORTH_HALVING
 
 
 def rewrite(model: ir.Model) -> None:

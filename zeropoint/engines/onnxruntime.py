@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from zeropoint import graph as fx
 from zeropoint.engines.decompositions import decomposable
 from zeropoint.engines.onnx_rewrites import rewrite
 from zeropoint.engines.qdq import pairs, to_pairs
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.errors import InputError
-from zeropoint.exported import has_branches
 from zeropoint.files import atomic_write
-from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
-from zeropoint.program import Program, export
-from zeropoint.quantizers import quantizers
-from zeropoint.scheme import per_channel_shape
-from zeropoint.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
+from zeropoint.graph import edits as fx
+from zeropoint.graph.exported import has_branches
+from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
+from zeropoint.graph.program import Program, export
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.numerics.scheme import per_channel_shape
+from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.targets.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
 
 TARGET = Target(
     name="onnxruntime",

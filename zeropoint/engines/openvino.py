@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from zeropoint import graph as fx
 from zeropoint.engines.decompositions import decompose, default_table
 from zeropoint.engines.openvino_kernels import CHOSEN_FOR, Timed, choose_kernels
 from zeropoint.engines.openvino_rewrites import (
@@ -28,15 +27,16 @@ from zeropoint.engines.openvino_rewrites import (
 from zeropoint.engines.shapes import Shapes, by_shape
 from zeropoint.engines.tables import look_up_integers
 from zeropoint.errors import first_line
-from zeropoint.exported import has_branches
 from zeropoint.files import atomic_write
-from zeropoint.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, WEIGHTED, aten, weighted
-from zeropoint.packing import pack
-from zeropoint.processor import PROCESSORS, native
-from zeropoint.program import Program, export
-from zeropoint.quantizers import drop_wide, quantizers
-from zeropoint.scheme import choose_parameters, off_middle
-from zeropoint.target import AT_RUN_TIME, Target
+from zeropoint.graph import edits as fx
+from zeropoint.graph.exported import has_branches
+from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, WEIGHTED, aten, weighted
+from zeropoint.graph.packing import pack
+from zeropoint.graph.program import Program, export
+from zeropoint.graph.quantizers import drop_wide, quantizers
+from zeropoint.numerics.scheme import choose_parameters, off_middle
+from zeropoint.targets.processor import PROCESSORS, native
+from zeropoint.targets.target import AT_RUN_TIME, Target
 
 TARGET = Target(
     name="openvino",
@@ -97,7 +97,7 @@ def lower(program: Program, path: Path) -> None:
     openvino = _openvino()
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    module = pack(look_up_integers(program), planes=False).module
+    module = pack(look_up_integers(program).module, planes=False)
     _narrow_addends(module)
     drop_wide(module)
     _drop_dynamic(module)

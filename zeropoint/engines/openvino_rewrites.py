@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-from zeropoint.packing import WORTH_HALVING
+from zeropoint.graph.packing import WORTH_HALVING
 
 # From here on float weights are faster: of 768 to 768 features with 64 rows 1.40 ms for 1.39, with 128 rows
 # 2.44 for 2.88 (AMD EPYC with AVX2, November 2026).

@@ -8,11 +8,11 @@ import torch
 import torch._inductor.decomposition  # registers torch.ops.quantized_decomposed
 from torch.fx import GraphModule, Node
 
-from zeropoint import graph as fx
 from zeropoint.engines.tables import look_up_integers
-from zeropoint.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, aten
-from zeropoint.program import Program
-from zeropoint.quantizers import Quantizer, drop_wide, quantizers
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, aten
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import Quantizer, drop_wide, quantizers
 
 pairs = torch.ops.quantized_decomposed
 

@@ -4,11 +4,11 @@ import dataclasses
 
 from torch.fx import GraphModule, Node
 
-from zeropoint import graph as fx
-from zeropoint.operators import EMBEDDINGS, aten
-from zeropoint.packing import dequantized
-from zeropoint.program import Program
-from zeropoint.quantizers import Quantizer, quantizers
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import EMBEDDINGS, aten
+from zeropoint.graph.packing import dequantized
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import Quantizer, quantizers
 
 
 def look_up_integers(program: Program) -> Program:

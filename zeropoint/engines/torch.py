@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from zeropoint.archive import repack
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.torch_rewrites import move_integers, pack_pixels
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
-from zeropoint.operators import family, weighted
-from zeropoint.program import Program, export, flat_tensors
-from zeropoint.program import load as load_program
-from zeropoint.quantizers import quantizers
-from zeropoint.target import AT_RUN_TIME, NO_GROUPS, X86_ALONE, Limit, Target
+from zeropoint.graph.archive import repack
+from zeropoint.graph.operators import family, weighted
+from zeropoint.graph.program import Program, export, flat_tensors
+from zeropoint.graph.program import load as load_program
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.targets.target import AT_RUN_TIME, NO_GROUPS, X86_ALONE, Limit, Target
 
 # They take the zero points of weights for zeros: -3 dB where the simulation has 39.
 AFFINE_WRONG = "PyTorch's int8 kernels are wrong for affine weights"

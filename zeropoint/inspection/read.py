@@ -13,10 +13,27 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint import engines
-from zeropoint import graph as fx
-from zeropoint import quantizers as quantizers_of
 from zeropoint.errors import InputError
-from zeropoint.exported import complete_shapes, has_branches
+from zeropoint.graph import edits as fx
+from zeropoint.graph import quantizers as quantizers_of
+from zeropoint.graph.exported import complete_shapes, has_branches
+from zeropoint.graph.macs import multiply_accumulates
+from zeropoint.graph.operators import (
+    CLAMPS,
+    FAKE_QUANTIZE,
+    FAKE_QUANTIZE_DYNAMIC,
+    SPLITS,
+    TRANSPARENT,
+    Weighted,
+    aten,
+    bias_of,
+    family,
+    short_name,
+    ungrouped,
+    weighted,
+)
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import Quantizer
 from zeropoint.inspection.facts import (
     Bias,
     BiasValue,
@@ -31,27 +48,10 @@ from zeropoint.inspection.facts import (
 )
 from zeropoint.inspection.reference import Reference, node_keys
 from zeropoint.inspection.why import why
-from zeropoint.macs import multiply_accumulates
 from zeropoint.measure.size import parameter_bytes
-from zeropoint.methods.integer_bias import bias_units
-from zeropoint.operators import (
-    CLAMPS,
-    FAKE_QUANTIZE,
-    FAKE_QUANTIZE_DYNAMIC,
-    SPLITS,
-    TRANSPARENT,
-    Weighted,
-    aten,
-    bias_of,
-    family,
-    short_name,
-    ungrouped,
-    weighted,
-)
-from zeropoint.processor import NATIVE
-from zeropoint.program import Program
-from zeropoint.quantizers import Quantizer
-from zeropoint.scheme import Scheme, dequantize, quantize
+from zeropoint.numerics.scheme import Scheme, dequantize, quantize
+from zeropoint.passes.integer_bias import bias_units
+from zeropoint.targets.processor import NATIVE
 
 REORDERED = ("static", "static-best", "qat")  # methods that put channels in another order for shuffles
 VALUES, IN_FULL = 9, 27  # of a tensor that are listed, and of a layer that is shown in full

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from zeropoint import graph as fx
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import aten, bias_of, weighted
+from zeropoint.graph.program import Program
 from zeropoint.inspection.facts import Key, keys
-from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.methods.shuffles import fold_shuffles
-from zeropoint.operators import aten, bias_of, weighted
-from zeropoint.program import Program
+from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.shuffles import fold_shuffles
 
 
 class Reference:

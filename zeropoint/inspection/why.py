@@ -2,12 +2,12 @@
 
 from torch.fx import Node
 
-from zeropoint import graph as fx
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import EMBEDDINGS, RECURRENT, Weighted, family, short_name
+from zeropoint.graph.program import Program
 from zeropoint.inspection.facts import Input, Weight
-from zeropoint.operators import EMBEDDINGS, RECURRENT, Weighted, family, short_name
-from zeropoint.options import matches
-from zeropoint.program import Program
-from zeropoint.target import Target
+from zeropoint.targets.options import matches
+from zeropoint.targets.target import Target
 
 
 def why(

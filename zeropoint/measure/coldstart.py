@@ -83,8 +83,8 @@ def _measure(request: dict[str, Any]) -> ColdStart:
     started = time.perf_counter()
     import torch
 
-    from zeropoint.artefact import stand_in
     from zeropoint.engines import find, load_artefact
+    from zeropoint.engines.artefact import stand_in
 
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as the engine does
     importlib.import_module(find(request["engine"]).PACKAGES[0])

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zeropoint.batches import Batch, Loader, split
+from zeropoint.data.batches import Batch, Loader, split
 from zeropoint.errors import InputError
+from zeropoint.graph.program import Program
+from zeropoint.graph.sizes import check_inputs
 from zeropoint.measure.accuracy import Accuracy, AccuracyMeter
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
-from zeropoint.program import Program
 from zeropoint.progress import track
-from zeropoint.ranges import check_inputs
 
 Run = Callable[..., tuple[Tensor, ...]]
 """Anything that computes the model: a Runner, or a Program."""

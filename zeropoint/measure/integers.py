@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch.fx import Node
 
-from zeropoint import graph as fx
 from zeropoint.engines import Runner
 from zeropoint.engines import find as engine
-from zeropoint.macs import multiply_accumulates
-from zeropoint.operators import FAKE_QUANTIZE, WEIGHTED, family, ungrouped
-from zeropoint.program import Program, at_batch
-from zeropoint.quantizers import is_wide
+from zeropoint.graph import edits as fx
+from zeropoint.graph.macs import multiply_accumulates
+from zeropoint.graph.operators import FAKE_QUANTIZE, WEIGHTED, family, ungrouped
+from zeropoint.graph.program import Program, at_batch
+from zeropoint.graph.quantizers import is_wide
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint import graph as fx
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
-from zeropoint.macs import multiply_accumulates
+from zeropoint.graph import edits as fx
+from zeropoint.graph.macs import multiply_accumulates
+from zeropoint.graph.operators import short_name
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import Quantizer
 from zeropoint.measure.layerwise import Layerwise, Seen, decibels
-from zeropoint.operators import short_name
-from zeropoint.program import Program
-from zeropoint.quantizers import Quantizer
-from zeropoint.ranges import Statistics
+from zeropoint.numerics.ranges import Statistics
 
 FOLDER = "layers"  # in the run folder
 BINS = 64

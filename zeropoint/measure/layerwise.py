@@ -15,16 +15,24 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from zeropoint import graph as fx
-from zeropoint.batches import inputs_of
+from zeropoint.data.batches import inputs_of
 from zeropoint.errors import InputError
-from zeropoint.methods.blocks import float_network
-from zeropoint.operators import FAKE_QUANTIZE, FAKE_QUANTIZE_TENSOR, TRANSPARENT, WEIGHTED, family, ungrouped
-from zeropoint.program import Program, flat_tensors
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import (
+    FAKE_QUANTIZE,
+    FAKE_QUANTIZE_TENSOR,
+    TRANSPARENT,
+    WEIGHTED,
+    family,
+    ungrouped,
+)
+from zeropoint.graph.program import Program, flat_tensors
+from zeropoint.graph.quantizers import Quantizer, fake_quantize, quantizers
+from zeropoint.graph.sizes import check_inputs
+from zeropoint.measure.simulate import OnProcessor, Overflowing, excess, overflowing
+from zeropoint.numerics.ranges import Statistics
+from zeropoint.passes.blocks import float_network
 from zeropoint.progress import track
-from zeropoint.quantizers import Quantizer, fake_quantize, quantizers
-from zeropoint.ranges import Statistics, check_inputs
-from zeropoint.simulate import OnProcessor, Overflowing, excess, overflowing
 
 TOGETHER = 8  # items that run at a time: what all layers give is held for so many
 PROJECTIONS = 2  # for each batch; 64 items then tell a sensitivity to 0.4 dB

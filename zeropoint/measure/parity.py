@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from zeropoint import engines, processor
-from zeropoint import graph as fx
+from zeropoint import engines
 from zeropoint.errors import InputError
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import quantizers
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
-from zeropoint.program import Program
-from zeropoint.quantizers import quantizers
-from zeropoint.results import Parity
-from zeropoint.simulate import exceeding
+from zeropoint.measure.results import Parity
+from zeropoint.measure.simulate import exceeding
+from zeropoint.targets import processor
 
 MAX_SQNR_LOSS_DB = 0.5
 MIN_AGREEMENT = 0.995

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from zeropoint import graph as fx
 from zeropoint.errors import InputError
-from zeropoint.program import Program
-from zeropoint.quantizers import quantizers
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import quantizers
 
 
 def on_disk(path: str | os.PathLike[str]) -> int:

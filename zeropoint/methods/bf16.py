@@ -1,86 +1,18 @@
-"""bfloat16: every float in the graph in sixteen bits, for processors that multiply them directly."""
+"""bfloat16: weights and arithmetic in sixteen bits, for processors that multiply them directly."""
 
 import dataclasses
 
-import torch
-from torch.fx import GraphModule
-from torch.utils._pytree import tree_map_only
-
-from zeropoint import graph as fx
-from zeropoint.macs import is_heavy
-from zeropoint.measure import machine
-from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.options import Options
-from zeropoint.program import Program
+from zeropoint.graph.program import Program
+from zeropoint.methods.common import fold
+from zeropoint.methods.method import Job, step
+from zeropoint.passes.bfloat16 import narrowed
 
 
-def bf16(program: Program, options: Options | None = None) -> Program:
-    """The Program with bfloat16 weights and arithmetic; inputs and outputs stay float32.
-
-    Of the options only ``no_fuse`` is about bfloat16: what integers ``skip`` is narrowed too. Raises
-    InputError for a pattern that matches no module.
-    """
-    options = options or Options()
-    options.check_patterns(fx.module_names(program.module))
-    folded = fold_batch_norms(program, options.no_fuse)
-    module = narrowed(folded.module)
-    return dataclasses.replace(folded, module=module, method="bf16", weight_bits=16, activation_bits=16)
-
-
-def narrowed(module: GraphModule) -> GraphModule:
-    """A copy with every float in bfloat16 but the inputs and outputs; its nodes keep their names."""
-    module = fx.copy(module)
-    graph = module.graph
-    convert = torch.ops.aten._to_copy.default
-    for node in list(graph.nodes):
-        if node.op == "get_attr" and fx.is_float(node):
-            value = fx.tensor_of(module, node).to(torch.bfloat16)
-            fx.set_tensor(module, str(node.target), value)
-            node.meta["val"] = value
-        elif node.op == "placeholder" and fx.is_float(node):
-            with graph.inserting_after(node):
-                narrow = graph.call_function(convert, (node,), {"dtype": torch.bfloat16})
-            node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
-        elif node.op == "call_function":
-            if fx.is_float(node) and not node.all_input_nodes:  # a constant of the default type
-                node.kwargs = {"dtype": torch.float32, **node.kwargs}
-            node.args, node.kwargs = tree_map_only(
-                torch.dtype,
-                lambda dtype: torch.bfloat16 if dtype is torch.float32 else dtype,
-                (node.args, node.kwargs),
-            )
-        elif node.op == "output":
-            for result in [result for result in node.all_input_nodes if fx.is_float(result)]:
-                with graph.inserting_before(node):
-                    wide = graph.call_function(convert, (result,), {"dtype": torch.float32})
-                node.replace_input_with(result, wide)
-    fx.remove_unused(module)
-    return module
-
-
-def observable(program: Program, names: set[str]) -> GraphModule:
-    """The module to observe the nodes of these ``names`` in.
-
-    In a large network floats are bfloat16 where the processor is faster so, in ResNet-50 twice at the same
-    SQNR, if all of the nodes are still there then.
-    """
-    if not _doubles_in_bfloat16() or not is_heavy(program):
-        return program.module
+@step()
+def narrow(program: Program, job: Job) -> Program:
+    """Weights and arithmetic in bfloat16, skipped modules too; inputs and outputs stay float32."""
     module = narrowed(program.module)
-    try:
-        with torch.no_grad():
-            module(*program.example_inputs)
-    except (RuntimeError, NotImplementedError):  # an operator without such a kernel
-        return program.module
-    return module if names <= {node.name for node in module.graph.nodes} else program.module
+    return dataclasses.replace(program, module=module, method="bf16", weight_bits=16, activation_bits=16)
 
 
-def _doubles_in_bfloat16() -> bool:
-    """Whether this processor does twice as many products a second in bfloat16 as in float32.
-
-    By AMX it does, and on AMD's Zen 4 and later; by Intel's AVX-512 alone it does not: in ResNet-50 52 ms an
-    image, where float32 takes 37.
-    """
-    about = machine.describe()
-    instructions = set(about["instruction_sets"])
-    return "amx_bf16" in instructions or ("avx512_bf16" in instructions and "AMD" in about["processor"])
+BF16 = (fold, narrow)

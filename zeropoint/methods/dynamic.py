@@ -5,43 +5,37 @@ is one operator in ATen, so its hidden state stays float: its weights are intege
 used.
 """
 
-import dataclasses
 from functools import partial
 
-from zeropoint import graph as fx
 from zeropoint.errors import InputError
-from zeropoint.methods.bias import correct_biases
-from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.methods.insertion import insert_quantizers
-from zeropoint.options import Options
-from zeropoint.placement import place_dynamic
-from zeropoint.program import Program
-from zeropoint.quantizers import insert_dynamic
-from zeropoint.target import Target
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import insert_dynamic
+from zeropoint.methods.common import fold, keep_within_limits, quantized
+from zeropoint.methods.method import Job, step
+from zeropoint.passes.bias import correct_biases
+from zeropoint.passes.insertion import insert_quantizers
+from zeropoint.targets.placement import place_dynamic
 
 
-def dynamic(program: Program, target: Target, options: Options) -> Program:
-    """The Program with integer linear and recurrent weights, and run-time quantizers before linear layers.
-
-    Behind a batch norm, biases make up for what rounding the weights does to the mean output.
+@step(integers=("weights", "activations"))
+def place_quantizers(program: Program, job: Job) -> Program:
+    """Integer linear and recurrent weights, and run-time quantizers before linear layers.
 
     Raises InputError for symmetric activations: ranges at run time are affine.
     """
-    if options.activation_symmetric:
+    if job.options.activation_symmetric:
         raise InputError("dynamic activations are affine; leave activation_symmetric out, or use static")
-    options.check_patterns(fx.module_names(program.module))
-    folded = fold_batch_norms(program, options.no_fuse)
-    module = fx.copy(folded.module)
-    placement = place_dynamic(module, target, options)
-    insert_quantizers(module, placement, target, options, partial(insert_dynamic, module))
-    quantized = dataclasses.replace(
-        folded,
-        module=module,
-        method="dynamic",
-        target=target.name,
-        processor=target.processor,
-        skip=options.skip,
-        weight_bits=options.weight_bits,
-        activation_bits=options.activation_bits,
-    )
-    return correct_biases(quantized, program)
+    module = fx.copy(program.module)
+    placement = place_dynamic(module, job.target, job.options)
+    insert_quantizers(module, placement, job.target, job.options, partial(insert_dynamic, module))
+    return quantized(program, module, "dynamic", job)
+
+
+@step()
+def make_up_for_rounding(program: Program, job: Job) -> Program:
+    """After a batch norm, biases make up for what rounding the weights does to the mean output."""
+    return correct_biases(program, job.float32)
+
+
+DYNAMIC = (fold, place_quantizers, make_up_for_rounding, keep_within_limits)

@@ -5,22 +5,24 @@ Weights, biases, step sizes and offsets learn together, from labels and from the
 
 import dataclasses
 import operator
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule
 
-from zeropoint import graph as fx
-from zeropoint.batches import Loader, split
-from zeropoint.checkpoint import checkpoint
-from zeropoint.methods.blocks import without_quantizers
-from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.methods.integer_bias import round_biases
-from zeropoint.methods.learnable import (
+from zeropoint.data.batches import Loader, split
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program, flat_tensors
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.methods.method import Job, run, step
+from zeropoint.methods.static import STATIC
+from zeropoint.numerics.scheme import dequantize
+from zeropoint.passes.blocks import without_quantizers
+from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.integer_bias import round_biases
+from zeropoint.passes.learnable import (
     LEAST,
     Learnable,
     constant,
@@ -29,15 +31,11 @@ from zeropoint.methods.learnable import (
     learnable,
     parameter_groups,
 )
-from zeropoint.methods.pairs import within_limits
-from zeropoint.methods.static import static
-from zeropoint.options import Options
-from zeropoint.program import Program, flat_tensors
-from zeropoint.quantizers import quantizers
-from zeropoint.saturation import pairings
-from zeropoint.scheme import dequantize
-from zeropoint.target import Target
+from zeropoint.passes.pairs import within_limits
+from zeropoint.targets.options import Options
+from zeropoint.targets.saturation import pairings
 from zeropoint.training import randomness
+from zeropoint.training.checkpoint import checkpoint
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import Loss, Task, cross_entropy, train
 
@@ -48,33 +46,6 @@ RATE, LOW_BIT_RATE = 0.003, 0.03
 TEMPERATURE = 2.0
 JUDGED = 1000  # rows of training data that tell how good the teacher is
 GONE = 1e3  # times what a step size was at first: beyond, or below its inverse, it has gone bad
-
-
-def qat(
-    program: Program,
-    target: Target,
-    calibration: Iterable[Any],
-    options: Options,
-    train_data: Loader,
-    validation: Loader | None = None,
-    path: Path | None = None,
-    folder: Folder | None = None,
-) -> Program:
-    """The Program after static quantization and ``options.training`` on labelled ``train_data``.
-
-    The epoch with the best accuracy on ``validation`` is kept, the last one where there is no such data.
-    ``path`` is a file to keep a checkpoint in, or ``folder`` one for that and for metrics.
-    """
-    begun = program
-    if options.progressive and options.weight_bits < 8:
-        first, options = _stages(options)
-        kept = None if path is None else Path(f"{path}.first")
-        apart = None if folder is None else Folder(folder.path / "first")
-        start = static(program, target, calibration, first)
-        trained = fine_tuned(start, program, first, train_data, validation, kept, apart)
-        begun = dataclasses.replace(program, module=_of_grid_weights(trained))
-    start = static(begun, target, calibration, options)
-    return fine_tuned(start, program, options, train_data, validation, path, folder)
 
 
 def _of_grid_weights(program: Program) -> GraphModule:
@@ -100,6 +71,10 @@ def _stages(options: Options) -> tuple[Options, Options]:
         dataclasses.replace(options, training=first, weight_bits=twice),
         dataclasses.replace(options, training=rest),
     )
+
+
+def _has_stages(options: Options) -> bool:
+    return options.progressive and options.weight_bits < 8
 
 
 def fine_tuned(
@@ -213,3 +188,30 @@ def _blame(module: GraphModule, places: list[Learnable]) -> str:
                 f" went from {float(then[which]):.2g} to {float(now[which]):.2g}"
             )
     return ""
+
+
+@step("calibration", "train", integers=("weights", "activations"))
+def begin_with_static(program: Program, job: Job) -> Program:
+    """Static quantization, with ``options.progressive`` of weights trained at twice the bits before."""
+    if _has_stages(job.options):
+        first, _ = _stages(job.options)
+        kept = None if job.checkpoint is None else Path(f"{job.checkpoint}.first")
+        apart = None if job.folder is None else Folder(job.folder.path / "first")
+        start = run(STATIC, program, dataclasses.replace(job, options=first))
+        trained = fine_tuned(start, program, first, job.train, job.validation, kept, apart)
+        program = dataclasses.replace(program, module=_of_grid_weights(trained))
+    return run(STATIC, program, dataclasses.replace(job, float32=program))
+
+
+@step("train")
+def fine_tune(program: Program, job: Job) -> Program:
+    """Trained on labelled data with its quantizers, beside the float network as a teacher.
+
+    The epoch with the best accuracy on ``validation`` is kept, the last one where there is no such data.
+    """
+    options = _stages(job.options)[1] if _has_stages(job.options) else job.options
+    data = job.train, job.validation
+    return fine_tuned(program, job.float32, options, *data, job.checkpoint, job.folder)
+
+
+QAT = (begin_with_static, fine_tune)

@@ -1,6 +1,7 @@
 """Static quantization: integer weights and activations, with ranges from calibration data."""
 
 import dataclasses
+import hashlib
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator
@@ -8,27 +9,26 @@ from typing import Any
 
 from torch.fx import Node
 
-from zeropoint import graph as fx
-from zeropoint.batches import limit, split
-from zeropoint.macs import work
-from zeropoint.methods.adaround import adaround
-from zeropoint.methods.attention import decompose_attention
-from zeropoint.methods.bf16 import observable
-from zeropoint.methods.equalize import equalize
-from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.methods.gptq import POSITIONS, gptq
-from zeropoint.methods.insertion import insert_quantizers
-from zeropoint.methods.integer_bias import make_room, round_biases
-from zeropoint.methods.nearest import ITEMS, nearest
-from zeropoint.methods.pairs import within_limits
-from zeropoint.methods.shuffles import fold_shuffles
-from zeropoint.options import Options
-from zeropoint.placement import before_moves, place_static, shared_grids
-from zeropoint.program import Program
-from zeropoint.quantizers import insert_activation
-from zeropoint.ranges import observe
-from zeropoint.scheme import Scheme, off_middle
-from zeropoint.target import Target
+from zeropoint.data.batches import split
+from zeropoint.graph import edits as fx
+from zeropoint.graph.macs import work
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import insert_activation
+from zeropoint.methods.common import fold, keep_within_limits, quantized, round_biases
+from zeropoint.methods.method import Job, run, step
+from zeropoint.numerics.scheme import Scheme, off_middle
+from zeropoint.passes.adaround import adaround
+from zeropoint.passes.attention import decompose_attention
+from zeropoint.passes.bfloat16 import observable
+from zeropoint.passes.equalize import equalize
+from zeropoint.passes.gptq import POSITIONS, gptq
+from zeropoint.passes.insertion import insert_quantizers
+from zeropoint.passes.integer_bias import make_room
+from zeropoint.passes.nearest import ITEMS, nearest
+from zeropoint.passes.observe import observe
+from zeropoint.passes.pairs import within_limits
+from zeropoint.passes.shuffles import fold_shuffles
+from zeropoint.targets.placement import before_moves, place_static, shared_grids
 
 HELD_OUT = 8  # of so many batches one is kept to judge by
 # At 8 bits, where rounding to nearest is near already: what fitting weights to data may cost.
@@ -41,61 +41,110 @@ CHECKED = 64
 WORTH = 0.8  # fits differ by 0.3 dB as it is
 
 
-def static(program: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
-    """The Program with fake-quantized weights and activations where ``target`` runs in int8.
+@step()
+def undo_shuffles(program: Program, job: Job) -> Program:
+    """Channel shuffles become part of the layers around them."""
+    return fold_shuffles(program)
 
-    Weights and biases are fitted to the data, as ``options.rounding`` says, where that brings the outputs
-    nearer to float.
+
+@step()
+def take_attention_apart(program: Program, job: Job) -> Program:
+    """Attention becomes products and a softmax, for targets that multiply activations in int8."""
+    return decompose_attention(program) if "product" in job.target.inputs else program
+
+
+@step("calibration")
+def equalize_if_better(program: Program, job: Job) -> Program:
+    """Equalized, where that brings the outputs of the quantized network nearer to float."""
+    seen = job.calibration_batches
+    equalized = equalize(program, seen, job.options)
+    if equalized is program:
+        return program
+    items = max(1, min(CHECKED, WORK // work(program)))
+    few = dataclasses.replace(job, calibration=_first(seen, items))
+    with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
+        candidates = [place_quantizers.run(of, few) for of in (equalized, program)]
+    best = nearest(program, candidates, _held_out(seen), -(-items // 4), at_most=WORTH)
+    return equalized if best is candidates[0] else program
+
+
+@step("calibration", integers=("weights", "activations"))
+def place_quantizers(program: Program, job: Job) -> Program:
+    """Quantizers with ranges from calibration data, and every weight at the nearest of its grid."""
+    target = job.target
+    module = fx.copy(program.module)
+    placement = place_static(module, target, job.options)
+    nodes = {node.name: node for node in module.graph.nodes}
+
+    # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
+    def origin(source: Node) -> str:
+        return before_moves(source).name
+
+    observed = {(origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
+    parameters = observe(
+        observable(dataclasses.replace(program, module=module), {name for name, _ in observed}),
+        observed,
+        job.calibration_batches,
+        job.options.ranges,
+        shared=shared_grids(module, placement),
+    )
+
+    def behind(source: Node, scheme: Scheme) -> Node:
+        scale, zero_point = parameters[origin(source), scheme]
+        if not (target.zero_in_middle or scheme.symmetric) and scheme.bits == 8:
+            scale, zero_point = off_middle(scale, zero_point, scheme)
+        return insert_activation(module, source, scale, zero_point, scheme)
+
+    insert_quantizers(module, placement, target, job.options, behind)
+    make_room(module)
+    return quantized(program, module, "static", job)
+
+
+@step("calibration")
+def fit(program: Program, job: Job) -> Program:
+    """Weights and biases are fitted to the data, as ``options.rounding`` says."""
+    return fitted(program, job)
+
+
+def fitted(rounded: Program, job: Job, *, thorough: bool = False) -> Program:
+    """``rounded`` with its weights fitted, where batches not seen come nearer to float so.
+
+    They are by GPTQ, and from there by AdaRound where the options say so.
     """
-    rounded = round_to_nearest(program, target, calibration, options)
-    return round_biases(fitted(program, rounded, calibration, options))
-
-
-def fitted(
-    program: Program,
-    rounded: Program,
-    calibration: Iterable[Any],
-    options: Options,
-    *,
-    thorough: bool = False,
-) -> Program:
-    """``rounded`` with its weights fitted, where batches not seen come nearer to float ``program``'s so.
-
-    They are by GPTQ, and from there by AdaRound where ``options`` say so.
-    """
+    options, fits, judged = job.options, {}, ITEMS
     if options.rounding == "nearest":
-        return within_limits(rounded)
-    fits, judged = {}, ITEMS
+        return dataclasses.replace(within_limits(rounded), unfitted=rounded.module)
     if rounded.weight_bits == 8 and not thorough:
-        cost = work(program)
+        cost = work(job.float32)
         items, positions = max(1, min(FITTED, WORK // cost)), min(POSITIONS, LOOKS // cost)
         fits, judged = {"largest": WIDEST, "items": items, "positions": positions}, -(-items // 4)
-    seen = limit(calibration, options.calibration_batches)
+    seen = job.calibration_batches
     candidates = [gptq(rounded, _to_fit(seen), **fits), within_limits(rounded)]
     if options.rounding == "adaround":
         candidates.insert(0, adaround(candidates[0], rounded, _to_fit(seen), options.seed))
-    best = nearest(program, candidates, _held_out(seen), judged)
+    best = nearest(job.float32, candidates, _held_out(seen), judged)
     return dataclasses.replace(best, unfitted=rounded.module)
 
 
-def round_to_nearest(
-    program: Program, target: Target, calibration: Iterable[Any], options: Options
-) -> Program:
-    """The Program with ranges from calibration data, and every weight at the nearest of its grid."""
-    options.check_patterns(fx.module_names(program.module))
-    folded = fold_shuffles(fold_batch_norms(program, options.no_fuse))
-    if "product" in target.inputs:
-        folded = decompose_attention(folded)
-    seen = limit(calibration, options.calibration_batches)
-    equalized = equalize(folded, seen, options)
-    if equalized is not folded:
-        items = max(1, min(CHECKED, WORK // work(folded)))
-        few = _first(seen, items)
-        with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
-            candidates = [_rounded(of, target, few, options) for of in (equalized, folded)]
-        best = nearest(folded, candidates, _held_out(seen), -(-items // 4), at_most=WORTH)
-        folded = equalized if best is candidates[0] else folded
-    return _rounded(folded, target, seen, options)
+PREPARED = (fold, undo_shuffles, take_attention_apart)
+NEAREST = (*PREPARED, equalize_if_better, place_quantizers)
+STATIC = (*NEAREST, fit, round_biases, keep_within_limits)
+
+
+def placement(program: Program, job: Job) -> str:
+    """A digest of the graph that ``static`` quantizes for a target, and of the quantizers that it puts there.
+
+    Targets of the same digest can share a Program.
+    """
+    prepared = run(PREPARED, program, job)
+    placed = place_static(prepared.module, job.target, job.options)
+    facts = (
+        prepared.module.code,
+        sorted(map(repr, placed.edges)),
+        sorted(map(repr, placed.weights)),
+        job.target.zero_in_middle,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _first(batches: Iterable[Any], items: int) -> list[Any]:
@@ -107,45 +156,6 @@ def _first(batches: Iterable[Any], items: int) -> list[Any]:
         if items <= 0:
             break
     return taken
-
-
-def _rounded(folded: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
-    """The Program with its quantizers, as it is but for them."""
-    module = fx.copy(folded.module)
-    placement = place_static(module, target, options)
-    nodes = {node.name: node for node in module.graph.nodes}
-
-    # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
-    def origin(source: Node) -> str:
-        return before_moves(source).name
-
-    observed = {(origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
-    parameters = observe(
-        observable(dataclasses.replace(folded, module=module), {name for name, _ in observed}),
-        observed,
-        calibration,
-        options.ranges,
-        shared=shared_grids(module, placement),
-    )
-
-    def behind(source: Node, scheme: Scheme) -> Node:
-        scale, zero_point = parameters[origin(source), scheme]
-        if not (target.zero_in_middle or scheme.symmetric) and scheme.bits == 8:
-            scale, zero_point = off_middle(scale, zero_point, scheme)
-        return insert_activation(module, source, scale, zero_point, scheme)
-
-    insert_quantizers(module, placement, target, options, behind)
-    make_room(module)
-    return dataclasses.replace(
-        folded,
-        module=module,
-        method="static",
-        target=target.name,
-        processor=target.processor,
-        skip=options.skip,
-        weight_bits=options.weight_bits,
-        activation_bits=options.activation_bits,
-    )
 
 
 def _to_fit(batches: Iterable[Any]) -> Iterator[Any]:

@@ -1,32 +1,26 @@
 """Static quantization at its most accurate: minutes where ``static`` takes seconds."""
 
 import dataclasses
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
-from zeropoint.batches import limit
-from zeropoint.methods.distil import distil
-from zeropoint.methods.integer_bias import round_biases
-from zeropoint.methods.static import fitted, round_to_nearest
-from zeropoint.options import Options
-from zeropoint.program import Program
-from zeropoint.target import Target
+from zeropoint.graph.program import Program
+from zeropoint.methods.common import keep_within_limits, round_biases
+from zeropoint.methods.method import Job, step
+from zeropoint.methods.static import NEAREST, fitted
+from zeropoint.passes.distil import distil
 
 
-def static_best(
-    program: Program,
-    target: Target,
-    calibration: Iterable[Any],
-    options: Options,
-    checkpoint: Path | None = None,
-) -> Program:
-    """The Program of ``static``, all its layers fitted to the data, distilled from the float network.
+@step("calibration")
+def fit_thoroughly(program: Program, job: Job) -> Program:
+    """All layers are fitted to the data, whatever time that takes."""
+    return fitted(program, job, thorough=True)
 
-    ``checkpoint`` is a file to keep the distillation in, which goes on from it.
-    """
-    rounded = round_to_nearest(program, target, calibration, options)
-    start = fitted(program, rounded, calibration, options, thorough=True)
-    seen = limit(calibration, options.calibration_batches)
-    taught = distil(start, rounded, seen, options.seed, checkpoint)
-    return dataclasses.replace(round_biases(taught), method="static-best")
+
+@step("calibration")
+def learn_from_float(program: Program, job: Job) -> Program:
+    """Weights and scales are distilled from the float network; the checkpoint keeps how far that has got."""
+    rounded = dataclasses.replace(program, module=program.unfitted or program.module, unfitted=None)
+    seen, seed = job.calibration_batches, job.options.seed
+    return dataclasses.replace(distil(program, rounded, seen, seed, job.checkpoint), method="static-best")
+
+
+STATIC_BEST = (*NEAREST, fit_thoroughly, learn_from_float, round_biases, keep_within_limits)

@@ -1,37 +1,30 @@
 """Weight-only quantization: integer weights, for size; activations and arithmetic stay float."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
 
-from zeropoint import graph as fx
-from zeropoint.batches import limit
-from zeropoint.methods.equalize import equalize
-from zeropoint.methods.fold import fold_batch_norms
-from zeropoint.methods.insertion import insert_quantizers
-from zeropoint.methods.static import fitted
-from zeropoint.options import Options
-from zeropoint.placement import place_static
-from zeropoint.program import Program
-from zeropoint.target import Target
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program
+from zeropoint.methods.common import fold, keep_within_limits, quantized
+from zeropoint.methods.method import Job, step
+from zeropoint.methods.static import fit
+from zeropoint.passes.equalize import equalize
+from zeropoint.passes.insertion import insert_quantizers
+from zeropoint.targets.placement import place_static
 
 
-def weight_only(program: Program, target: Target, calibration: Iterable[Any], options: Options) -> Program:
-    """The Program with fake-quantized weights, those that ``static`` quantizes, rounded as there."""
-    options.check_patterns(fx.module_names(program.module))
-    folded = fold_batch_norms(program, options.no_fuse)
-    folded = equalize(folded, limit(calibration, options.calibration_batches), options, activations=False)
-    module = fx.copy(folded.module)
-    placement = dataclasses.replace(place_static(module, target, options), edges=frozenset())
-    insert_quantizers(module, placement, target, options)
-    rounded = dataclasses.replace(
-        folded,
-        module=module,
-        method="weight-only",
-        target=target.name,
-        processor=target.processor,
-        skip=options.skip,
-        weight_bits=options.weight_bits,
-        activation_bits=32,
-    )
-    return fitted(program, rounded, calibration, options)
+@step("calibration")
+def equalize_weights(program: Program, job: Job) -> Program:
+    """The ranges of weights are made equal where a scale can move from one layer to the next."""
+    return equalize(program, job.calibration_batches, job.options, activations=False)
+
+
+@step(integers=("weights",))
+def quantize_weights(program: Program, job: Job) -> Program:
+    """The weights that ``static`` quantizes, each at the nearest of its grid."""
+    module = fx.copy(program.module)
+    placement = dataclasses.replace(place_static(module, job.target, job.options), edges=frozenset())
+    insert_quantizers(module, placement, job.target, job.options)
+    return quantized(program, module, "weight-only", job, activation_bits=32)
+
+
+WEIGHT_ONLY = (fold, equalize_weights, quantize_weights, fit, keep_within_limits)

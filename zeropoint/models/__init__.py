@@ -8,14 +8,14 @@ from torch import nn
 
 from zeropoint.errors import InputError, closest
 from zeropoint.models import demo, states, vision
+from zeropoint.models.userfile import call, is_userfile
 from zeropoint.progress import is_watched
-from zeropoint.userfile import call, is_userfile
 
 __all__ = ["is_program", "resolve"]
 
 
 def is_program(spec: str) -> bool:
-    """Whether ``spec`` names a saved Program, which ``zeropoint.program.load`` opens."""
+    """Whether ``spec`` names a saved Program, which ``zeropoint.graph.program.load`` opens."""
     return spec.endswith(".pt2")
 
 

@@ -13,12 +13,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zeropoint.choose import Choice
 from zeropoint.files import atomic_write
-from zeropoint.measure import machine
 from zeropoint.measure.accuracy import Accuracy
 from zeropoint.measure.benchmark import Benchmark, BenchmarkPair
 from zeropoint.report.figures import figures, ratio
+from zeropoint.targets import machine
+from zeropoint.tune.choose import Choice
 
 SCHEMA = 1
 """Version of the JSON; it goes up whenever a reader of the older one would misread the newer."""

@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 
 from zeropoint.measure.layers import Distribution, Layer, Layers
 from zeropoint.measure.parity import ROUNDING_FLOOR_DB
+from zeropoint.measure.results import Results, Row
 from zeropoint.report.figures import decibels, figures, percent
-from zeropoint.results import Results, Row
 
 # Okabe & Ito, Color Universal Design (2008), without yellow and black, which one of the themes swallows.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")

@@ -32,11 +32,11 @@ from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.measure import layers as layer_files
 from zeropoint.measure.layers import Distribution, Layer, Layers
+from zeropoint.measure.results import Results
 from zeropoint.report import table
 from zeropoint.report.figures import decibels, percent
+from zeropoint.report.files import load as load_results
 from zeropoint.report.verdict import verdict
-from zeropoint.results import Results
-from zeropoint.results import load as load_results
 
 NAME = "report.html"  # in the run folder
 

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from zeropoint.graph.operators import short_name
 from zeropoint.inspection.facts import Bias, Fused, Grid, Inspection, Layer, Pair, Weight
-from zeropoint.operators import short_name
 from zeropoint.report.figures import figures, percent
 
 WIDTH = 120  # columns, where the output is no terminal

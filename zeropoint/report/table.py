@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from zeropoint.measure.results import Parity, Results, Row
 from zeropoint.report.figures import decibels, figures, percent, ratio
 from zeropoint.report.verdict import verdict
-from zeropoint.results import Parity, Results, Row
 
 MARK = "*"
 NOTHING = "–"

@@ -1,7 +1,7 @@
 """The verdict: which row to ship, and why, in one line."""
 
+from zeropoint.measure.results import Results, Row
 from zeropoint.report.figures import decibels, figures, percent, ratio
-from zeropoint.results import Results, Row
 
 MAX_TOP1_LOSS = 0.01
 """A row keeps the accuracy when its top-1 is at most this far below float32's."""

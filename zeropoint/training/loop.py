@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_map_only
 
-from zeropoint.batches import Loader, check, split
-from zeropoint.checkpoint import Checkpoint
+from zeropoint.data.batches import Loader, check, split
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.memory import keeping_freed
 from zeropoint.progress import is_watched
 from zeropoint.training import randomness
+from zeropoint.training.checkpoint import Checkpoint
 from zeropoint.training.processes import is_first, join, share, total
 from zeropoint.training.recipe import Recipe
 from zeropoint.training.record import Record, recording

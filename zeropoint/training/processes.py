@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
-from zeropoint.batches import Loader, split
+from zeropoint.data.batches import Loader, split
 from zeropoint.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from zeropoint.batches import Loader
+from zeropoint.data.batches import Loader
 
 
 @contextmanager

@@ -1,0 +1,180 @@
+"""AdaRound against rounding to nearest, on held-out data; what it keeps, repeats and leaves alone."""
+
+import dataclasses
+
+import pytest
+import torch
+from networks import ADDS_INSIDE, Function, images, options, randomized, residual, round_to_nearest, sqnr
+from torch import Tensor, nn
+
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.passes import adaround as module_of
+from zeropoint.passes import distil as distil_module
+from zeropoint.passes.adaround import _annealed, _blocks, adaround
+from zeropoint.passes.blocks import without_quantizers
+from zeropoint.quantization import quantize
+
+
+def smooth(seed: int) -> Tensor:
+    """Images whose neighbouring pixels are alike: of what has nothing in common nothing is to be learned."""
+    return nn.functional.avg_pool2d(images(32, seed), 3, stride=1, padding=1) * 3
+
+
+DATA = [smooth(seed) for seed in range(8)]
+UNSEEN = torch.cat([smooth(seed) for seed in range(90, 98)])
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_of, "STEPS", 60)
+    monkeypatch.setattr(module_of, "LEAST", 1)
+
+
+def rounded(bits: int, model: nn.Module | None = None, data: list[Tensor] = DATA) -> tuple[Program, Program]:
+    program = residual() if model is None else capture(randomized(model), data[0][:2])
+    chosen = options(weight_bits=bits, end_bits=bits)
+    return program, round_to_nearest(program, ADDS_INSIDE, data, chosen)
+
+
+def test_beta_falls_behind_the_warm_up():
+    assert _annealed(0.19) is None
+    assert [_annealed(done) for done in (0.2, 0.6, 1.0)] == pytest.approx([20.0, 11.0, 2.0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bits", "gain"), [(4, 0.3), (3, 1.0)])
+def test_nearer_to_float_on_items_not_seen(bits: int, gain: float):
+    program, start = rounded(bits)
+    before = {name: value.clone() for name, value in start.module.state_dict().items()}
+    learned = adaround(start, start, DATA)
+    expected = program(UNSEEN)[0]
+    assert sqnr(expected, learned(UNSEEN)[0]) > sqnr(expected, start(UNSEEN)[0]) + gain
+    for name, value in start.module.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.slow
+def test_weights_are_on_their_grids_and_move_a_step_at_most():
+    _, start = rounded(3)
+    learned = adaround(start, start, DATA)
+    moved = 0
+    for old, new in zip(quantizers(start.module), quantizers(learned.module), strict=True):
+        assert old.scheme == new.scheme
+        if new.is_weight:
+            assert torch.equal(old.scale, new.scale)
+            stored = learned.module.get_parameter(str(new.source.target)).detach()
+            a, b = old.integers(start.module).int(), new.integers(learned.module).int()
+            shape = [-1] + [1] * (stored.dim() - 1)
+            torch.testing.assert_close(stored, b * new.scale.reshape(shape))
+            assert (a - b).abs().max() <= 1
+            moved += int((a != b).sum())
+    assert moved
+
+
+@pytest.mark.slow
+def test_files_give_what_memory_gives(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "STEPS", 5)
+    _, start = rounded(2)
+    inside = adaround(start, start, DATA)(UNSEEN)[0]
+    monkeypatch.setattr(module_of, "MEMORY", 0)
+    assert torch.equal(adaround(start, start, DATA)(UNSEEN)[0], inside)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_program(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "STEPS", 20)
+    _, start = rounded(3)
+    one, two, other = (adaround(start, start, DATA, seed)(UNSEEN)[0] for seed in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_never_worse_on_what_is_held_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "BIAS_RATE", 1e3)  # which ruins the biases
+    monkeypatch.setattr(module_of, "STEPS", 5)
+    _, start = rounded(4)
+    assert torch.equal(adaround(start, start, DATA)(UNSEEN)[0], start(UNSEEN)[0])
+
+
+def test_too_few_items_to_hold_any_out_leave_the_program_as_it_is():
+    _, start = rounded(3)
+    assert adaround(start, start, [images(7)]) is start
+
+
+def test_items_are_those_before_another_shape_and_limited(monkeypatch: pytest.MonkeyPatch):
+    (rows,) = module_of._items([images(5), images(3), torch.zeros(2, 3, 4, 4), images(9)])
+    assert torch.equal(rows[torch.arange(len(rows))], torch.cat([images(5), images(3)]))
+    monkeypatch.setattr(module_of, "ITEMS", 24)
+    (rows,) = module_of._items(images(16) for _ in iter(int, 1))
+    assert len(rows) == 24
+
+
+class Grouped(nn.Module):
+    """Shortcuts around grouped convolutions, and a linear layer; (N, 3, 8, 8) to (N, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=g), nn.ReLU(), nn.Conv2d(8, 8, 1))
+            for g in (2, 8)
+        )
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.slow
+def test_shortcuts_groups_and_linear_layers():
+    program, start = rounded(3, Grouped())
+    cuts = [entry for entry, _ in _blocks(start.module, without_quantizers(start))]
+    assert cuts == [None, "relu", "relu_2", "mean"]
+    expected = program(UNSEEN)[0]
+    learned = adaround(start, start, DATA)
+    assert sqnr(expected, learned(UNSEEN)[0]) > sqnr(expected, start(UNSEEN)[0]) + 1.0
+
+
+def test_tokens():
+    model = Function(
+        lambda parts, x: parts[2](torch.relu(parts[1](parts[0](x))).mean(1)),
+        *(nn.Embedding(20, 12), nn.Linear(12, 16), nn.Linear(16, 5)),
+    )
+    data = [torch.randint(20, (16, 6), generator=torch.Generator().manual_seed(s)) for s in range(5)]
+    program, start = rounded(3, model, data[:4])
+    expected = program(data[4])[0]
+    learned = adaround(start, start, data[:4])
+    assert sqnr(expected, learned(data[4])[0]) > sqnr(expected, start(data[4])[0]) + 1.0
+
+
+def test_a_weight_of_two_blocks_stays():
+    def twice(parts: nn.ModuleList, x: Tensor) -> Tensor:
+        return parts[0](torch.relu(parts[0](x)))
+
+    data = [torch.randn(16, 6, generator=torch.Generator().manual_seed(s)) for s in range(4)]
+    _, start = rounded(3, Function(twice, nn.Linear(6, 6)), data)
+    learned = adaround(start, start, data)
+    for name, value in start.module.named_parameters():
+        assert torch.equal(value, learned.module.get_parameter(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["static", "static-best", "weight-only"])
+def test_as_an_option(method: str, monkeypatch: pytest.MonkeyPatch):
+    few = dataclasses.replace(distil_module.FEW_BITS, least=20, most=20)
+    monkeypatch.setattr(distil_module, "FEW_BITS", few)
+    program = residual()
+    chosen = {"weight_bits": 3, "end_bits": 3}
+    both = [
+        quantize(program, method, calibration=DATA, target=ADDS_INSIDE, options=options(rounding=r, **chosen))
+        for r in ("nearest", "adaround")
+    ]
+    expected, (first, second) = program(UNSEEN)[0], (one(UNSEEN)[0] for one in both)
+    assert not torch.equal(first, second)
+    # Distillation, the second half of static-best, all but closes the gap.
+    assert sqnr(expected, second) > sqnr(expected, first) - (0.3 if method == "static-best" else 0.0)

@@ -1,0 +1,172 @@
+"""Distillation: what it matches, by hand, and that it comes nearer to float on items it has not seen."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from networks import ADDS_INSIDE, images, options, residual, round_to_nearest, sqnr
+
+from zeropoint.graph.operators import FAKE_QUANTIZE
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.passes import distil as module_of
+from zeropoint.passes.distil import _distance, _items, _mixed, _taps, distil
+from zeropoint.quantization import quantize
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = dataclasses.replace(module_of.FEW_BITS, most=200)  # as many as it takes of large networks
+    monkeypatch.setattr(module_of, "FEW_BITS", few)
+
+
+DATA = [images(16, seed) for seed in range(4)]
+UNSEEN = images(64, 99)
+
+
+def rounded(**chosen: object):
+    program = residual()
+    return program, round_to_nearest(program, ADDS_INSIDE, DATA, options(**chosen))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bits", "gain"), [(3, 1.0), (8, -0.5)])
+def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "FEW_BITS", dataclasses.replace(module_of.FEW_BITS, most=400))
+    program, start = rounded(weight_bits=bits, end_bits=bits, activation_bits=8)
+    before = {name: value.clone() for name, value in start.module.state_dict().items()}
+    taught = distil(start, start, DATA)
+    expected = program(UNSEEN)[0]
+    assert sqnr(expected, taught(UNSEEN)[0]) > sqnr(expected, start(UNSEEN)[0]) + gain
+    for name, value in start.module.state_dict().items():
+        assert torch.equal(value, before[name])
+    kinds = {node.target for node in taught.module.graph.nodes if node.target in FAKE_QUANTIZE}
+    assert kinds == {node.target for node in start.module.graph.nodes if node.target in FAKE_QUANTIZE}
+    assert [q.scheme for q in quantizers(taught.module)] == [q.scheme for q in quantizers(start.module)]
+
+
+@pytest.mark.slow
+def test_never_worse_on_what_is_held_out(monkeypatch: pytest.MonkeyPatch):
+    ruinous = dataclasses.replace(module_of.MANY_BITS, rate=1e3)
+    monkeypatch.setattr(module_of, "MANY_BITS", ruinous)
+    _, start = rounded()
+    assert torch.equal(distil(start, start, DATA)(UNSEEN)[0], start(UNSEEN)[0])
+
+
+def test_too_few_items_to_hold_any_out_leave_the_program_as_it_is():
+    _, start = rounded(weight_bits=2)
+    assert distil(start, start, [images(7)]) is start
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_program():
+    _, start = rounded(weight_bits=3, end_bits=3)
+    one, two, other = (distil(start, start, DATA, seed)(UNSEEN)[0] for seed in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_matched_are_a_few_of_the_block_ends(monkeypatch: pytest.MonkeyPatch):
+    module = residual().module
+    assert _taps(module) == ["conv2d", "batch_norm", "relu_", "add", "relu"]
+    monkeypatch.setattr(module_of, "MATCHED", 2)
+    assert _taps(module) == ["conv2d", "add"]
+
+
+def test_distance_by_hand():
+    ones, twos = torch.ones(2, 2), torch.full((2, 2), 2.0)
+    # Outputs: half the size, a quarter of the square. Blocks: one right, one twice the size: (0 + 1) / 2.
+    found = _distance(([ones], [ones, twos]), ([twos], [ones, ones]))
+    torch.testing.assert_close(found, torch.tensor(0.25 + 0.5))
+
+
+def test_mixing_is_of_neighbours_and_leaves_tokens_alone():
+    generator = torch.Generator().manual_seed(0)
+    items = torch.tensor([[0.0], [10.0], [100.0]])
+    (mixed,) = _mixed([items], generator)
+    before = torch.tensor([[100.0], [0.0], [10.0]])
+    share = (mixed - items) / (before - items)
+    assert ((share >= 0) & (share <= 0.5)).all()
+    assert share.std() > 0
+    tokens = torch.arange(6).reshape(2, 3)
+    assert _mixed([tokens], generator)[0] is tokens
+
+
+def test_items_are_limited(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "MEMORY", 40 * images(1).numel() * 4)
+
+    def endless():
+        while True:
+            yield images(16)
+
+    assert len(_items(endless())[0]) == 64  # the batch that goes beyond is the last one
+
+
+@pytest.mark.slow
+def test_static_best_is_no_worse_than_static(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "FEW_BITS", dataclasses.replace(module_of.FEW_BITS, most=400))
+    program = residual()
+    chosen = options(weight_bits=3, end_bits=3, rounding="gptq")
+    both = [
+        quantize(program, method, calibration=DATA, target=ADDS_INSIDE, options=chosen)
+        for method in ("static", "static-best")
+    ]
+    assert [one.method for one in both] == ["static", "static-best"]
+    expected = program(UNSEEN)[0]
+    static, best = (sqnr(expected, one(UNSEEN)[0]) for one in both)
+    assert best > static + 0.5
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch):
+    """Has the given gradient step be interrupted, as by Ctrl-C."""
+
+    def at(step: int) -> None:
+        mixed, calls = module_of._mixed, itertools.count(1)
+
+        def counted(*arguments):
+            if next(calls) == step:
+                raise KeyboardInterrupt
+            return mixed(*arguments)
+
+        monkeypatch.setattr(module_of, "_mixed", counted)
+
+    return at
+
+
+@pytest.mark.slow
+def test_an_interrupted_distillation_goes_on_to_the_same_weights(tmp_path: Path, interrupted):
+    program = residual()
+    chosen = options(weight_bits=3, end_bits=3, rounding="gptq")
+
+    def run(path: Path) -> Program:
+        return quantize(
+            program, "static-best", calibration=DATA, target=ADDS_INSIDE, options=chosen, checkpoint=path
+        )
+
+    whole = run(tmp_path / "whole")
+    interrupted(120)
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt, match=r"distilling is kept as of step 100 of 200 in .*cut"):
+        run(cut)
+    interrupted(120)  # 100 steps are left
+    resumed = run(cut)
+    weights = resumed.module.state_dict()
+    assert weights.keys() == whole.module.state_dict().keys()
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(weights[name], tensor)
+    assert resumed.module.code == whole.module.code
+    interrupted(1)  # the whole way is kept, for a Program that could not be saved
+    assert torch.equal(run(cut)(UNSEEN)[0], whole(UNSEEN)[0])
+
+
+@pytest.mark.slow
+def test_other_settings_begin_anew(tmp_path: Path, interrupted):
+    _, start = rounded(weight_bits=3, end_bits=3)
+    path = tmp_path / "cut"
+    distil(start, start, DATA, 0, path)
+    interrupted(1)
+    with pytest.raises(KeyboardInterrupt, match="step 0 of 200"):
+        distil(start, start, DATA, 1, path)

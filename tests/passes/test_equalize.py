@@ -1,0 +1,208 @@
+import copy
+import importlib
+
+import pytest
+import torch
+from networks import images, round_to_nearest
+from torch import nn
+from torch.nn import functional as F
+
+from zeropoint import Options
+from zeropoint.engines import target
+from zeropoint.errors import InputError
+from zeropoint.graph.capture import capture
+from zeropoint.measure.fidelity import FidelityMeter
+from zeropoint.passes.equalize import equalize
+
+static = importlib.import_module("zeropoint.methods.static")  # the package names the function so
+
+SPREAD = torch.logspace(-2, 0, 8)  # of the channels that a layer makes
+
+
+class Residual(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.last = nn.Conv2d(width, 4, 1)
+        self.second.weight.data *= SPREAD.reshape(-1, 1, 1, 1)
+        self.second.bias.data *= SPREAD
+        self.last.weight.data /= SPREAD.reshape(1, -1, 1, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.last((x + self.second(self.first(x).relu())).relu())
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.first, self.second = nn.LayerNorm(8), nn.Linear(8, 7), nn.Linear(8, 5)
+        self.first.weight.data /= SPREAD
+
+    def forward(self, x):
+        x = self.norm(x)
+        return self.first(x), self.second(x)
+
+
+def mobile():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU6(), nn.Conv2d(8, 5, 1)
+    )  # fmt: skip
+
+
+def pooled():
+    pools = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.LeakyReLU(), *pools, nn.Linear(8, 4))
+
+
+NETWORKS = {
+    "two convolutions": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+    "groups": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, groups=2)),
+    "one dimension": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 8, 3), nn.Conv1d(8, 4, 3)),
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8), nn.ReLU(), nn.Linear(8, 4)),
+    "pooled": pooled,
+    "depthwise": mobile,
+    "residual": Residual,
+    "layer norm": Normed,
+}
+
+
+def spread(model):
+    """The model with the first layer's channels of very different size."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and len(layer.weight) == 8:
+            factor = SPREAD.reshape(-1, *[1] * (layer.weight.dim() - 1))
+            layer.weight.data *= factor
+            layer.bias.data *= SPREAD
+            break
+        if isinstance(layer, nn.LayerNorm):
+            layer.weight.data *= SPREAD
+    return model
+
+
+def weights(program):
+    return {name: value.clone() for name, value in program.module.named_parameters()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_stay_what_they_were(name):
+    torch.manual_seed(0)
+    model = spread(NETWORKS[name]()).eval()
+    before = copy.deepcopy(model.state_dict())
+    data = [images(4, seed) for seed in range(3)]
+    program = capture(model, data[0])
+    equalized = equalize(program, data, Options())
+    assert any(not torch.equal(value, weights(program)[key]) for key, value in weights(equalized).items())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    expected = copy.deepcopy(model).double()(data[1].double())
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for found, wanted in zip(equalized(data[1]), expected, strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_by_hand():
+    """Ranges of 1 and 1/100 that weights of 1 and 100 read: with nothing to lose all become 1."""
+    model = nn.Sequential(nn.Conv2d(2, 2, 1, groups=2, bias=False), nn.ReLU(), nn.Conv2d(2, 2, 1, groups=2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 0.01]).reshape(2, 1, 1, 1))
+        model[2].weight.copy_(torch.tensor([1.0, 100.0]).reshape(2, 1, 1, 1))
+    x = torch.rand(8, 2, 6, 6)
+    x[0, :, 0, 0] = 1.0  # the end of the range
+    equalized = equalize(capture(model, x), [x], Options())
+    torch.testing.assert_close(weights(equalized)["0.weight"].flatten(), torch.ones(2))
+    torch.testing.assert_close(weights(equalized)["2.weight"].flatten(), torch.ones(2))
+
+
+def test_fidelity_is_gained_where_channels_differ(monkeypatch):
+    torch.manual_seed(0)
+    model, data = spread(mobile()).eval(), [images(8, seed) for seed in range(4)]
+    model[2].weight.data /= SPREAD.reshape(-1, 1, 1, 1)  # so that the small channels matter
+    program = capture(model, data[0])
+
+    def decibels():
+        meter, quantized = FidelityMeter(), round_to_nearest(program, target("openvino"), data, Options())
+        for batch in (images(8, seed) for seed in range(10, 14)):
+            meter.add([model(batch).detach()], [quantized(batch)[0]])
+        return meter.result().sqnr_db
+
+    with_it = decibels()
+    monkeypatch.setattr(static, "equalize", lambda program, *_: program)
+    assert with_it > decibels() + 6
+
+
+def test_skipped_layers_keep_their_weights():
+    model, data = spread(mobile()).eval(), [images(4)]
+    program = capture(model, data[0])
+    equalized = weights(equalize(program, data, Options(skip=("2", "4"))))
+    assert all(torch.equal(value, weights(program)[key]) for key, value in equalized.items())
+
+
+def test_channels_that_reach_a_clip_are_not_scaled():
+    torch.manual_seed(0)
+    model, data = spread(mobile()).eval(), [images(8, seed) for seed in range(2)]
+    model[0].bias.data[0] = 20.0
+    program = capture(model, data[0])
+    equalized = weights(equalize(program, data, Options()))["0.weight"]
+    torch.testing.assert_close(equalized[0], model[0].weight[0])
+    assert (equalized[1:4].abs() > 2 * model[0].weight[1:4].abs()).all()
+
+
+class Shared(nn.Module):
+    def __init__(self, returned):
+        super().__init__()
+        self.first, self.last, self.returned = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1), returned
+
+    def forward(self, x):
+        inner = self.first(x).relu()
+        return (self.last(inner), inner) if self.returned else self.last(self.first(self.last(inner)).relu())
+
+
+@pytest.mark.parametrize("returned", [True, False], ids=["value is an output", "weights are used twice"])
+def test_what_others_use_is_left_alone(returned):
+    model, data = spread(Shared(returned)).eval(), [images(4)]
+    program = capture(model, data[0])
+    equalized = equalize(program, data, Options())
+    assert all(torch.equal(value, weights(program)[key]) for key, value in weights(equalized).items())
+
+
+def test_dead_channel_gives_finite_weights():
+    model, data = spread(mobile()).eval(), [images(4)]
+    model[0].weight.data[3] = 0
+    model[0].bias.data[3] = -1
+    equalized = equalize(capture(model, data[0]), data, Options())
+    assert all(value.isfinite().all() for value in weights(equalized).values())
+
+
+def test_weights_alone():
+    """Without activations to round, what counts is that inputs of a layer come with weights of one size."""
+    torch.manual_seed(0)
+    model, data = NETWORKS["two convolutions"]().eval(), [images(8)]
+    model[2].weight.data *= SPREAD.reshape(1, -1, 1, 1)
+
+    def ratio(weight):
+        largest = weight.detach().abs().amax((0, 2, 3))
+        return float(largest.max() / largest.min())
+
+    equalized = equalize(capture(model, data[0]), data, Options(weight_bits=4), activations=False)
+    assert ratio(weights(equalized)["2.weight"]) < ratio(model[2].weight) / 4
+
+
+def test_functional_use_of_relu6():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, x):
+            return self.last(F.relu6(self.first(x)))
+
+    model, data = spread(Net()).eval(), [images(4)]
+    equalized = equalize(capture(model, data[0]), data, Options())
+    torch.testing.assert_close(equalized(data[0])[0], model(data[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_does_not_fit_is_told_by_its_number():
+    data = [*(images(1, seed) for seed in range(3)), torch.randn(1, 3, 9, 8)]
+    with pytest.raises(InputError, match=r"calibration batch 3 has shape \(1, 3, 9, 8\)"):
+        equalize(capture(mobile().eval(), data[0]), data, Options())

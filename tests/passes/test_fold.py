@@ -1,0 +1,181 @@
+import copy
+
+import pytest
+import torch
+from networks import images, randomized
+from torch import nn
+from torch.nn import functional as F
+
+from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import aten
+from zeropoint.passes.fold import fold_batch_norms
+
+LAYERS = {
+    "conv1d": (nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), torch.randn(2, 4, 9)),
+    "conv1d groups": (nn.Conv1d(4, 6, 3, groups=2, bias=False), nn.BatchNorm1d(6), torch.randn(2, 4, 9)),
+    "conv2d": (nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), torch.randn(2, 4, 6, 6)),
+    "conv2d padded": (nn.Conv2d(4, 6, 3, padding="same"), nn.BatchNorm2d(6), torch.randn(2, 4, 6, 6)),
+    "depthwise": (nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.BatchNorm2d(4), torch.randn(2, 4, 6, 6)),
+    "conv3d": (nn.Conv3d(2, 3, 2), nn.BatchNorm3d(3), torch.randn(2, 2, 4, 4, 4)),
+    "transpose1d": (nn.ConvTranspose1d(4, 6, 3), nn.BatchNorm1d(6), torch.randn(2, 4, 5)),
+    "transpose2d": (nn.ConvTranspose2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), torch.randn(2, 4, 4, 4)),
+    "transpose2d groups": (
+        nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False),
+        nn.BatchNorm2d(6),
+        torch.randn(2, 4, 4, 4),
+    ),
+    "linear": (nn.Linear(4, 6), nn.BatchNorm1d(6), torch.randn(3, 4)),
+    "no affine": (nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False), torch.randn(2, 4, 6, 6)),
+    "large epsilon": (nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, eps=0.5), torch.randn(2, 4, 6, 6)),
+}
+
+
+def norms(program):
+    return [node for node in program.module.graph.nodes if node.target is aten.batch_norm.default]
+
+
+def check(model, x, left=0):
+    """Folds and compares with eager float64; the model itself must not change."""
+    model = randomized(model)
+    state = copy.deepcopy(model.state_dict())
+    program = capture(model, x)
+    code = program.module.code
+    folded = fold_batch_norms(program)
+    assert len(norms(folded)) == left
+    expected = copy.deepcopy(model).double()(x.double())
+    torch.testing.assert_close(folded(x)[0].double(), expected, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert program.module.code == code
+    torch.testing.assert_close(program(x)[0], model(x))
+    return folded
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_against_float64(name):
+    layer, norm, x = LAYERS[name]
+    check(nn.Sequential(layer, norm), x)
+
+
+def test_by_hand():
+    model = nn.Sequential(nn.Conv1d(1, 1, 1), nn.BatchNorm1d(1, eps=0.25))
+    with torch.no_grad():
+        for tensor, value in (
+            (model[0].weight, 2.0),
+            (model[0].bias, 3.0),
+            (model[1].weight, 4.0),
+            (model[1].bias, 5.0),
+            (model[1].running_mean, 1.0),
+            (model[1].running_var, 3.75),
+        ):
+            tensor.fill_(value)
+    folded = fold_batch_norms(capture(model.eval(), torch.ones(2, 1, 1)))
+    state = folded.module.state_dict()
+    # gamma / sqrt(variance + epsilon) = 4 / 2 = 2: weight 2 · 2, bias (3 - 1) · 2 + 5.
+    assert state["0.weight"].item() == 4.0
+    assert state["0.bias"].item() == 9.0
+
+
+class OneConvolutionTwoNorms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.one, self.two = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.two(self.conv(self.one(self.conv(x))))
+
+
+class TwoWeightsInOneModule(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Parameter(torch.empty(4, 3, 1, 1))
+        self.second = nn.Parameter(torch.empty(4, 3, 1, 1))
+        self.bias = nn.Parameter(torch.empty(4, 1, 1))
+        self.one, self.two = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.one(F.conv2d(x, self.first)) + self.two(F.conv2d(x, self.second)) + self.bias
+
+
+class SharedBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.two.bias = self.one.bias
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.two(self.norm(self.one(x)))
+
+
+@pytest.mark.parametrize("model", [OneConvolutionTwoNorms(), TwoWeightsInOneModule(), SharedBias()])
+def test_shared_and_functional_weights(model):
+    check(model, images())
+
+
+class UsedTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.norm(x) + x
+
+
+class AfterMatrixProduct(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.norm = nn.Parameter(torch.empty(4, 6)), nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return self.norm(x @ self.weight)
+
+
+class Sequence(nn.Module):
+    """A batch norm over axis 1, of the very length of the linear layer's output, axis 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 5), nn.BatchNorm1d(5)
+
+    def forward(self, x):
+        return self.norm(self.linear(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [
+        (UsedTwice(), images()),
+        (AfterMatrixProduct(), torch.randn(3, 4)),
+        (Sequence(), torch.randn(2, 5, 4)),
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), images()),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)), images()),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), images()),
+    ],
+)
+def test_what_cannot_be_folded_stays(model, x):
+    check(model, x, left=1)
+
+
+def test_addmm():
+    class AddMM(nn.Module):
+        def __init__(self, beta):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.empty(6, 6)), nn.Parameter(torch.empty(6))
+            self.norm, self.beta = nn.BatchNorm1d(6), beta
+
+        def forward(self, x):
+            return self.norm(torch.addmm(self.bias, x, self.weight, beta=self.beta))
+
+    check(AddMM(1), torch.randn(3, 6))
+    check(AddMM(2), torch.randn(3, 6), left=1)
+
+
+@pytest.mark.parametrize("pattern", ["0", "1", "*"])
+def test_no_fuse_keeps_them_apart(pattern):
+    program = capture(randomized(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))), images())
+    kept = fold_batch_norms(program, (pattern,))
+    assert len(norms(kept)) == 1
+    assert torch.equal(kept(images())[0], program(images())[0])
+    assert len(norms(fold_batch_norms(program, ("2",)))) == 0

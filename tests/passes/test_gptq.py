@@ -1,0 +1,218 @@
+"""GPTQ against least squares in NumPy, exhaustive rounding, and the float network it has to stay near."""
+
+import importlib
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from networks import ADDS_INSIDE, options, randomized, round_to_nearest
+from torch import Tensor, nn
+from torch.fx import Interpreter
+
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import Quantizer, quantizers
+from zeropoint.numerics.scheme import Scheme
+from zeropoint.passes import gptq as module_of
+from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.gptq import _batches, _Moments, _refitted, _rounded, gptq
+
+
+def seeded(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def quantizer(scale: Tensor, bits: int = 2, zero_point: int = 0) -> Quantizer:
+    scheme = Scheme(bits, granularity="per-channel")
+    points = torch.full(scale.shape, zero_point, dtype=torch.int32)
+    return Quantizer(None, None, scale, points, scheme, 0)  # type: ignore[arg-type]  # of no graph
+
+
+def test_refitting_is_least_squares():
+    x, y, weight = (
+        seeded(*shape, seed=seed).double() for seed, shape in enumerate([(5, 40), (5, 40), (3, 5)])
+    )
+    moments = _Moments((x @ x.T).unsqueeze(0), (y @ x.T).unsqueeze(0))
+    refitted = _refitted(weight.unsqueeze(0), moments, torch.zeros(1, 5, dtype=torch.float64))[0]
+    expected = np.linalg.lstsq(x.T.numpy(), (weight @ y).T.numpy(), rcond=None)[0].T
+    np.testing.assert_allclose(refitted.numpy(), expected, rtol=1e-9)
+
+
+def test_refitting_keeps_a_weight_that_is_held():
+    x, y, weight = (
+        seeded(*shape, seed=seed).double() for seed, shape in enumerate([(5, 40), (5, 40), (3, 5)])
+    )
+    moments = _Moments((x @ x.T).unsqueeze(0), (y @ x.T).unsqueeze(0))
+    held = _refitted(weight.unsqueeze(0), moments, torch.full((1, 5), 1e12, dtype=torch.float64))[0]
+    torch.testing.assert_close(held, weight, rtol=1e-6, atol=1e-6)
+
+
+def test_rounding_without_correlation_is_rounding_to_nearest():
+    weight, scale = seeded(2, 3, 200).double(), torch.rand(6) + 0.2
+    rounded = _rounded(
+        weight.clone(), torch.eye(200, dtype=torch.float64).repeat(2, 1, 1), quantizer(scale), False
+    )
+    steps = scale.double().reshape(2, 3, 1)
+    torch.testing.assert_close(rounded, (weight / steps).round().clamp(-2, 1) * steps)
+
+
+def test_rounding_is_between_nearest_and_the_best_of_all():
+    best, found, nearest = [], [], []
+    for seed in range(8):
+        mixing = seeded(6, 6, seed=seed).double()
+        hessian = mixing @ mixing.T + 0.1 * torch.eye(6, dtype=torch.float64)
+        weight = seeded(6, seed=seed + 9).double()
+
+        def error(rounded: Tensor, weight: Tensor = weight, hessian: Tensor = hessian) -> float:
+            return float((rounded - weight) @ hessian @ (rounded - weight))
+
+        grid = (torch.tensor(levels) * 0.75 for levels in itertools.product(range(-2, 2), repeat=6))
+        best.append(min(error(levels.double()) for levels in grid))
+        nearest.append(error((weight / 0.75).round().clamp(-2, 1) * 0.75))
+        by_input = _rounded(weight.reshape(1, 1, 6), hessian[None], quantizer(torch.tensor([0.75])), False)
+        found.append(error(by_input[0, 0]))
+        assert best[-1] <= found[-1] * (1 + 1e-9)
+    assert sum(found) < 0.8 * sum(nearest)
+
+
+def test_the_unrounded_input_makes_up_for_the_others():
+    hessian = torch.tensor([[[2.0, 1.0], [1.0, 1.0]]], dtype=torch.float64)
+    rounded = _rounded(
+        torch.tensor([[[0.4, 1.0]]]).double(), hessian, quantizer(torch.ones(1)), keeps_last=True
+    )
+    # 0.4 becomes 0; the second weight then minimises (0.4, d) H (0.4, d)ᵀ: d = 0.4 * 1 / 1.
+    torch.testing.assert_close(rounded, torch.tensor([[[0.0, 1.4]]]).double())
+
+
+class Mixed(nn.Module):
+    """Every kind of layer that is refitted, and a transposed convolution, which only gets its bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
+        self.grouped = nn.Conv2d(8, 12, 1, groups=4, bias=False)
+        self.up = nn.ConvTranspose2d(12, 6, 2, stride=2)
+        self.along = nn.Conv1d(6, 6, 5, padding=1)
+        self.head = nn.Linear(6, 10)
+        self.factor = nn.Parameter(torch.randn(10, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.depthwise(torch.relu(self.first(x))))
+        x = torch.relu(self.up(self.grouped(x)))
+        x = torch.relu(self.along(x.flatten(2)))
+        return torch.relu(self.head(x.mean(2))) @ self.factor
+
+
+def mixed(bits: int) -> tuple[Program, Program, list[Tensor]]:
+    data = [seeded(12, 3, 10, 10, seed=seed) for seed in range(8)]
+    program = fold_batch_norms(capture(randomized(Mixed()), data[0][:2]))
+    return (
+        program,
+        round_to_nearest(program, ADDS_INSIDE, data, options(weight_bits=bits, ranges="minmax")),
+        data,
+    )
+
+
+def sqnr(program: Program, quantized: Program, inputs: Tensor) -> float:
+    expected = program(inputs)[0]
+    return float(10 * torch.log10((expected**2).sum() / ((quantized(inputs)[0] - expected) ** 2).sum()))
+
+
+@pytest.mark.parametrize(("bits", "gain"), [(8, -0.2), (4, 3.0), (3, 3.0)])
+def test_nearer_to_float_on_data_not_seen(bits: int, gain: float):
+    program, plain, data = mixed(bits)
+    refined, unseen = gptq(plain, data), seeded(200, 3, 10, 10, seed=99)
+    assert sqnr(program, refined, unseen) > sqnr(program, plain, unseen) + gain
+
+
+@pytest.mark.slow
+def test_weights_are_on_their_grids_and_the_given_program_stays():
+    _, plain, data = mixed(4)
+    before = {name: value.clone() for name, value in plain.module.state_dict().items()}
+    refined = gptq(plain, data)
+    for name, value in plain.module.state_dict().items():
+        assert torch.equal(value, before[name])
+    moved = 0
+    for old, new in zip(quantizers(plain.module), quantizers(refined.module), strict=True):
+        assert torch.equal(old.scale, new.scale)
+        assert old.scheme == new.scheme
+        if new.is_weight:
+            moved += not torch.equal(old.integers(plain.module), new.integers(refined.module))
+    assert moved >= 4
+
+
+class Means(Interpreter):
+    """The mean of every channel of every layer."""
+
+    def run_node(self, n):
+        value = super().run_node(n)
+        if n.op == "call_function" and str(n.target).startswith(("aten.conv", "aten.linear")):
+            axes = [
+                axis
+                for axis in range(value.dim())
+                if axis != (1 if "conv" in str(n.target) else value.dim() - 1)
+            ]
+            self.means[n.name] = value.mean(axes)
+        return value
+
+
+def means(program: Program, data: Tensor) -> dict[str, Tensor]:
+    run = Means(program.module)
+    run.means = {}
+    with torch.no_grad():
+        run.run(data)
+    return run.means
+
+
+def test_biases_alone_make_the_means_those_of_the_float_network(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.import_module("zeropoint.methods.static"), "equalize", lambda of, *_: of)
+    program, plain, data = mixed(3)
+    everything = torch.cat(data)
+    corrected = gptq(plain, data, largest=0)
+    expected, found = means(program, everything), means(corrected, everything)
+    for old, new in zip(quantizers(plain.module), quantizers(corrected.module), strict=True):
+        assert not new.is_weight or torch.equal(old.integers(plain.module), new.integers(corrected.module))
+    assert len(found) == 6
+    for name, mean in found.items():
+        if name != "conv2d_2":  # it has no bias
+            torch.testing.assert_close(mean, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_weight_of_two_layers_stays_as_it_is():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(torch.relu(self.layer(x)))
+
+    data = [seeded(8, 6, seed=seed) for seed in range(3)]
+    plain = round_to_nearest(capture(randomized(Twice()), data[0]), ADDS_INSIDE, data, options(weight_bits=4))
+    inputs = seeded(5, 6, seed=7)
+    assert torch.equal(gptq(plain, data)(inputs)[0], plain(inputs)[0])
+
+
+def test_dead_inputs_and_a_single_item_give_no_nan():
+    data = [torch.zeros(1, 3, 10, 10)]
+    plain = round_to_nearest(capture(randomized(Mixed()), data[0]), ADDS_INSIDE, data, options(weight_bits=4))
+    assert gptq(plain, data)(seeded(2, 3, 10, 10))[0].isfinite().all()
+
+
+def test_no_more_data_is_read_than_fits(monkeypatch: pytest.MonkeyPatch):
+    _, plain, data = mixed(8)
+    read = []
+
+    def endless():
+        for number in itertools.count():
+            read.append(number)
+            yield data[number % len(data)]
+
+    monkeypatch.setattr(module_of, "MEMORY", 1 << 20)
+    batches = _batches(plain, endless())
+    # An item of 3 x 10 x 10 becomes 8 x 5 x 5, and then 6 x 12 x 12: of the largest, two are held at a time.
+    items = sum(len(inputs[0]) for inputs in batches)
+    assert 20 < items < 200
+    assert len(read) < 20

@@ -1,0 +1,141 @@
+"""Resolve: what MODEL, DATA and ENGINE name on the command line, opened."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from zeropoint import data as data_sets
+from zeropoint import engines, models
+from zeropoint.data import Loaders
+from zeropoint.data.batches import example_inputs
+from zeropoint.engines import Runner, artefact
+from zeropoint.engines.torch import PACKAGE_SUFFIX
+from zeropoint.errors import InputError
+from zeropoint.graph import program
+from zeropoint.graph.capture import capture
+from zeropoint.graph.program import Program, at_batch
+from zeropoint.models.userfile import is_userfile
+from zeropoint.tune.choose import Choice, fastest_engine
+
+AUTO = "auto"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is ready to be benchmarked.
+
+    ``inputs`` is None where an artefact does not tell their shape. ``choice`` tells among which engines
+    the fastest was chosen, if it was.
+    """
+
+    model: str
+    runner: Runner
+    inputs: tuple[Tensor, ...] | None
+    choice: Choice | None = None
+
+
+def program_and_data(
+    model: str,
+    weights: str,
+    data: str | None,
+    batch_size: int,
+    limit_batches: int | None,
+    *,
+    free_sizes: bool = False,
+) -> tuple[Program, Loaders]:
+    """The captured or loaded Program, and the data; without any data named, random images."""
+    if free_sizes and models.is_program(model):
+        raise InputError(f"{model} is captured already; give --free-sizes where it is made from the model")
+    if data is None and is_userfile(model):
+        raise InputError(
+            f"the shape of {model}'s inputs is that of its data; give --data, if only random:3x32x32"
+        )
+    data = data or ("digits" if model.startswith("digits/") else "random")
+    loaders = data_sets.resolve(data, batch_size=batch_size, limit_batches=limit_batches)
+    if models.is_program(model):
+        return program.load(model), loaders
+    network = models.resolve(model, weights)
+    example = example_inputs(loaders.evaluation)
+    return capture(network, example, free_sizes=free_sizes, origin=model), loaders
+
+
+def captured(model: str, weights: str, data: str | None) -> Program:
+    """The Program that ``model`` names, to look at; ``data`` tells the shape of a user's model's inputs.
+
+    Raises InputError where the model cannot be had, and for an engine's artefact: it is no Program any more.
+    """
+    own = artefact.engine_of(model)
+    if own is not None and (model.endswith(PACKAGE_SUFFIX) or not models.is_program(model)):
+        raise InputError(f"{model} is an artefact of {own}; give the .pt2 or the model that it was made from")
+    return program_and_data(model, weights, data, 1, 1)[0]
+
+
+def compiled(
+    program: Program, engine: str, *, threads: int | None, batch_size: int, say: Say
+) -> tuple[Runner, Choice | None]:
+    """The Program on an engine, or for "auto" on the fastest one."""
+    if engine == AUTO:
+        return fastest_engine(program, threads=threads, batch_size=batch_size, say=say)
+    say(f"{program.method} on {engine}: compiling")
+    return engines.compile(program, engine, threads=threads, batch_size=batch_size), None
+
+
+def candidate(
+    model: str,
+    engine: str | None,
+    default_engine: str,
+    *,
+    threads: int,
+    batch_size: int,
+    weights: str,
+    data: str | None,
+    say: Say,
+) -> Candidate:
+    """The model, saved Program or artefact that ``model`` names, on ``engine``.
+
+    Without an ``engine`` an artefact is run by its own, any other model by ``default_engine``. Raises
+    InputError where the model cannot be had, or an artefact is another engine's.
+    """
+    for name in {engine or default_engine} - {AUTO}:
+        engines.find(name)
+    own = artefact.engine_of(model)
+    if own is None:
+        captured = at_batch(program_and_data(model, weights, data, 1, 1)[0], batch_size)
+        chosen = engine or default_engine
+        runner, choice = compiled(captured, chosen, threads=threads, batch_size=batch_size, say=say)
+        return Candidate(model, runner, captured.example_inputs, choice)
+    if engine not in (None, AUTO, own):
+        raise InputError(f"{model} is an artefact of {own} and runs on no other engine; leave {engine} out")
+    runner = artefact.load(model, threads)
+    inputs = artefact.example_inputs(runner, batch_size)
+    if data is not None and inputs is None:
+        first = example_inputs(data_sets.resolve(data, batch_size=1, limit_batches=1).evaluation)
+        inputs = tuple(tensor[:1].repeat(batch_size, *[1] * (tensor.dim() - 1)) for tensor in first)
+    return Candidate(model, runner, inputs)
+
+
+def shared_inputs(candidates: Sequence[Candidate]) -> tuple[Tensor, ...]:
+    """The inputs that all ``candidates`` are called on.
+
+    Raises InputError where they take different ones, or none of them tells.
+    """
+    known = [one for one in candidates if one.inputs is not None]
+    if not known:
+        model = candidates[0].model
+        raise InputError(f"{model} does not tell the shape of its inputs; give --data, as in random:3x32x32")
+    first = known[0]
+    for other in known[1:]:
+        if _described(other) != _described(first):
+            raise InputError(
+                f"{other.model} takes {_described(other)}, {first.model} {_described(first)};"
+                " give two models of the same inputs"
+            )
+    assert first.inputs is not None
+    return first.inputs
+
+
+def _described(one: Candidate) -> str:
+    tensors = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in one.inputs or ()]
+    return ", ".join(tensors).replace("torch.", "")

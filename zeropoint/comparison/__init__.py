@@ -1,0 +1,1 @@
+"""The comparison: every method on every engine, measured."""

@@ -1,0 +1,132 @@
+"""Exported: a graph whose nodes have shapes as an ExportedProgram, put together without tracing it again."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
+from torch.export import ExportedProgram
+from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import (
+    ConstantArgument,
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    SymIntArgument,
+    TensorArgument,
+)
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+from torch.utils._pytree import tree_structure
+
+from zeropoint.graph import edits as fx
+
+
+def is_size(node: Node) -> bool:
+    """Whether a node's value is a symbolic size, not a tensor."""
+    return isinstance(node.meta.get("val"), torch.SymInt)
+
+
+def has_branches(module: GraphModule) -> bool:
+    """Whether there are graphs in the graph, of a ``cond`` or a loop: such a module has to be traced."""
+    return any(isinstance(node.target, HigherOrderOperator) for node in module.graph.nodes)
+
+
+def complete_shapes(module: GraphModule) -> None:
+    """Puts the fake tensor of its value on every node that a pass has put in without, in place."""
+    mode = _fake_mode(module)
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "get_attr":
+            tensor = fx.tensor_of(module, node)
+            if getattr(value, "fake_mode", None) is not mode or value.shape != tensor.shape:
+                node.meta["val"] = mode.from_tensor(tensor, static_shapes=True)
+        elif node.op == "call_function" and value is None:
+            arguments, keywords = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+            with mode, torch.no_grad():
+                node.meta["val"] = node.target(*arguments, **keywords)
+        elif isinstance(value, tuple) and len(_returns(node)) == 1:
+            node.meta["val"] = list(value)  # one result that is a list; by a tuple exporters know several
+
+
+def _returns(node: Node) -> list[Any]:
+    return getattr(getattr(node.target, "_schema", None), "returns", [])
+
+
+def _fake_mode(module: GraphModule) -> Any:
+    """The mode of the fake tensors that capture has left on the inputs."""
+    return module.graph.find_nodes(op="placeholder")[0].meta["val"].fake_mode
+
+
+def assemble(module: GraphModule, kind: type[ExportedProgram] = ExportedProgram) -> ExportedProgram:
+    """What ``torch.export`` makes of ``module``, of the given class: its tensors become inputs of the graph.
+
+    The shapes are those on the nodes, completed where a node lacks its own.
+    """
+    complete_shapes(module)
+    graph, env = Graph(), dict[Node, Node]()
+    inputs: list[InputSpec] = []
+    state: dict[str, Tensor] = {}
+    lifted: dict[str, Node] = {}
+    for node in module.graph.find_nodes(op="get_attr"):
+        name = str(node.target)
+        if name not in lifted:
+            path, _, leaf = name.rpartition(".")
+            state[name] = getattr(module.get_submodule(path), leaf)
+            is_parameter = isinstance(state[name], nn.Parameter)
+            lifted[name] = graph.placeholder(f"{'p' if is_parameter else 'b'}_{name.replace('.', '_')}")
+            lifted[name].meta = {"val": node.meta["val"]}
+            kind_of, persistent = (InputKind.PARAMETER, None) if is_parameter else (InputKind.BUFFER, True)
+            inputs.append(InputSpec(kind_of, TensorArgument(lifted[name].name), name, persistent))
+        env[node] = lifted[name]
+    for node in module.graph.nodes:
+        if node.op not in ("get_attr", "output"):
+            env[node] = graph.node_copy(node, env.__getitem__)
+            env[node].meta.setdefault("nn_module_stack", {})  # without it ONNX's exporter logs a warning
+        if node.op == "placeholder":
+            inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(env[node].name), None))
+    results: Any = map_arg(module.graph.output_node().args[0], env.__getitem__)
+    graph.output(tuple(results))
+    return kind(
+        root=nn.Module(),
+        graph=graph,
+        graph_signature=ExportGraphSignature(
+            inputs,
+            [OutputSpec(OutputKind.USER_OUTPUT, _argument(result), None) for result in results],
+        ),
+        state_dict=state,
+        range_constraints=_ranges(module),
+        module_call_graph=[ModuleCallEntry("", _calling(module))],
+        constants={},
+        verifiers=[torch._export.verifier.TrainingIRVerifier],
+    )
+
+
+def _argument(value: Any) -> TensorArgument | SymIntArgument | ConstantArgument:
+    if isinstance(value, Node):
+        return SymIntArgument(value.name) if is_size(value) else TensorArgument(value.name)
+    return ConstantArgument("", value)
+
+
+def _ranges(module: GraphModule) -> dict[Any, Any]:
+    """The range of every symbolic size of an input."""
+    sizes = [
+        size
+        for node in module.graph.find_nodes(op="placeholder")
+        for size in getattr(node.meta["val"], "shape", ())
+        if isinstance(size, torch.SymInt)
+    ]
+    symbols = {symbol: size.node.shape_env for size in sizes for symbol in size.node.expr.free_symbols}
+    return {symbol: shapes.bound_sympy(symbol) for symbol, shapes in symbols.items()}
+
+
+def _calling(module: GraphModule) -> ModuleCallSignature:
+    """How ``module`` is called, and in what structure it gives back its tensors."""
+    graph = module.graph
+    results: Any = graph.output_node().args[0]
+    names = [str(node.target) for node in graph.find_nodes(op="placeholder")]
+    known = getattr(graph._codegen, "pytree_info", None)
+    outputs = known.out_spec if known else tree_structure(tuple(results))
+    return ModuleCallSignature([], [], tree_structure((tuple(names), {})), outputs, names)

@@ -1,0 +1,128 @@
+"""Results of a comparison: one row per method and engine."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from zeropoint.measure.latency import Latency
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Closeness of an engine's outputs to the simulation of the same Program.
+
+    Both SQNRs are against float32, None where infinite. ``close``: whether the engine's is no lower than the
+    simulation's; ``ok``: whether its classes agree, too. ``operator`` names where the two first differ, and
+    ``cause`` says why in words, where that is known.
+    """
+
+    sqnr_db_engine: float | None
+    sqnr_db_simulation: float | None
+    agreement: float | None
+    ok: bool
+    operator: str | None = None
+    close: bool = True
+    cause: str | None = None
+
+    def __post_init__(self) -> None:
+        _drop_nonfinite(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one engine. None is "not measured"; NaN and infinity become None, as JSON has neither.
+
+    ``top1``, ``agreement``: fractions of 1. ``sqnr_db``: None also where the outputs equal float32's.
+    ``speedup_eager``, ``speedup_engine``: over float32 in eager PyTorch and on the same engine. ``shrink``:
+    float32's size over this one's. ``int8_share``: of the multiply-accumulates, those that the engine does in
+    int8, a fraction of 1; ``fallbacks``: the operators that are quantized and that it does in float all the
+    same. ``artefact``: path in the run folder. ``error``: one line where the row
+    failed; an SQNR or loss that shows NaN or infinity in the outputs sets it.
+    """
+
+    method: str
+    engine: str
+    weight_bits: int
+    activation_bits: int | None
+    top1: float | None = None
+    loss: float | None = None
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    latency_ms: Latency | None = None
+    speedup_eager: float | None = None
+    speedup_engine: float | None = None
+    size_bytes: int | None = None
+    shrink: float | None = None
+    parameter_bytes: int | None = None
+    quantize_seconds: float | None = None
+    artefact: str | None = None
+    parity: Parity | None = None
+    error: str | None = None
+    int8_share: float | None = None
+    fallbacks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        broken_sqnr = self.sqnr_db is not None and (math.isnan(self.sqnr_db) or self.sqnr_db == -math.inf)
+        broken_loss = self.loss is not None and not math.isfinite(self.loss)
+        if self.error is None and (broken_sqnr or broken_loss):
+            why = "an output holds NaN or infinity, or float32's are all zero"
+            object.__setattr__(self, "error", f"{why} (SQNR {self.sqnr_db} dB, loss {self.loss})")
+        _drop_nonfinite(self)
+
+    @property
+    def name(self) -> str:
+        """How messages name the row: "static on openvino", or "static W4A8 on openvino"."""
+        bits = f" {self.bits}" if self.quantized and self.bits != "W8A8" else ""
+        return f"{self.method}{bits} on {self.engine}"
+
+    @property
+    def bits(self) -> str:
+        """Those of weights and activations, as in W8A8."""
+        return f"W{self.weight_bits}A{self.activation_bits}"
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the engine computes something worse than the simulation: the row is not to be shipped."""
+        return self.parity is not None and not self.parity.close
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are integers (float32 has 32 bits, bfloat16 has 16)."""
+        return self.weight_bits < 16
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one comparison measured, and under which circumstances.
+
+    ``created``: ISO 8601. ``images``: evaluated per row. ``machine``: of ``measure.machine.describe``.
+    ``options``: the knobs of quantization, by name. ``missing``: engines not installed, each with the command
+    that installs it. ``fingerprint``: of the float model, so that a run is continued only with the same
+    weights.
+    ``skipped``: rows that an engine or the processor cannot run, each with the reason. ``remarks``: what
+    engines do by their rules for this processor, a line each.
+    """
+
+    created: str
+    command: str
+    model: str
+    data: str
+    threads: int
+    batch_size: int
+    images: int
+    machine: dict[str, Any]
+    options: dict[str, Any]
+    missing: dict[str, str]
+    fingerprint: str = ""
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+
+
+def _drop_nonfinite(record: Row | Parity) -> None:
+    """Makes what is in memory equal to what is read back from JSON."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            object.__setattr__(record, field.name, None)

@@ -1,0 +1,46 @@
+"""Passes that several methods have."""
+
+import dataclasses
+from typing import Any
+
+from torch.fx import GraphModule
+
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program
+from zeropoint.methods.method import Job, step
+from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.integer_bias import round_biases as biases_rounded
+from zeropoint.passes.pairs import within_limits
+
+
+@step()
+def fold(program: Program, job: Job) -> Program:
+    """Batch norms become part of the layers before them, but for those that the user keeps apart."""
+    job.options.check_patterns(fx.module_names(program.module))
+    return fold_batch_norms(program, job.options.no_fuse)
+
+
+@step()
+def round_biases(program: Program, job: Job) -> Program:
+    """Biases become whole numbers of the units that integer kernels add."""
+    return biases_rounded(program)
+
+
+@step()
+def keep_within_limits(program: Program, job: Job) -> Program:
+    """No two weights overflow on the processor that the Program is for."""
+    return within_limits(program)
+
+
+def quantized(program: Program, module: GraphModule, method: str, job: Job, **changed: Any) -> Program:
+    """The Program with quantizers in its ``module``, and what is known of them."""
+    facts: dict[str, Any] = {
+        "module": module,
+        "method": method,
+        "target": job.target.name,
+        "processor": job.target.processor,
+        "skip": job.options.skip,
+        "weight_bits": job.options.weight_bits,
+        "activation_bits": job.options.activation_bits,
+    }
+    return dataclasses.replace(program, **(facts | changed))

@@ -1,0 +1,1 @@
+"""The arithmetic of quantization: tensors in, tensors out."""

@@ -1,0 +1,83 @@
+"""Attention: scaled dot product attention taken apart, so that its two matrix products can be quantized.
+
+Vaswani et al. 2017, eq. 1: ``softmax(Q Kᵀ / sqrt(d) + mask) V``.
+"""
+
+import dataclasses
+import math
+from typing import Any, cast
+
+import torch
+from torch.fx import GraphModule, Node
+
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import aten
+from zeropoint.graph.program import Program
+
+
+def decompose_attention(program: Program) -> Program:
+    """The Program with each fused attention as products and a softmax, where these compute the same.
+
+    They do so but for a query that sees no key at all: its output is zero in fused attention, and a mean
+    here. A mask that hides nothing, as BERT makes itself one, goes. Attention that is causal or shares keys
+    among heads stays as it is, and float.
+    """
+    module = fx.copy(program.module)
+    for node in [n for n in module.graph.nodes if n.target is aten.scaled_dot_product_attention.default]:
+        arguments = _arguments(node)
+        if not (arguments["dropout_p"] or arguments["is_causal"] or arguments["enable_gqa"]):
+            _decompose(module, node, arguments)
+    fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
+
+
+def _arguments(node: Node) -> dict[str, Any]:
+    schema = cast(Any, node.target)._schema.arguments
+    given = {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
+    return {argument.name: argument.default_value for argument in schema} | given | node.kwargs
+
+
+def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> None:
+    query, key, value, mask = (arguments[name] for name in ("query", "key", "value", "attn_mask"))
+    if mask is not None and _hides_nothing(module, mask, query):
+        mask = None
+    scale = arguments["scale"]
+    if scale is None:
+        scale = 1 / math.sqrt(query.meta["val"].shape[-1])
+
+    def then(target: Any, *operands: Any, **options: Any) -> Node:
+        made = module.graph.call_function(target, operands, options)
+        values = [operand.meta["val"] if isinstance(operand, Node) else operand for operand in operands]
+        made.meta = {**node.meta, "val": target(*values, **options)}
+        return made
+
+    with module.graph.inserting_before(node):
+        scores = then(aten.matmul.default, query, then(aten.transpose.int, key, -2, -1))
+        scores = then(aten.mul.Tensor, scores, float(scale))
+        if mask is not None:
+            # Not -inf: a row of it alone would become NaN. Half of the lowest stays finite with a score
+            # added, and in bfloat16.
+            dtype = (mask if fx.is_float(mask) else scores).meta["val"].dtype
+            low = torch.finfo(dtype).min / 2
+            if fx.is_float(mask):
+                offset = then(aten.clamp_min.default, mask, low)
+            else:  # of booleans: 0 where it is true, low where it is false
+                shown = then(aten._to_copy.default, mask, dtype=dtype)
+                offset = then(aten.mul.Tensor, then(aten.sub.Tensor, shown, 1.0), -low)
+            scores = then(aten.add.Tensor, scores, offset)
+        weights = then(aten.softmax.int, scores, -1)
+        node.replace_all_uses_with(then(aten.matmul.default, weights, value))
+    module.graph.erase_node(node)  # for its dropout it counts as impure, and would stay unused
+
+
+def _hides_nothing(module: GraphModule, mask: Node, query: Node) -> bool:
+    """Whether a mask of booleans is true throughout, whatever the inputs are, and repeats no query."""
+    outer = [fx.item_sizes(node)[:-2] for node in (query, mask)]
+    if len(outer[1]) > len(outer[0]) or any(
+        size not in (1, of_query) for of_query, size in zip(outer[0][::-1], outer[1][::-1], strict=False)
+    ):
+        return False
+    while mask.target is aten.expand.default:  # to the size of a batch
+        mask = cast(Node, mask.args[0])
+    value = fx.constant(module, mask)
+    return value is not None and value.dtype == torch.bool and bool(value.all())

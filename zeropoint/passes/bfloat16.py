@@ -1,0 +1,69 @@
+"""bfloat16 in a graph: every float in sixteen bits, but the inputs and outputs."""
+
+import torch
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_map_only
+
+from zeropoint.graph import edits as fx
+from zeropoint.graph.macs import is_heavy
+from zeropoint.graph.program import Program
+from zeropoint.targets import machine
+
+
+def narrowed(module: GraphModule) -> GraphModule:
+    """A copy with every float in bfloat16 but the inputs and outputs; its nodes keep their names."""
+    module = fx.copy(module)
+    graph = module.graph
+    convert = torch.ops.aten._to_copy.default
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and fx.is_float(node):
+            value = fx.tensor_of(module, node).to(torch.bfloat16)
+            fx.set_tensor(module, str(node.target), value)
+            node.meta["val"] = value
+        elif node.op == "placeholder" and fx.is_float(node):
+            with graph.inserting_after(node):
+                narrow = graph.call_function(convert, (node,), {"dtype": torch.bfloat16})
+            node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
+        elif node.op == "call_function":
+            if fx.is_float(node) and not node.all_input_nodes:  # a constant of the default type
+                node.kwargs = {"dtype": torch.float32, **node.kwargs}
+            node.args, node.kwargs = tree_map_only(
+                torch.dtype,
+                lambda dtype: torch.bfloat16 if dtype is torch.float32 else dtype,
+                (node.args, node.kwargs),
+            )
+        elif node.op == "output":
+            for result in [result for result in node.all_input_nodes if fx.is_float(result)]:
+                with graph.inserting_before(node):
+                    wide = graph.call_function(convert, (result,), {"dtype": torch.float32})
+                node.replace_input_with(result, wide)
+    fx.remove_unused(module)
+    return module
+
+
+def observable(program: Program, names: set[str]) -> GraphModule:
+    """The module to observe the nodes of these ``names`` in.
+
+    In a large network floats are bfloat16 where the processor is faster so, in ResNet-50 twice at the same
+    SQNR, if all of the nodes are still there then.
+    """
+    if not _doubles_in_bfloat16() or not is_heavy(program):
+        return program.module
+    module = narrowed(program.module)
+    try:
+        with torch.no_grad():
+            module(*program.example_inputs)
+    except (RuntimeError, NotImplementedError):  # an operator without such a kernel
+        return program.module
+    return module if names <= {node.name for node in module.graph.nodes} else program.module
+
+
+def _doubles_in_bfloat16() -> bool:
+    """Whether this processor does twice as many products a second in bfloat16 as in float32.
+
+    By AMX it does, and on AMD's Zen 4 and later; by Intel's AVX-512 alone it does not: in ResNet-50 52 ms an
+    image, where float32 takes 37.
+    """
+    about = machine.describe()
+    instructions = set(about["instruction_sets"])
+    return "amx_bf16" in instructions or ("avx512_bf16" in instructions and "AMD" in about["processor"])

@@ -1,0 +1,354 @@
+"""Equalization: channels scaled against one another where that leaves quantization less noise.
+
+Between two layers a channel may be divided by any positive number if the weights that read it are multiplied
+by it: the network stays the same, and its values fit a grid better. Nagel et al. 2019 (arXiv 1906.04721,
+section 4.1) do so for convolutions with ReLUs between them, Xiao et al. 2022 ("SmoothQuant", arXiv
+2211.10438, eq. 4) for linear layers behind a layer norm. Here both are one rule, and the noise of rounding,
+foretold from a few inputs, says how far to go.
+"""
+
+import dataclasses
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from zeropoint.graph import edits as fx
+from zeropoint.graph.macs import work
+from zeropoint.graph.operators import TRANSPARENT, WEIGHTED, aten, bias_of, family, weighted
+from zeropoint.graph.program import Program
+from zeropoint.numerics.scheme import per_channel_shape
+from zeropoint.passes.bfloat16 import observable
+from zeropoint.passes.observe import run_on
+from zeropoint.targets.options import Options, matches
+
+ITEMS = 64  # that are looked at
+LEAST = 8  # items, however large the network
+WORK = 1 << 36  # multiply-accumulates of the network on them, at most
+# How much of the spread of activations is moved to the weights, and of theirs to the activations.
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+WIDEST = 2.0**10  # between the ranges of two channels that are told apart
+MARGIN = 0.8  # of a clip: what channels are scaled up to, as other inputs will go further than those seen
+FITTED = 0.3  # of the noise of rounded weights is left where they are fitted to data, about
+LEAST_GAIN = 0.5  # of the noise before: what is foretold closer than so is left as it is
+
+# What gives on scaled channels the same, scaled alike; pools where channels are along axis 1.
+_ANY_AXIS = {
+    aten.relu.default,
+    aten.leaky_relu.default,
+    aten.add.Tensor,
+    aten.contiguous.default,
+    aten.clone.default,
+}
+_POOLS = {
+    aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default,
+}  # fmt: skip
+_CLIPS = {aten.hardtanh.default, aten.clamp.default}
+
+
+@dataclasses.dataclass
+class _Region:
+    """Values whose channels can only be scaled alike, what makes them, and what reads them."""
+
+    axes: dict[Node, int] = dataclasses.field(default_factory=dict)  # of the channels, by value
+    makers: list[Node] = dataclasses.field(default_factory=list)
+    readers: list[Node] = dataclasses.field(default_factory=list)
+    clips: list[Node] = dataclasses.field(default_factory=list)
+    is_closed: bool = True  # nothing else makes or reads the values
+
+
+def equalize(
+    program: Program, calibration: Iterable[Any], options: Options, *, activations: bool = True
+) -> Program:
+    """The float Program with channels scaled for quantization with ``options``; the same outputs.
+
+    ``program`` itself comes back where there is nothing to gain.
+    Without ``activations`` only the rounding of weights counts. A clip, as of ReLU6, stays what it is:
+    channels that reach it are not scaled, the others at most up to it.
+    """
+    module = fx.copy(program.module)
+    regions = [region for region in _regions(module) if not _is_skipped(region, options)]
+    if not regions:
+        return program
+    seen = _observe(program, regions, calibration)
+    if not seen:  # no data: ranges will say so
+        return program
+    is_scaled = False
+    for region in regions:
+        readers = [_reader(module, layer, seen) for layer in region.readers]
+        if (scale := _best_scale(region, readers, seen, options, activations)) is not None:
+            _apply(module, region, scale)
+            is_scaled = True
+    if not is_scaled:
+        return program
+    module.recompile()
+    return dataclasses.replace(program, module=module)
+
+
+def _is_skipped(region: _Region, options: Options) -> bool:
+    return any(matches(fx.module_name(reader), options.skip) for reader in region.readers)
+
+
+def _regions(module: GraphModule) -> list[_Region]:
+    """The regions that can be scaled, in the order of the graph."""
+    region_of: dict[Node, _Region] = defaultdict(_Region)
+
+    def axis(node: Node) -> int | None:
+        return region_of[node].axes.get(node)
+
+    for node in module.graph.nodes:
+        region = region_of[node]
+        operands = [operand for operand in node.all_input_nodes if fx.is_float(operand)]
+        if _is_maker(node):
+            region.makers = [node]
+            region.axes[node] = 1 if _is_convolution(node) else node.meta["val"].dim() - 1
+        elif (shared := _passed_axis(node, [axis(operand) for operand in operands])) is not None:
+            region.axes[node] = shared
+            region.clips = [node] if node.target in _CLIPS else []
+            for operand in operands:
+                _join(region_of, region_of[operand], region_of[node])
+            continue
+        else:
+            region.is_closed = False
+        for operand in operands:
+            if operand.op != "get_attr":
+                if _reads(node, operand, axis(operand)):
+                    region_of[operand].readers.append(node)
+                else:
+                    region_of[operand].is_closed = False
+    found = {id(region): region for region in region_of.values()}
+    return [region for region in found.values() if region.is_closed and region.makers and region.readers]
+
+
+def _join(region_of: dict[Node, _Region], one: _Region, other: _Region) -> None:
+    """Makes the two regions one."""
+    if one is not other:
+        one.axes |= other.axes
+        one.makers += other.makers
+        one.readers += other.readers
+        one.clips += other.clips
+        one.is_closed &= other.is_closed
+        region_of.update(dict.fromkeys(other.axes, one))
+
+
+def _is_convolution(node: Node) -> bool:
+    return node.target in (aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv1d.padding)
+
+
+def _parameters(node: Node) -> list[Node]:
+    """The nodes of a layer's weight, and of its bias where it has one."""
+    description = weighted(node)
+    parts = [node.args[description.weight], bias_of(node, description)] if description else node.args[2:4]
+    return [part for part in parts if isinstance(part, Node)]
+
+
+def _is_own(node: Node) -> bool:
+    """Whether the layer's parameters are constants that nothing else uses."""
+    parts = _parameters(node)
+    return not node.kwargs and bool(parts) and all(p.op == "get_attr" and len(p.users) == 1 for p in parts)
+
+
+def _is_maker(node: Node) -> bool:
+    """Whether a layer's output channels can be scaled by its parameters."""
+    if node.target is aten.layer_norm.default:
+        return len(cast(list[int], node.args[1])) == 1 and len(_parameters(node)) > 0 and _is_own(node)
+    return bool(weighted(node)) and _is_own(node) and (_is_convolution(node) or _is_matrix(node))
+
+
+def _is_matrix(node: Node) -> bool:
+    description = WEIGHTED[node.target]
+    weight = cast(Node, node.args[description.weight])
+    return description.family == "linear" and weight.meta["val"].dim() == 2
+
+
+def _reads(node: Node, operand: Node, axis: int | None) -> bool:
+    """Whether a layer's weight can be scaled along the channels of its input ``operand``."""
+    description = weighted(node)
+    if not description or node.args[description.input] is not operand or not _is_own(node):
+        return False
+    if _is_convolution(node):
+        return axis == 1
+    return _is_matrix(node) and axis == operand.meta["val"].dim() - 1
+
+
+def _passed_axis(node: Node, axes: list[int | None]) -> int | None:
+    """The axis of the node's channels, where it gives scaled ones back scaled alike, each in its place."""
+    if node.op != "call_function" or not axes or axes[0] is None:
+        return None
+    if not isinstance(node.args[0], Node) or not fx.is_float(node):  # a concatenation's list, say
+        return None
+    axis, shape, new = axes[0], fx.item_sizes(node.args[0]), fx.item_sizes(node)
+    if node.target is aten.add.Tensor:
+        passes = axes == [axis, axis] and not node.kwargs and new == shape
+    elif node.target in _CLIPS:
+        passes = len(node.args) == 3 and isinstance(node.args[2], int | float) and bool(node.args[1] == 0)
+    elif node.target is aten.mean.dim:
+        passes = axis == 1 and sorted(i % len(shape) for i in cast(list[int], node.args[1])) == [2, 3]
+    elif node.target in _POOLS:
+        passes = axis == 1
+    elif node.target in TRANSPARENT:  # (N, C, 1, 1) as (N, C)
+        passes = axis == 1 and new[1:] == shape[1:2] and all(n == 1 for n in shape[2:])
+    else:
+        passes = node.target in _ANY_AXIS
+    return axis if passes else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Channels:
+    """What was seen of each channel of a value: its ends, and the sum of so many squares."""
+
+    low: Tensor
+    high: Tensor
+    squares: Tensor
+    count: int
+
+    @property
+    def mean_square(self) -> Tensor:
+        return self.squares / self.count
+
+
+def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any]) -> dict[Node, _Channels]:
+    """What the first inputs show of every value that may be rounded."""
+    rounded = {
+        value: axis
+        for region in regions
+        for value, axis in region.axes.items()
+        if value in region.clips
+        or any(weighted(user) or family(user) in ("add", "avg_pool", "mean") for user in value.users)
+    }
+    axes = {value.name: axis for value, axis in rounded.items()}
+    seen: dict[str, list[_Channels]] = defaultdict(list)
+
+    def show(node: Node, value: Tensor) -> None:
+        rows = value.movedim(axes[node.name], -1).flatten(0, -2).float()
+        low, high = rows.amin(0).clamp(max=0), rows.amax(0).clamp(min=0)
+        seen[node.name].append(_Channels(low, high, rows.square().sum(0), len(rows)))
+
+    items = max(LEAST, min(ITEMS, WORK // work(program)))
+    run_on(fx.Watching(observable(program, set(axes)), axes, show), calibration, items=items)
+    return {value: _joined(seen[value.name]) for value in rounded if value.name in seen}
+
+
+def _joined(parts: list[_Channels]) -> _Channels:
+    """What all batches showed of a value."""
+    return _Channels(
+        torch.stack([part.low for part in parts]).amin(0).double(),
+        torch.stack([part.high for part in parts]).amax(0).double(),
+        torch.stack([part.squares for part in parts]).sum(0).double(),
+        sum(part.count for part in parts),
+    )
+
+
+def _best_scale(
+    region: _Region,
+    readers: list["_Reader"],
+    seen: dict[Node, _Channels],
+    options: Options,
+    activations: bool,
+) -> Tensor | None:
+    """What each channel is divided by for the least noise, (channels,); None to leave them as they are."""
+    values = [seen[value] for value in region.axes if value in seen]
+    spread = _relative(torch.stack([_relative(value.high - value.low) for value in values]).amax(0))
+    columns = [_relative(reader.largest.amax(1).flatten()) for reader in readers]
+    weights = _relative(torch.stack(columns).amax(0))
+    reached, least = _clipped(region, seen)
+
+    def noise(scale: Tensor) -> float:
+        total = FITTED * sum(_weight_noise(reader, scale, options) for reader in readers)
+        if activations:
+            steps = [_step(value, scale, options.activation_bits) for value in values]
+            gain = sum(float((scale**2 * reader.gains).sum()) for reader in readers)
+            total += gain * sum(step**2 for step in steps) / 12
+        return total
+
+    scales = [spread**own / weights**other for own, other in itertools.product(POWERS, POWERS)]
+    found = min((torch.where(reached, 1.0, scale.maximum(least)) for scale in scales), key=noise)
+    return found if noise(found) < LEAST_GAIN * noise(torch.ones_like(found)) else None
+
+
+def _relative(ranges: Tensor) -> Tensor:
+    """To the largest; those of next to nothing count as 1 / WIDEST."""
+    return (ranges.double() / ranges.max().clamp(min=1e-30)).clamp(min=1 / WIDEST)
+
+
+def _clipped(region: _Region, seen: dict[Node, _Channels]) -> tuple[Tensor, Tensor]:
+    """Which channels reach a clip, and what the others have to be divided by, at least, not to."""
+    widths = len(next(seen[value] for value in region.axes if value in seen).high)
+    reached, least = torch.zeros(widths, dtype=torch.bool), torch.zeros(widths, dtype=torch.float64)
+    for clip in region.clips:
+        share = seen[clip].high / cast(float, clip.args[2])
+        reached, least = reached | (share >= 1 - 1e-6), least.maximum(share / MARGIN)
+    return reached, least
+
+
+def _step(value: _Channels, scale: Tensor, bits: int) -> float:
+    """The step size of a value's grid, once scaled."""
+    return float((value.high / scale).max() - (value.low / scale).min()) / ((1 << bits) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """A layer that reads scaled channels, and what noise does to its outputs, relative to their power."""
+
+    largest: Tensor  # absolute weight from an input channel to an output, (groups, outputs, inputs)
+    area: int  # of the kernel
+    gains: Tensor  # of squared noise in each channel, (channels,)
+    mean_squares: Tensor  # of the channels, (groups, inputs)
+
+
+def _reader(module: GraphModule, layer: Node, seen: dict[Node, _Channels]) -> _Reader:
+    weight = _by_group(layer, fx.tensor_of(module, _parameters(layer)[0])).double()
+    squares = seen[cast(Node, layer.args[WEIGHTED[layer.target].input])].mean_square
+    gains = weight.square().sum((1, 3)).flatten()
+    power = (gains * squares).sum().clamp(min=1e-30)  # as of channels that have nothing to do with each other
+    mean_squares = (squares / power).reshape(len(weight), -1)
+    return _Reader(weight.abs().amax(3), weight.shape[3], gains / power, mean_squares)
+
+
+def _weight_noise(reader: _Reader, scale: Tensor, options: Options) -> float:
+    """What rounding the scaled weights adds to the outputs."""
+    grouped = scale.reshape(reader.mean_squares.shape)
+    ends = (reader.largest * grouped.unsqueeze(1)).amax(2)
+    if options.weight_granularity == "per-tensor":
+        ends = ends.max().expand_as(ends)
+    steps = 2 * ends / ((1 << options.weight_bits) - 1)
+    inputs = (reader.mean_squares / grouped**2).sum(1)
+    return reader.area * float((steps.square().sum(1) / 12 * inputs).sum())
+
+
+def _by_group(layer: Node, weight: Tensor) -> Tensor:
+    """The weight as (groups, outputs, inputs, area); the area is that of a convolution's kernel."""
+    if not _is_convolution(layer):
+        return weight.movedim(WEIGHTED[layer.target].channel_axis, 0)[None, :, :, None]
+    groups = cast(int, layer.args[6]) if len(layer.args) > 6 else 1
+    return weight.flatten(2).unflatten(0, (groups, -1))
+
+
+def _apply(module: GraphModule, region: _Region, scale: Tensor) -> None:
+    for layer in region.makers:
+        description = weighted(layer)
+        axis = description.channel_axis if description else 0
+        for part in _parameters(layer):
+            old = fx.tensor_of(module, part)
+            shape = per_channel_shape(scale, old.dim(), axis if old.dim() > 1 else 0)
+            _set(module, part, old / scale.reshape(shape))
+    for layer in region.readers:
+        part = _parameters(layer)[0]
+        old = fx.tensor_of(module, part)
+        if _is_convolution(layer):
+            groups = len(scale) // old.shape[1]
+            by_output = scale.reshape(groups, 1, -1).expand(-1, old.shape[0] // groups, -1).flatten(0, 1)
+            _set(module, part, old * by_output.reshape(*old.shape[:2], *[1] * (old.dim() - 2)))
+        else:
+            inputs = 1 - WEIGHTED[layer.target].channel_axis % 2
+            _set(module, part, old * scale.reshape(per_channel_shape(scale, 2, inputs)))
+
+
+def _set(module: GraphModule, node: Node, value: Tensor) -> None:
+    """Puts a tensor of its own in place of a parameter, which may be the user's."""
+    fx.set_tensor(module, str(node.target), value.float(), trainable=True)
+    node.meta["val"] = value.float()

@@ -1,0 +1,62 @@
+"""Insertion: the quantizers of a Placement put into the graph."""
+
+from collections.abc import Callable
+
+from torch.fx import GraphModule, Node
+
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import aten
+from zeropoint.graph.quantizers import insert_weight
+from zeropoint.numerics.ranges import WEIGHT_ESTIMATORS
+from zeropoint.numerics.scheme import Scheme
+from zeropoint.targets.options import Options
+from zeropoint.targets.placement import Placement
+from zeropoint.targets.saturation import pairings, safe_scale
+from zeropoint.targets.target import Target
+
+
+def insert_quantizers(
+    module: GraphModule,
+    placement: Placement,
+    target: Target,
+    options: Options,
+    behind: Callable[[Node, Scheme], Node] | None = None,
+) -> None:
+    """Puts a quantizer on every edge and weight of the placement; ``behind`` makes those of activations.
+
+    Scales of 8-bit weights are such that no two products overflow on the processor of the ``target``.
+    """
+    nodes = {node.name: node for node in module.graph.nodes}
+    readers: dict[tuple[str, Scheme], list[str]] = {}
+    for edge in sorted(placement.edges, key=lambda edge: (edge.source, edge.scheme.bits, edge.user)):
+        readers.setdefault((edge.source, edge.scheme), []).append(edge.user)
+    for (source, scheme), users in readers.items():
+        assert behind is not None
+        quantizer = behind(nodes[source], scheme)
+        for user in users:
+            nodes[user].replace_input_with(nodes[source], quantizer)
+    paired = pairings(module, target.processor)
+    for place in sorted(placement.weights, key=lambda place: place.node):
+        node, scheme = nodes[place.node], place.scheme
+        if place.group is not None:
+            _regroup(module, node, place.group)
+        estimate = WEIGHT_ESTIMATORS[options.weight_ranges or ("minmax" if scheme.bits == 8 else "mse")]
+        weight = fx.tensor_of(module, node)
+        scale, zero_point = estimate(weight, scheme, place.axis)
+        if scheme.bits == 8 and (pairing := paired.get(str(node.target))):
+            scale = safe_scale(weight, scale, pairing, place.axis)
+        insert_weight(module, node, scale, zero_point, scheme, place.axis)
+    fx.remove_unused(module)
+
+
+def _regroup(module: GraphModule, weight: Node, size: int) -> None:
+    """Has a weight hold its groups as rows, and its users read it in its old shape."""
+    users, before = list(weight.users), weight.meta["val"]
+    with module.graph.inserting_after(weight):
+        whole = module.graph.call_function(aten.reshape.default, (weight, list(before.shape)))
+    whole.meta = dict(weight.meta)
+    rows = fx.tensor_of(module, weight).reshape(-1, size)
+    fx.set_tensor(module, str(weight.target), rows, trainable=True)
+    weight.meta["val"] = rows
+    for user in users:
+        user.replace_input_with(weight, whole)

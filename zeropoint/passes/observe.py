@@ -1,0 +1,151 @@
+"""Observe: one streaming pass over the calibration data, which gives the range of every quantizer.
+
+Memory does not grow with the data: what is kept per tensor is its ``Statistics``.
+"""
+
+import itertools
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from zeropoint.data.batches import gathered, inputs_of
+from zeropoint.errors import InputError, InputWarning, first_line
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import aten
+from zeropoint.graph.sizes import check_inputs
+from zeropoint.memory import keeping_freed
+from zeropoint.numerics.ranges import ESTIMATORS, NEED_HISTOGRAM, Statistics
+from zeropoint.numerics.scheme import Scheme, choose_parameters
+
+GATHERED = 8  # items at a time: two thirds of the time of one by one in ResNet-50
+
+
+class _Observer(fx.Watching):
+    """Runs a graph and shows the values of the named nodes to their Statistics.
+
+    Where a ReLU comes behind an addition, what it cuts off needs no range: for x, which is added to y, they
+    are shown max(x, min(-y, 0)), of which the ReLU makes the same. ResNet-20 gains 0.6 dB at W8A8.
+    """
+
+    def __init__(self, module: GraphModule, statistics: dict[str, Statistics], with_histogram: bool) -> None:
+        self.cut = _cut_off(module) & statistics.keys()
+        super().__init__(module, statistics.keys() - self.cut, self._add)
+        self.statistics, self.with_histogram = statistics, with_histogram
+
+    def run_node(self, n: Node) -> Any:
+        if n.target is aten.add.Tensor:
+            for x, y in itertools.permutations(n.all_input_nodes, 2):
+                if x.name in self.cut:
+                    value, least = self.env[x], self.env[y].neg().clamp_max_(0)
+                    # In place where it fits: another new tensor of 26 MB would take six times as long.
+                    fits = least.shape == value.shape and least.dtype == value.dtype
+                    self._add(x, torch.maximum(value, least, out=least if fits else None))
+        return super().run_node(n)
+
+    def _add(self, node: Node, value: Tensor) -> None:
+        try:
+            self.statistics[node.name].add(value, self.with_histogram)
+        except ValueError as error:
+            place = fx.module_name(node)
+            raise InputError(f"{error} in the values of {place} on calibration data") from error
+
+
+def _cut_off(module: GraphModule) -> set[str]:
+    """The names of values that are nothing but added to another of their shape, with a ReLU behind."""
+    names = set()
+    for node in module.graph.nodes:
+        addition = node.args[0] if node.target is aten.relu.default else None
+        if isinstance(addition, Node) and addition.target is aten.add.Tensor:
+            operands = [operand for operand in addition.all_input_nodes if fx.is_float(operand)]
+            alone = len(addition.users) == 1 and len(operands) == 2 and not addition.kwargs
+            if alone and fx.item_sizes(operands[0]) == fx.item_sizes(operands[1]):
+                names |= {operand.name for operand in operands if len(operand.users) == 1}
+    return names
+
+
+def observe(
+    module: GraphModule,
+    sources: Collection[tuple[str, Scheme]],
+    calibration: Iterable[Any],
+    estimator: str,
+    *,
+    shared: Mapping[str, str] | None = None,
+) -> dict[tuple[str, Scheme], tuple[Tensor, Tensor]]:
+    """The (scale, zero point) of each source node's values in a scheme, over the calibration batches.
+
+    Sources to which ``shared`` gives the same name are observed as if they were one.
+
+    Raises InputError where there is no batch, or one that holds NaN or Inf or does not fit the model. Warns
+    of data that says too little: one item, or the same value throughout a source.
+    """
+    groups = {source: (shared or {}).get(source, source) for source, _ in sources}
+    owned = {group: Statistics() for group in groups.values()}
+    statistics = {source: owned[group] for source, group in groups.items()}
+    observer = _Observer(module, statistics, estimator in NEED_HISTOGRAM)
+    # The moving average is one of batches as they are.
+    rows = run_on(observer, calibration, alone=estimator == "moving-average")
+    if not rows:
+        raise InputError("the calibration set is empty; give at least one batch")
+    _warn_of_little(module, statistics, rows)
+    parameters = {}
+    for source, scheme in sources:
+        low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](statistics[source], scheme))
+        parameters[source, scheme] = choose_parameters(low, high, scheme)
+    return parameters
+
+
+@keeping_freed()
+def run_on(
+    observer: Interpreter, calibration: Iterable[Any], *, alone: bool = False, items: int | None = None
+) -> int:
+    """Runs a graph on calibration batches, up to so many ``items``, and gives the number of them.
+
+    Small batches are put together where the batch size is free, unless ``alone``. Raises InputError that says
+    in which batch the inputs do not fit, or the model fails on them.
+    """
+    last, rows, module = -1, 0, cast(GraphModule, observer.module)
+
+    def checked() -> Iterator[tuple[Tensor, ...]]:
+        nonlocal last
+        for last, inputs in enumerate(inputs_of(calibration)):
+            check_inputs(module, inputs, f"calibration batch {last}")
+            yield inputs
+
+    is_free = not alone and _is_batch_free(module)
+    with torch.no_grad():
+        for inputs in gathered(checked(), GATHERED) if is_free else checked():
+            try:
+                observer.run(*inputs)
+            except (RuntimeError, IndexError) as error:
+                raise InputError(
+                    f"the model fails on calibration batch {last}: {first_line(error)}"
+                ) from error
+            rows += len(inputs[0]) if inputs[0].dim() else 1
+            if items is not None and rows >= items:
+                break
+    return rows
+
+
+def _warn_of_little(module: GraphModule, statistics: dict[str, Statistics], rows: int) -> None:
+    if rows == 1:
+        message = "calibrated on a single input: others may go beyond its ranges; give some hundreds"
+        warnings.warn(InputWarning(message), stacklevel=3)
+    nodes = {node.name: node for node in module.graph.nodes}
+    still = [fx.module_name(nodes[name]) for name, seen in statistics.items() if not seen.varies]
+    if still:
+        more = f" and {len(still) - 1} more" if len(still) > 1 else ""
+        message = (
+            f"on the calibration data the values of {still[0]}{more} are all the same, so that nothing is"
+            " known of their range; give data like that which the model will see"
+        )
+        warnings.warn(InputWarning(message), stacklevel=3)
+
+
+def _is_batch_free(module: GraphModule) -> bool:
+    """Whether every input's first axis may have any size."""
+    inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    return all(value.dim() and not isinstance(value.shape[0], int) for value in inputs)

@@ -1,0 +1,140 @@
+"""Quantization of a Program by a method's name, for an engine by its name."""
+
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from zeropoint import engines
+from zeropoint.data.batches import Loader, check
+from zeropoint.errors import InputError
+from zeropoint.graph.program import Program
+from zeropoint.methods import find, named
+from zeropoint.methods.method import Job, Method, run
+from zeropoint.methods.qat import QAT, fine_tuned
+from zeropoint.passes.layout import laid_out
+from zeropoint.targets.options import Options
+from zeropoint.targets.target import Target
+from zeropoint.training.checkpoint import fingerprint
+from zeropoint.training.folder import Folder, open_folder
+from zeropoint.training.loop import check_data
+from zeropoint.training.processes import is_first
+
+
+def quantize(
+    program: Program,
+    method: str = "static",
+    *,
+    calibration: Loader | None = None,
+    train: Loader | None = None,
+    validation: Loader | None = None,
+    target: str | Target = "openvino",
+    options: Options | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Program:
+    """The float ``program`` after the method of that name, quantized as suits the ``target`` engine.
+
+    ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields labelled batches,
+    and ``validation`` chooses among epochs. ``checkpoint`` is a file in which ``static-best`` and ``qat``,
+    which take minutes, keep how far they have got: after an interruption the same call goes on from there, to
+    the same result. The file stays; remove it when the Program is saved.
+
+    Raises InputError for an unknown method or target, bits or a scheme that the target cannot run, data that
+    the method needs and has not, data that does not fit the model, or a checkpoint that cannot be written.
+    """
+    asked, options = _checked(program, method, calibration, train), options or Options()
+    rules = engines.target(target, options.processor) if isinstance(target, str) else target
+    check_target(rules, method, options)
+    started = time.perf_counter()
+    job = Job(
+        program,
+        rules,
+        options,
+        calibration=laid_out(program, calibration)
+        if calibration is not None and asked.needs("calibration")
+        else (),
+        train=train if train is not None else (),
+        validation=validation,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+    )
+    program = run(asked.passes, program, job)
+    return replace(program, quantize_seconds=time.perf_counter() - started)
+
+
+def _checked(program: Program, name: str, calibration: Loader | None, train: Loader | None) -> Method:
+    method = find(name)
+    if program.method != "fp32":
+        raise InputError(f"the Program is {program.method} already; quantize the float one")
+    for part, loader in (("calibration", calibration), ("train", train)):
+        if method.needs(part):
+            if loader is None:
+                raise InputError(f"method '{name}' needs {part} data; give it")
+            check(loader, f"the {part} data")
+    return method
+
+
+def check_target(rules: Target, method: str, options: Options) -> None:
+    """Raises InputError, which names the engines that can, where a target cannot run a method so."""
+    if reason := engines.refusal(rules, method, options):
+        raise InputError(f"{rules.name} cannot run {named(method, options)}: {reason}")
+
+
+def train_quantized(
+    program: Program,
+    train: Loader,
+    *,
+    calibration: Loader | None = None,
+    validation: Loader | None = None,
+    target: str | Target = "openvino",
+    options: Options | None = None,
+    teacher: Program | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+) -> Program:
+    """The Program after quantization-aware training on labelled batches of ``train``.
+
+    A float ``program`` is quantized by ``static`` on ``calibration`` first, by default on the training data,
+    and teaches beside the labels. A quantized one is trained as it is, with its own bits and target, and by
+    the float ``teacher`` if one is given. ``validation`` chooses among epochs.
+
+    ``folder`` keeps ``last.checkpoint``, ``metrics.jsonl`` and, in the end, ``program.pt2``. With ``resume``
+    the training in it goes on, to the weights that it would have had without the interruption. Of several
+    processes that ``torchrun`` started the first one writes, and all give back the Program.
+
+    Raises InputError for data that cannot be trained on, a folder that holds another training, and as
+    ``quantize`` does.
+    """
+    options = options or Options()
+    if program.method != "fp32":
+        target = program.target
+        options = options.at(f"W{program.weight_bits}A{program.activation_bits}")
+        program = replace(program, processor=program.processor or options.processor)
+        options = replace(options, processor=program.processor)
+    rules = engines.target(target, options.processor) if isinstance(target, str) else target
+    check_target(rules, "qat", options)
+    (logits, *_) = program(*program.example_inputs)
+    check_data(train, logits.shape[-1])
+    place = None if folder is None else Folder(Path(folder))
+    if place is not None and is_first():
+        open_folder(place, _settings(program, rules, options), resume=resume)
+    started = time.perf_counter()
+    if program.method == "fp32":
+        data = train if calibration is None else calibration
+        job = Job(program, rules, options, data, train, validation, folder=place)
+        trained = run(QAT, program, job)
+    else:
+        trained = fine_tuned(program, teacher, options, train, validation, folder=place)
+    trained = replace(trained, quantize_seconds=time.perf_counter() - started)
+    if place is not None and is_first():
+        trained.save(place.program)
+    return trained
+
+
+def _settings(program: Program, target: Target, options: Options) -> dict[str, Any]:
+    """What must be the same for a training to go on, as plain values."""
+    chosen = asdict(options)
+    recipe = chosen.pop("training")
+    recipe.pop("minutes")  # between checkpoints: they may come more often from now on
+    started_from = {"model": program.origin, "weights": fingerprint(program), "start": program.method}
+    return {**started_from, "target": target.name, "bits": options.bits, **chosen, **recipe}
