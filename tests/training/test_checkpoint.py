@@ -8,7 +8,7 @@ import torch
 from networks import images, residual
 
 from zeropoint.errors import InputError
-from zeropoint.targets import machine
+from zeropoint.training import checkpoint as checkpoints
 from zeropoint.training.checkpoint import Checkpoint, beside, checkpoint
 
 STATE = {"step": 3, "best": 0.5, "weights": {"a": torch.arange(3.0)}, "none": None}
@@ -42,7 +42,7 @@ def test_another_pass_does_not_use_it(tmp_path: Path, monkeypatch: pytest.Monkey
         next(iter(changed.module.parameters())).view(-1)[0] += 1e-6
     for other in ((changed, images(), 8), (program, images(seed=1), 8), (program, images(), 4)):
         assert checkpoint(path, *other).load() is None
-    monkeypatch.setattr(machine, "versions", lambda: {"torch": "99"})
+    monkeypatch.setattr(checkpoints, "versions", lambda: {"torch": "99"})
     assert checkpoint(path, program, images(), 8).load() is None
 
 

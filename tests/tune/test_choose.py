@@ -121,11 +121,23 @@ def test_targets_with_the_same_placement_share_a_program(machine, quantized, mon
     ]
 
 
+class Attending(nn.Module):
+    """Attention in front of a linear layer; (N, 3, 4) to (N, 3, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The outputs."""
+        return self.linear(nn.functional.scaled_dot_product_attention(x, x, x))
+
+
 @pytest.mark.parametrize("differs", [{"zero_in_middle": False}, {"inputs": frozenset({"add", "product"})}])
 def test_targets_that_differ_beyond_placement_do_not(differs):
     alike = replace(engines.target("torch"), inputs=frozenset({"add"}))
     rules = {"torch": alike, "openvino": replace(alike, **differs), "onnxruntime": alike}
-    model = capture(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 4))
+    model = capture(Attending(), torch.randn(2, 3, 4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "target", lambda name, _: rules[name])
         groups = choose.by_placement(model, "static", list(rules), Options())
