@@ -220,7 +220,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from torch import nn
 
     from zeropoint import compile, quantize
-    from zeropoint.graph import capture
+    from zeropoint import capture
 
     folder = tmp_path_factory.mktemp("saved")
     images = torch.randn(2, 1, 6, 6)

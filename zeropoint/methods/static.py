@@ -113,7 +113,7 @@ def fitted(rounded: Program, job: Job, *, thorough: bool = False) -> Program:
     """
     options, fits, judged = job.options, {}, ITEMS
     if options.rounding == "nearest":
-        return dataclasses.replace(within_limits(rounded), unfitted=rounded.module)
+        return within_limits(rounded)
     if rounded.weight_bits == 8 and not thorough:
         cost = work(job.float32)
         items, positions = max(1, min(FITTED, WORK // cost)), min(POSITIONS, LOOKS // cost)
