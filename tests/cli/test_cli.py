@@ -219,8 +219,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from torch import nn
 
-    from zeropoint import compile, quantize
-    from zeropoint import capture
+    from zeropoint import capture, compile, quantize
 
     folder = tmp_path_factory.mktemp("saved")
     images = torch.randn(2, 1, 6, 6)
