@@ -62,8 +62,8 @@ def measure(case: Case, folder: str) -> dict[str, Any]:
     """In a process of its own: top-1 of float, static and qat, its curve, and engines' agreement with it."""
     network, parts = _open(case.network, folder)
     program = zp.capture(network, parts["calibration"][0][:2])
-    recipe = zp.Recipe(epochs=case.epochs)
-    options = zp.Options(training=recipe).at(case.bits)
+    training = zp.TrainingOptions(epochs=case.epochs)
+    options = zp.Options(training=training).at(case.bits)
     test = parts["test"]
     result: dict[str, Any] = {"float": _top1(program, test)}
     started = time.perf_counter()

@@ -40,17 +40,17 @@ ROWS = {
 
 def rate(start: Program, program: Program, batches: Any, quantized: bool, compile: bool, taught: bool) -> Any:
     """Rows a second in the last notes of a short training, and the most memory of the GPU in bytes."""
-    recipe = zp.Recipe(epochs=1, compile=compile)
+    training = zp.TrainingOptions(epochs=1, compile=compile)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as place:
         if quantized:
-            options = zp.Options(training=recipe, distillation=0.5)
+            options = zp.Options(training=training, distillation=0.5)
             fine_tuned(start, program if taught else None, options, batches, None, folder=Folder(Path(place)))
         else:
             plain = without_quantizers(start)
             fx.own_parameters(plain)
-            train(Task(plain), batches, None, recipe, folder=Path(place))
+            train(Task(plain), batches, None, training, folder=Path(place))
         lines = read(Path(place) / "metrics.jsonl")
     rates = [line["rows_per_second"] for line in lines if "rows_per_second" in line][WARM:]
     memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -39,7 +39,7 @@ HOMES = {
     "Loaders": "zeropoint.data.loaders",
     "Options": "zeropoint.targets.options",
     "Program": "zeropoint.graph.program",
-    "Recipe": "zeropoint.training.recipe",
+    "TrainingOptions": "zeropoint.training.options",
     "Results": "zeropoint.measure.results",
     "Runner": "zeropoint.engines",
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zeropoint.measure.results import Results
     from zeropoint.quantization import quantize, train_quantized
     from zeropoint.targets.options import Options
-    from zeropoint.training.recipe import Recipe
+    from zeropoint.training.options import TrainingOptions
     from zeropoint.tune.choose import Choice, fastest_engine, fastest_target
 
 # Where each public name lives. Imported when first used: `zeropoint --help` need not wait for torch.
@@ -36,7 +36,7 @@ _HOMES = {
     "Loaders": "zeropoint.data.loaders",
     "Options": "zeropoint.targets.options",
     "Program": "zeropoint.graph.program",
-    "Recipe": "zeropoint.training.recipe",
+    "TrainingOptions": "zeropoint.training.options",
     "Results": "zeropoint.measure.results",
     "Runner": "zeropoint.engines",
     "benchmark": "zeropoint.measure.benchmark",
@@ -81,7 +81,7 @@ __all__ = [  # noqa: RUF022  # the order of use
     "Loaders",
     "Options",
     "Program",
-    "Recipe",
+    "TrainingOptions",
     "Results",
     "Runner",
 ]

@@ -17,7 +17,7 @@ from zeropoint.measure.size import parameter_bytes
 from zeropoint.quantization import quantize
 from zeropoint.targets.options import Options
 from zeropoint.targets.placement import place_static
-from zeropoint.training.recipe import Recipe
+from zeropoint.training.options import TrainingOptions
 
 QUICK = ("openvino", "onnxruntime")
 
@@ -112,7 +112,7 @@ def test_wrong_group_sizes(wrong: dict[str, object]):
 
 def test_they_are_trained_like_others():
     data = [(images(8, seed), torch.arange(8) % 5) for seed in range(2)]
-    chosen = grouped(16, weight_bits=4, training=Recipe(epochs=1))
+    chosen = grouped(16, weight_bits=4, training=TrainingOptions(epochs=1))
     trained = qat(residual(), ADDS_INSIDE, [images(8)], chosen, data)
     found = {str(q.source.target): q.scale.numel() for q in quantizers(trained.module) if q.is_weight}
     assert found["head.weight"] == 5 * 64 // 16

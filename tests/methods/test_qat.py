@@ -20,7 +20,7 @@ from zeropoint.passes.learnable import constant, learnable, make_learnable, para
 from zeropoint.quantization import quantize
 from zeropoint.targets.options import Options
 from zeropoint.training import loop
-from zeropoint.training.recipe import Recipe
+from zeropoint.training.options import TrainingOptions
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def trained() -> Program:
     """A float network that tells the clusters apart."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
-    loop.train(loop.Task(model), clusters(), None, Recipe(epochs=60, learning_rate=0.01))
+    loop.train(loop.Task(model), clusters(), None, TrainingOptions(epochs=60, learning_rate=0.01))
     return capture(model, clusters()[0][0])
 
 
@@ -37,7 +37,7 @@ LOW = Options(
     activation_bits=2,
     end_bits=2,
     ranges="minmax",
-    training=Recipe(epochs=20, learning_rate=0.1),
+    training=TrainingOptions(epochs=20, learning_rate=0.1),
 )
 
 
@@ -100,7 +100,7 @@ def test_float_program_and_the_users_parameters_stay_as_they_are(grad: bool):
 def test_epoch_of_the_best_validation_is_kept(trained: Program, monkeypatch: pytest.MonkeyPatch):
     """Labels of validation that no training comes to: the first epochs fit them best."""
     wrong = [(inputs, (labels + 1) % 8) for inputs, labels in clusters()]
-    options = Options(training=Recipe(epochs=3, learning_rate=0.1))
+    options = Options(training=TrainingOptions(epochs=3, learning_rate=0.1))
     parts = {"calibration": clusters(), "train": clusters(), "options": options}
     kept = quantize(trained, "qat", **parts, validation=wrong)
     last = quantize(trained, "qat", **parts)
@@ -197,7 +197,7 @@ def test_quantizers_around_moves_keep_one_grid():
         nn.Flatten(),
         nn.Linear(8, 8),
     )
-    options = Options(training=Recipe(epochs=3, learning_rate=0.1), processor="vnni")
+    options = Options(training=TrainingOptions(epochs=3, learning_rate=0.1), processor="vnni")
     program = capture(model, clusters()[0][0])
     parts = {"calibration": clusters(), "train": clusters(), "options": options}
     static, qat = (

@@ -169,7 +169,7 @@ def test_training_stays_within_the_limits():
     x = torch.rand(64, 6, generator=torch.Generator().manual_seed(0))
     program = capture(model, x[:2])
     batches = [(x[i : i + 16], (x[i : i + 16].sum(1) * 2).long() % 8) for i in range(0, 64, 16)]
-    chosen = Options(processor="avx2", training=zp.Recipe(epochs=3, learning_rate=30.0))
+    chosen = Options(processor="avx2", training=zp.TrainingOptions(epochs=3, learning_rate=30.0))
     with warnings.catch_warnings(action="ignore"):
         trained = zp.quantize(program, "qat", calibration=batches, train=batches, options=chosen)
     moved = [one.integers(trained.module).abs().max() for one in quantizers(trained.module) if one.is_weight]

@@ -13,7 +13,7 @@ from zeropoint.errors import InputError, InputWarning
 from zeropoint.training.floats import train_float
 from zeropoint.training.loop import Task, move
 from zeropoint.training.loop import train as run
-from zeropoint.training.recipe import Recipe
+from zeropoint.training.options import TrainingOptions
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def points():
     return list(zip(inputs.split(16), labels.split(16), strict=True))
 
 
-def train(module, loader, validation, *, parameter_groups=None, loss=None, **recipe):
+def train(module, loader, validation, *, parameter_groups=None, loss=None, **options):
     task = Task(module, parameter_groups=parameter_groups, **({} if loss is None else {"loss": loss}))
-    return run(task, loader, validation, Recipe(**{"optimizer": "sgd", **recipe}))
+    return run(task, loader, validation, TrainingOptions(**{"optimizer": "sgd", **options}))
 
 
 def accuracy(module, loader):
@@ -161,7 +161,7 @@ def test_options_that_cannot_train_are_told(points, options, told):
 def test_a_demo_network_trains_into_a_checkpoint(tmp_path):
     loaders = resolve("digits", batch_size=64, limit_batches=3)
     out = tmp_path / "new" / "net.safetensors"
-    train_float("digits/mobilenet", loaders, out, Recipe(epochs=1, learning_rate=0.1))
+    train_float("digits/mobilenet", loaders, out, TrainingOptions(epochs=1, learning_rate=0.1))
     assert load_file(out)["0.weight"].shape == (8, 1, 3, 3)
     assert [path.name for path in out.parent.iterdir()] == ["net.safetensors"]
 
@@ -176,12 +176,12 @@ def test_a_failed_training_leaves_nothing_behind(tmp_path):
 
     loaders = Loaders("broken", [], [], train=Broken())
     with pytest.raises(InputError, match="cannot read the training data: disk gone"):
-        train_float("digits/resnet", loaders, tmp_path / "net.safetensors", Recipe(epochs=1))
+        train_float("digits/resnet", loaders, tmp_path / "net.safetensors", TrainingOptions(epochs=1))
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="no training data"):
-        train_float("digits/resnet", resolve("random"), tmp_path / "a.safetensors", Recipe(epochs=1))
+        train_float("digits/resnet", resolve("random"), tmp_path / "a.safetensors", TrainingOptions(epochs=1))
     with pytest.raises(InputError, match=r"name a \.safetensors file"):
-        train_float("digits/resnet", loaders, tmp_path / "a.pt", Recipe(epochs=1))
+        train_float("digits/resnet", loaders, tmp_path / "a.pt", TrainingOptions(epochs=1))
 
 
 def test_a_moving_average_takes_the_place_of_the_weights(points):

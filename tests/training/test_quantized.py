@@ -29,12 +29,12 @@ def program() -> zp.Program:
     """A float network that tells the clusters apart; its second activation has values below zero."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.Hardswish(), nn.Linear(16, 8))
-    train(Task(model), clusters(), None, zp.Recipe(epochs=60, learning_rate=0.01))
+    train(Task(model), clusters(), None, zp.TrainingOptions(epochs=60, learning_rate=0.01))
     return zp.capture(model, clusters()[0][0])
 
 
-RECIPE = zp.Recipe(epochs=4, learning_rate=0.1)
-FEW = zp.Options(training=RECIPE, end_bits=3).at("W3A3")
+TRAINING = zp.TrainingOptions(epochs=4, learning_rate=0.1)
+FEW = zp.Options(training=TRAINING, end_bits=3).at("W3A3")
 
 
 def trained(program: zp.Program, options: zp.Options = FEW, **arguments: object) -> zp.Program:
@@ -65,7 +65,7 @@ def test_the_folder_holds_what_it_says(program: zp.Program, tmp_path: Path):
 
 def test_what_is_done_can_be_resumed_to_the_same(program: zp.Program, tmp_path: Path):
     first = trained(program, folder=tmp_path)
-    oftener = dataclasses.replace(FEW, training=dataclasses.replace(RECIPE, minutes=1.0))
+    oftener = dataclasses.replace(FEW, training=dataclasses.replace(TRAINING, minutes=1.0))
     for options in (FEW, oftener):
         again = trained(program, options, folder=tmp_path, resume=True)
         assert torch.equal(outputs(first), outputs(again))
@@ -75,7 +75,10 @@ def test_what_is_done_can_be_resumed_to_the_same(program: zp.Program, tmp_path: 
     ("changed", "told"),
     [
         ({"options": FEW.at("W4A3")}, "bits W3A3, not W4A3"),
-        ({"options": zp.Options(training=zp.Recipe(epochs=5), end_bits=3).at("W3A3")}, "epochs 4, not 5"),
+        (
+            {"options": zp.Options(training=zp.TrainingOptions(epochs=5), end_bits=3).at("W3A3")},
+            "epochs 4, not 5",
+        ),
         ({"target": "torch"}, "target openvino, not torch"),
     ],
 )
@@ -118,8 +121,8 @@ def test_labels_are_looked_at_before_any_work(program: zp.Program, tmp_path: Pat
 def test_a_quantized_program_is_a_start_too(program: zp.Program, tmp_path: Path):
     """What is trained then has its bits and target, and only the teacher given."""
     static = zp.quantize(program, calibration=clusters(), target="torch", options=FEW)
-    alone = trained(static, zp.Options(training=RECIPE))
-    taught = trained(static, zp.Options(training=RECIPE), teacher=program)
+    alone = trained(static, zp.Options(training=TRAINING))
+    taught = trained(static, zp.Options(training=TRAINING), teacher=program)
     for one in (alone, taught):
         assert (one.weight_bits, one.activation_bits, one.target, one.method) == (3, 3, "torch", "qat")
     assert not torch.equal(outputs(alone), outputs(taught))
@@ -177,8 +180,8 @@ def test_compiled_steps_train_the_same(program: zp.Program):
     for compile in (False, True):
         torch.compiler.reset()
         torch._dynamo.utils.counters.clear()  # which other tests of this process have counted in
-        recipe = dataclasses.replace(RECIPE, epochs=2, compile=compile)
-        options = dataclasses.replace(FEW, training=recipe, distillation=0.5)
+        training = dataclasses.replace(TRAINING, epochs=2, compile=compile)
+        options = dataclasses.replace(FEW, training=training, distillation=0.5)
         results.append(zp.train_quantized(program, data, calibration=clusters(), options=options))
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     torch.testing.assert_close(*map(outputs, results), rtol=1e-3, atol=1e-3)
@@ -242,7 +245,7 @@ def test_pact_trains_steps_of_activations_by_what_is_clipped(program: zp.Program
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
 def test_engines_predict_what_was_trained(program: zp.Program, engine: str):
-    quantized = trained(program, zp.Options(training=RECIPE).at("W4A4"), target=engine)
+    quantized = trained(program, zp.Options(training=TRAINING).at("W4A4"), target=engine)
     runner = zp.compile(quantized, engine, batch_size=32)
     batches = clusters(count=16, seed=11)
     same = [runner(x)[0].argmax(1) == quantized(x)[0].argmax(1) for x, _ in batches]

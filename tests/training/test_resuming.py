@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from zeropoint.errors import InputError
 from zeropoint.training.checkpoint import Checkpoint
 from zeropoint.training.loop import Task, train
-from zeropoint.training.recipe import Recipe
+from zeropoint.training.options import TrainingOptions
 from zeropoint.training.record import read
 
 OFTEN = 1e-9  # minutes between checkpoints: one after every step
@@ -60,14 +60,16 @@ def network() -> nn.Module:
 VALIDATION = [(torch.randn(16, 4, generator=torch.Generator().manual_seed(5)), torch.arange(16) % 3)]
 
 
-def run(path: Path | None, recipe: Recipe, batches: int | None = None, key: str = "k") -> dict[str, Tensor]:
+def run(
+    path: Path | None, options: TrainingOptions, batches: int | None = None, key: str = "k"
+) -> dict[str, Tensor]:
     module = network()
     checkpoint = Checkpoint(path, key, expected=True)
     train(
         Task(module),
         Augmented(batches),
         VALIDATION,
-        recipe,
+        options,
         checkpoint=checkpoint,
         folder=path and path.parent,
     )
@@ -82,32 +84,32 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("batches", [1, 3, 6, 7, 13, 15])
 def test_it_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str, batches: int):
-    recipe = Recipe(epochs=3, learning_rate=0.05, optimizer=optimizer, average=0.9, minutes=OFTEN)
-    expected = run(None, recipe)
+    options = TrainingOptions(epochs=3, learning_rate=0.05, optimizer=optimizer, average=0.9, minutes=OFTEN)
+    expected = run(None, options)
     path = tmp_path / "last.checkpoint"
     # One of the batches is read to look at the labels.
     with pytest.raises(CutError):
-        run(path, recipe, batches)
+        run(path, options, batches)
     assert path.exists() == (batches > 1)
-    assert_same(run(path, recipe), expected)
-    assert_same(run(path, recipe), expected)  # and when there is nothing left to do
+    assert_same(run(path, options), expected)
+    assert_same(run(path, options), expected)  # and when there is nothing left to do
 
 
 def test_between_epochs_and_with_batches_put_together(tmp_path: Path):
-    recipe = Recipe(epochs=3, learning_rate=0.05, accumulate=2, minutes=1000)
-    expected = run(None, recipe)
+    options = TrainingOptions(epochs=3, learning_rate=0.05, accumulate=2, minutes=1000)
+    expected = run(None, options)
     path = tmp_path / "last.checkpoint"
     with pytest.raises(CutError):
-        run(path, recipe, 9)
+        run(path, options, 9)
     assert torch.load(path, weights_only=True)["reached"] == "step 3 of 9"
-    assert_same(run(path, recipe), expected)
+    assert_same(run(path, options), expected)
 
 
 def test_the_record_has_every_epoch_once(tmp_path: Path):
-    recipe = Recipe(epochs=4, learning_rate=0.05, minutes=OFTEN)
+    options = TrainingOptions(epochs=4, learning_rate=0.05, minutes=OFTEN)
     with pytest.raises(CutError):
-        run(tmp_path / "last.checkpoint", recipe, 13)
-    run(tmp_path / "last.checkpoint", recipe)
+        run(tmp_path / "last.checkpoint", options, 13)
+    run(tmp_path / "last.checkpoint", options)
     lines = [line for line in read(tmp_path / "metrics.jsonl") if "validation_accuracy" in line]
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 5), (2, 10), (3, 15), (4, 20)]
     assert all(0 <= line["validation_accuracy"] <= 1 for line in lines)
@@ -121,7 +123,7 @@ from torch import nn
 from pathlib import Path
 from zeropoint.training.checkpoint import Checkpoint
 from zeropoint.training.loop import Task, train
-from zeropoint.training.recipe import Recipe
+from zeropoint.training.options import TrainingOptions
 
 import torch
 
@@ -136,8 +138,8 @@ def loss(inputs, logits, labels):
     return nn.functional.cross_entropy(logits, labels)
 
 try:
-    recipe = Recipe(epochs=3, learning_rate=0.05, minutes=1000)
-    train(Task(network(), loss), Augmented(), VALIDATION, recipe, checkpoint=Checkpoint(Path({path!r}), "k"))
+    options = TrainingOptions(epochs=3, learning_rate=0.05, minutes=1000)
+    train(Task(network(), loss), Augmented(), VALIDATION, options, checkpoint=Checkpoint(Path({path!r}), "k"))
 except KeyboardInterrupt as stop:
     assert signal.getsignal(signal.{name}) is signal.default_int_handler
     print(stop)
@@ -153,28 +155,28 @@ def test_a_signal_is_obeyed_when_the_step_is_kept(tmp_path: Path, name: str):
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment()
     )
     assert "training is kept as of step 7 of 15" in done.stdout, done.stderr[-2000:]
-    recipe = Recipe(epochs=3, learning_rate=0.05, minutes=1000)
-    torch.testing.assert_close(run(path, recipe), run(None, recipe))
+    options = TrainingOptions(epochs=3, learning_rate=0.05, minutes=1000)
+    torch.testing.assert_close(run(path, options), run(None, options))
 
 
 def test_a_checkpoint_that_is_damaged_or_anothers_is_told(tmp_path: Path):
-    recipe = Recipe(epochs=1, learning_rate=0.05)
+    options = TrainingOptions(epochs=1, learning_rate=0.05)
     path = tmp_path / "last.checkpoint"
-    run(path, recipe)
+    run(path, options)
     with pytest.raises(InputError, match=r"cannot go on from .*last\.checkpoint"):
-        run(path, recipe, key="of another network")
+        run(path, options, key="of another network")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="damaged"):
-        run(path, recipe)
+        run(path, options)
 
 
 def test_a_checkpoint_of_another_structure_is_told(tmp_path: Path):
-    recipe = Recipe(epochs=1, learning_rate=0.05)
+    options = TrainingOptions(epochs=1, learning_rate=0.05)
     path = tmp_path / "last.checkpoint"
-    run(path, recipe)
+    run(path, options)
     with pytest.raises(InputError, match="does not fit the network"):
-        train(Task(nn.Linear(4, 3)), Augmented(), None, recipe, checkpoint=Checkpoint(path, "k"))
+        train(Task(nn.Linear(4, 3)), Augmented(), None, options, checkpoint=Checkpoint(path, "k"))
 
 
 def test_nan_names_the_step_and_the_last_checkpoint(tmp_path: Path):
@@ -190,7 +192,7 @@ def test_nan_names_the_step_and_the_last_checkpoint(tmp_path: Path):
     task = Task(module, after_step=break_it, blame=lambda: "the first layer did it")
     told = "nan at step 8, batch 3 of epoch 2; the first layer did it; .*last.checkpoint holds step 5 of 15"
     with pytest.raises(InputError, match=told):
-        train(task, Augmented(), None, Recipe(epochs=3), checkpoint=Checkpoint(path, "k"))
+        train(task, Augmented(), None, TrainingOptions(epochs=3), checkpoint=Checkpoint(path, "k"))
 
 
 def environment() -> dict[str, str]:
@@ -213,7 +215,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from safetensors.torch import save_file
 from zeropoint.training.loop import Task, train
 from zeropoint.training.processes import is_first
-from zeropoint.training.recipe import Recipe
+from zeropoint.training.options import TrainingOptions
 
 generator = torch.Generator().manual_seed(0)
 labels = torch.arange(42) % 3
@@ -224,8 +226,8 @@ states = dict()
 for name, loader in dict(shuffled=shuffled, plain=plain).items():
     torch.manual_seed(1)
     module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    recipe = Recipe(epochs=3, learning_rate=0.01, accumulate=2, average=0.9)
-    result = train(Task(module), loader, plain, recipe)
+    options = TrainingOptions(epochs=3, learning_rate=0.01, accumulate=2, average=0.9)
+    result = train(Task(module), loader, plain, options)
     states |= {{f"{{name}}.{{key}}": value.clone() for key, value in module.state_dict().items()}}
     states[f"{{name}}.accuracy"] = torch.tensor(result.accuracy)
     states[f"{{name}}.losses"] = torch.tensor(result.losses)

@@ -11,7 +11,7 @@ from zeropoint.engines import Runner
 from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
 from zeropoint.targets.options import Options
-from zeropoint.training.recipe import Recipe
+from zeropoint.training.options import TrainingOptions
 from zeropoint.tune import choose
 from zeropoint.tune.choose import fastest_engine, fastest_target
 
@@ -167,7 +167,7 @@ def test_engines_without_the_method_are_not_quantized_for(machine, quantized, mo
 def test_qat_trains_for_the_fastest_target_alone(machine, quantized):
     compiled = machine({"torch": 0.003, "onnxruntime": 0.001, "openvino": 0.002})
     data = [(images(), torch.arange(4))]
-    options = choose.Options(training=Recipe(epochs=1))
+    options = choose.Options(training=TrainingOptions(epochs=1))
     program, choice = fastest_target(residual(), "qat", calibration=data, train=data, options=options)
     assert (program.method, program.target, choice.engine) == ("qat", "onnxruntime", "onnxruntime")
     assert [line for line in quantized if line[0] == "qat"] == [("qat", "onnxruntime")]

@@ -61,7 +61,7 @@ from zeropoint.cli.options import (
 )
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.targets.processor import NATIVE
-from zeropoint.training.recipe import Recipe
+from zeropoint.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     from zeropoint.targets.options import Options
@@ -120,8 +120,8 @@ def compare(
     activation16: Activation16 = None,
     processor: Processor = NATIVE,
     calibration_batches: CalibrationBatches = None,
-    epochs: Epochs = Recipe.epochs,
-    learning_rate: LearningRate = Recipe.learning_rate,
+    epochs: Epochs = TrainingOptions.epochs,
+    learning_rate: LearningRate = TrainingOptions.learning_rate,
     json: Json = False,
 ) -> None:
     """Measure every method on every engine: one row each, in the terminal and in a run folder.
@@ -219,8 +219,8 @@ def quantize(
     activation16: Activation16 = None,
     processor: Processor = NATIVE,
     calibration_batches: CalibrationBatches = None,
-    epochs: Epochs = Recipe.epochs,
-    learning_rate: LearningRate = Recipe.learning_rate,
+    epochs: Epochs = TrainingOptions.epochs,
+    learning_rate: LearningRate = TrainingOptions.learning_rate,
 ) -> None:
     """Quantize a model by one method and save it to a .pt2 file that plain PyTorch opens, too.
 
@@ -433,7 +433,7 @@ def train(
     accumulate: Accumulate = 1,
     average: Average = 0.0,
     precision: Precision = "auto",
-    compile: Compile = Recipe.compile,
+    compile: Compile = TrainingOptions.compile,
     seed: Seed = 0,
 ) -> None:
     """Train a float classifier and save its weights."""
@@ -490,8 +490,8 @@ def diagnose(
     activation16: Activation16 = None,
     processor: Processor = NATIVE,
     calibration_batches: CalibrationBatches = None,
-    epochs: Epochs = Recipe.epochs,
-    learning_rate: LearningRate = Recipe.learning_rate,
+    epochs: Epochs = TrainingOptions.epochs,
+    learning_rate: LearningRate = TrainingOptions.learning_rate,
 ) -> None:
     """Find the layers that a quantized model loses accuracy in, why, what they cost in time, and mends.
 
@@ -561,16 +561,16 @@ def qat(
     batch_size: BatchSize = 32,
     limit_batches: LimitBatches = None,
     epochs: Epochs = 10,
-    learning_rate: LearningRate = Recipe.learning_rate,
-    optimizer: Optimizer = Recipe.optimizer,
-    weight_decay: WeightDecay = Recipe.weight_decay,
-    warmup: Warmup = Recipe.warmup,
-    accumulate: Accumulate = Recipe.accumulate,
-    average: Average = Recipe.average,
-    precision: Precision = Recipe.precision,
-    compile: Compile = Recipe.compile,
+    learning_rate: LearningRate = TrainingOptions.learning_rate,
+    optimizer: Optimizer = TrainingOptions.optimizer,
+    weight_decay: WeightDecay = TrainingOptions.weight_decay,
+    warmup: Warmup = TrainingOptions.warmup,
+    accumulate: Accumulate = TrainingOptions.accumulate,
+    average: Average = TrainingOptions.average,
+    precision: Precision = TrainingOptions.precision,
+    compile: Compile = TrainingOptions.compile,
     minutes: Annotated[float, typer.Option(help="Between checkpoints, beside those of epochs.")] = (
-        Recipe.minutes
+        TrainingOptions.minutes
     ),
     distillation: Annotated[
         float | None,
@@ -635,9 +635,11 @@ def _options(parameters: dict[str, Any]) -> "Options":
     return Options(**given | lists | {"training": _recipe(parameters)})
 
 
-def _recipe(parameters: dict[str, Any]) -> Recipe:
-    """The Recipe from the command's parameters of the same names."""
-    return Recipe(**{name: parameters[name] for name in vars(Recipe()).keys() & parameters.keys()})
+def _recipe(parameters: dict[str, Any]) -> TrainingOptions:
+    """The TrainingOptions from the command's parameters of the same names."""
+    return TrainingOptions(
+        **{name: parameters[name] for name in vars(TrainingOptions()).keys() & parameters.keys()}
+    )
 
 
 class _StoppedError(Exception):

@@ -9,8 +9,8 @@ from safetensors.torch import save
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.training.loop import Task, Training, train
+from zeropoint.training.options import TrainingOptions
 from zeropoint.training.processes import is_first
-from zeropoint.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from zeropoint.data import Loaders
@@ -20,7 +20,7 @@ def train_float(
     spec: str,
     loaders: "Loaders",
     out: str | os.PathLike[str],
-    recipe: Recipe,
+    options: TrainingOptions,
     *,
     weights: str = "none",
 ) -> Training:
@@ -38,7 +38,7 @@ def train_float(
     module = models.resolve(spec, weights)
     with atomic_write(out) if is_first() else nullcontext() as path:
         try:
-            result = train(Task(module), loaders.train, loaders.validation, recipe)
+            result = train(Task(module), loaders.train, loaders.validation, options)
         except OSError as error:  # not of the file to write, which atomic_write would take it for
             raise InputError(f"cannot read the training data: {error}") from error
         if path is not None:

@@ -25,8 +25,8 @@ from zeropoint.memory import keeping_freed
 from zeropoint.progress import is_watched
 from zeropoint.training import randomness
 from zeropoint.training.checkpoint import Checkpoint
+from zeropoint.training.options import TrainingOptions
 from zeropoint.training.processes import is_first, join, share, total
-from zeropoint.training.recipe import Recipe
 from zeropoint.training.record import Record, recording
 from zeropoint.training.stopping import Stop, deferred
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 NOTED = 25  # steps between two lines of the record
-RATE = 0.01  # where the recipe leaves it open
+RATE = 0.01  # where the options leaves it open
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda groups, rate: torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True),
     "adamw": lambda groups, rate: torch.optim.AdamW(groups, rate),
@@ -84,7 +84,7 @@ def train(
     task: Task,
     loader: Loader,
     validation: Loader | None,
-    recipe: Recipe,
+    options: TrainingOptions,
     *,
     checkpoint: Checkpoint = Checkpoint(None),  # noqa: B008  # immutable
     folder: Path | None = None,
@@ -94,7 +94,7 @@ def train(
     The best epoch is that of the highest accuracy on ``validation``, the lower loss breaking ties, and the
     start one of them; it must be data that judges nothing later. None keeps the last epoch. A GraphModule is
     trained as it is; any other module in train mode, and left in eval mode. A ``checkpoint``, from which it
-    goes on to the same bits, is saved after every epoch, every ``recipe.minutes``, and before Ctrl-C and
+    goes on to the same bits, is saved after every epoch, every ``options.minutes``, and before Ctrl-C and
     SIGTERM are obeyed.
     ``folder`` is where metrics are recorded.
 
@@ -105,10 +105,10 @@ def train(
     is no longer finite, or the module is to be compiled and cannot be.
     """
     check_data(loader)
-    fabric = join(recipe.precision)
+    fabric = join(options.precision)
     with randomness.kept(), checkpoint.tells("training"), deferred(checkpoint.path is not None) as stop:
         try:
-            result = _Loop(task, loader, recipe, fabric, checkpoint, stop).run(validation, folder)
+            result = _Loop(task, loader, options, fabric, checkpoint, stop).run(validation, folder)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise InputError(f"cannot compile: {first_line(error)}; train without --compile") from error
     _set_mode(task.module, training=False)
@@ -142,28 +142,28 @@ class _Loop:
         self,
         task: Task,
         loader: Loader,
-        recipe: Recipe,
+        options: TrainingOptions,
         fabric: "Fabric",
         checkpoint: Checkpoint,
         stop: Stop,
     ) -> None:
-        self.task, self.module, self.loader, self.recipe = task, task.module, loader, recipe
+        self.task, self.module, self.loader, self.options = task, task.module, loader, options
         self.fabric, self.checkpoint, self.stop = fabric, checkpoint, stop
         for network in (self.module, task.teacher):
             if network is not None:
                 move(network, fabric.device)
         groups = task.parameter_groups
-        groups = _decayed(self.module, recipe.weight_decay) if groups is None else groups
-        self.rate = recipe.learning_rate or RATE
-        optimizer = _OPTIMIZERS[recipe.optimizer](groups, self.rate)
+        groups = _decayed(self.module, options.weight_decay) if groups is None else groups
+        self.rate = options.learning_rate or RATE
+        optimizer = _OPTIMIZERS[options.optimizer](groups, self.rate)
         self.batches = operator.length_hint(loader) or sum(1 for _ in loader)
-        self.steps = recipe.epochs * -(-self.batches // recipe.accumulate)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(self.steps, recipe.warmup))
-        module: Any = torch.compile(self.module, dynamic=False) if recipe.compile else self.module
-        self.loss: Loss = torch.compile(task.loss, dynamic=False) if recipe.compile else task.loss
+        self.steps = options.epochs * -(-self.batches // options.accumulate)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(self.steps, options.warmup))
+        module: Any = torch.compile(self.module, dynamic=False) if options.compile else self.module
+        self.loss: Loss = torch.compile(task.loss, dynamic=False) if options.compile else task.loss
         self.trained, self.optimizer = fabric.setup(module, optimizer)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
-        self.averages = [p.detach().clone() for p in self.parameters] if recipe.average else []
+        self.averages = [p.detach().clone() for p in self.parameters] if options.average else []
         self.step, self.epoch, self.batch = 0, 1, 0  # of the epoch's batches, those done
         self.rows = 0  # of a batch, but the last one of an epoch, in this process
         self.sums = [0.0, 0.0, 0.0]  # of the epoch so far: the losses, the right ones, the rows
@@ -185,7 +185,7 @@ class _Loop:
                 score = self._score(validation)
                 self.start = score[0]
                 self._keep(score, 0)
-            while self.epoch <= self.recipe.epochs:
+            while self.epoch <= self.options.epochs:
                 self._epoch(record, lambda text: bar.update(task, completed=self.step, description=text))
                 self._judge(validation, record)
                 self.epoch, self.batch, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
@@ -198,7 +198,7 @@ class _Loop:
     def _epoch(self, record: Record, tell: Callable[[str], None]) -> None:
         """The rest of an epoch."""
         states = None if self.batch == 0 else randomness.states()
-        randomness.begin(self.recipe.seed, self.epoch, self.loader)
+        randomness.begin(self.options.seed, self.epoch, self.loader)
         _set_mode(self.module, training=True)
         self.optimizer.zero_grad()
         noted = [*self.sums, time.monotonic()]
@@ -211,7 +211,7 @@ class _Loop:
                 if number == self.batch and states is not None:
                     randomness.restore(states)
                 continue
-            is_step = number == self.batches or number % self.recipe.accumulate == 0
+            is_step = number == self.batches or number % self.options.accumulate == 0
             with self.fabric.no_backward_sync(self.trained, enabled=not is_step):
                 self._descend(batch, number)
             if not is_step:
@@ -221,7 +221,7 @@ class _Loop:
             tell(f"epoch {self.epoch}: loss {loss / rows:.4f}, top-1 {right / rows:.2%}, rate {rate:.1e}")
             if self.step % NOTED == 0:
                 noted = self._note(record, noted, rate)
-            if self.stopping or time.monotonic() - self.saved > 60 * self.recipe.minutes:
+            if self.stopping or time.monotonic() - self.saved > 60 * self.options.minutes:
                 self._save()
             if self.stopping:
                 self.stop.now()
@@ -251,7 +251,7 @@ class _Loop:
 
     def _batches_in_step(self, number: int) -> int:
         """How many batches make the step that this one is in: fewer than usual at the end of an epoch."""
-        usual = self.recipe.accumulate
+        usual = self.options.accumulate
         return min(usual, self.batches - (number - 1) // usual * usual)
 
     def _descend(self, batch: Any, number: int) -> None:
@@ -285,7 +285,7 @@ class _Loop:
 
     def _stance(self, labels: Tensor) -> AbstractContextManager[Any]:
         """Compiled code runs for full batches of training, the one size that is worth compiling for."""
-        if not self.recipe.compile:
+        if not self.options.compile:
             return nullcontext()
         is_full = torch.is_grad_enabled() and len(labels) == self.rows
         return torch.compiler.set_stance("default" if is_full else "force_eager")
@@ -307,7 +307,7 @@ class _Loop:
     def _average(self) -> None:
         """The moving average; it follows closely at first, or the start would outlast a short training."""
         if self.averages:
-            decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+            decay = min(self.options.average, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
                 torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
 
