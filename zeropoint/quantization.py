@@ -18,7 +18,7 @@ from zeropoint.targets.options import Options
 from zeropoint.targets.target import Target
 from zeropoint.training.checkpoint import fingerprint
 from zeropoint.training.folder import Folder, open_folder
-from zeropoint.training.loop import check_data
+from zeropoint.training.labels import check_data
 from zeropoint.training.processes import is_first
 
 
@@ -99,7 +99,8 @@ def train_quantized(
     the float ``teacher`` if one is given. ``validation`` chooses among epochs.
 
     ``folder`` keeps ``last.checkpoint``, ``metrics.jsonl`` and, in the end, ``program.pt2``. With ``resume``
-    the training in it goes on, to the weights that it would have had without the interruption. Of several
+    the training in it goes on, to the weights that it would have had without the interruption, or with more
+    epochs than before: then the learning rate of each step that is left is that of so many epochs. Of several
     processes that ``torchrun`` started the first one writes, and all give back the Program.
 
     Raises InputError for data that cannot be trained on, a folder that holds another training, and as
@@ -117,7 +118,9 @@ def train_quantized(
     check_data(train, logits.shape[-1])
     place = None if folder is None else Folder(Path(folder))
     if place is not None and is_first():
-        open_folder(place, _settings(program, rules, options), resume=resume)
+        # The first stage of a progressive training ends after a share of the epochs, which must stay.
+        may_rise = () if options.progressive else ("epochs",)
+        open_folder(place, _settings(program, rules, options), resume=resume, may_rise=may_rise)
     started = time.perf_counter()
     if program.method == "fp32":
         data = train if calibration is None else calibration

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from zeropoint.data import Loaders, resolve
 from zeropoint.data.batches import limit
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.training.floats import train_float
-from zeropoint.training.loop import Task, move
+from zeropoint.training.loop import Task, has_fallen
 from zeropoint.training.loop import train as run
 from zeropoint.training.options import TrainingOptions
+from zeropoint.training.processes import move
 
 
 @pytest.fixture
@@ -222,6 +224,35 @@ def test_a_rate_that_destroys_the_start_is_warned_about(points):
     turned = [(inputs, 1 - labels) for inputs, labels in points]
     with pytest.warns(InputWarning, match=r"after epoch 1 validation accuracy is .*%, and was .*%"):
         train(network, turned, points, epochs=1, learning_rate=1.0)
+
+
+@pytest.mark.parametrize(("lost", "warns"), [(1, False), (3, False), (5, True)])
+def test_a_fall_that_may_be_chance_is_no_reason_to_warn(lost, warns):
+    """Of 200 images, all right before: two standard errors are 4 images, sqrt(4 · 196 / 200) · 2 = 3.96."""
+    inputs = torch.cat([torch.full((lost, 2), 0.1), torch.full((200 - lost, 2), 2.0)])
+    network = nn.Linear(2, 2)
+
+    def set_weights(offset: float) -> None:
+        with torch.no_grad():
+            network.weight.copy_(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+            network.bias.copy_(torch.tensor([0.0, offset]))
+
+    set_weights(0.0)
+    validation = [(inputs, torch.zeros(200, dtype=torch.int64))]
+    task = Task(network, after_step=lambda: set_weights(1.0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(task, validation, validation, TrainingOptions(epochs=1))
+    assert any("may be too high" in str(one.message) for one in caught) == warns
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rows", "fallen"),
+    [(0.95, 0.9, 200, False), (0.95, 0.9, 250, True), (0.9, 0.95, 250, False), (1.0, 0.0, 8, True)],
+)
+def test_a_fall_is_two_standard_errors_of_a_difference_of_proportions(before, after, rows, fallen):
+    """(0.95 · 0.05 + 0.9 · 0.1) / 200 = 0.0262², / 250 = 0.0235²."""
+    assert has_fallen(before, after, rows) is fallen
 
 
 def test_data_smaller_than_a_batch_is_told(points):

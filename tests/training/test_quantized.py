@@ -71,13 +71,33 @@ def test_what_is_done_can_be_resumed_to_the_same(program: zp.Program, tmp_path: 
         assert torch.equal(outputs(first), outputs(again))
 
 
+def test_more_epochs_go_on_from_the_last_one(program: zp.Program, tmp_path: Path):
+    trained(program, folder=tmp_path)
+    longer = dataclasses.replace(FEW, training=dataclasses.replace(TRAINING, epochs=6))
+    first = trained(program, longer, folder=tmp_path, resume=True)
+    epochs = [line["epoch"] for line in read(tmp_path / "metrics.jsonl") if "validation_accuracy" in line]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert json.loads((tmp_path / "settings.json").read_text())["epochs"] == 6
+    assert torch.equal(outputs(first), outputs(trained(program, longer, folder=tmp_path, resume=True)))
+    with pytest.raises(InputError, match="epochs 6, not 4; give the same or more"):
+        trained(program, folder=tmp_path, resume=True)
+
+
+def test_the_stages_of_progressive_bits_keep_their_epochs(program: zp.Program, tmp_path: Path):
+    options = dataclasses.replace(FEW, progressive=True)
+    trained(program, options, folder=tmp_path)
+    longer = dataclasses.replace(options, training=dataclasses.replace(TRAINING, epochs=6))
+    with pytest.raises(InputError, match="epochs 4, not 6; give the same, or"):
+        trained(program, longer, folder=tmp_path, resume=True)
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
         ({"options": FEW.at("W4A3")}, "bits W3A3, not W4A3"),
         (
-            {"options": zp.Options(training=zp.TrainingOptions(epochs=5), end_bits=3).at("W3A3")},
-            "epochs 4, not 5",
+            {"options": zp.Options(training=zp.TrainingOptions(epochs=3), end_bits=3).at("W3A3")},
+            "epochs 4, not 3; give the same or more",
         ),
         ({"target": "torch"}, "target openvino, not torch"),
     ],

@@ -1,6 +1,7 @@
 """Trainings that are cut off go on to the weights that they would have had."""
 
 import copy
+import math
 import os
 import random
 import signal
@@ -103,6 +104,26 @@ def test_between_epochs_and_with_batches_put_together(tmp_path: Path):
         run(path, options, 9)
     assert torch.load(path, weights_only=True)["reached"] == "step 3 of 9"
     assert_same(run(path, options), expected)
+
+
+def test_more_epochs_go_on_at_the_learning_rate_of_so_many(tmp_path: Path):
+    """Two epochs of one step, then two more, against the recursion of SGD written out in float64."""
+    x, y = torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([0, 1])
+    module = nn.Linear(2, 2, bias=False)
+    start, weight = copy.deepcopy(module.state_dict()), module.weight.detach().double().clone()
+    velocity = torch.zeros_like(weight)
+    for done, steps in ((0, 2), (1, 2), (2, 4), (3, 4)):
+        rate = 0.5 * (1 + math.cos(math.pi * done / steps)) / 2
+        gradient = ((x.double() @ weight.T).softmax(1) - torch.eye(2)[y]).T @ x.double() / 2
+        velocity = 0.9 * velocity + gradient
+        weight -= rate * (gradient + 0.9 * velocity)
+    kept = Checkpoint(tmp_path / "last.checkpoint", "k", expected=True)
+    for epochs in (2, 4):
+        module.load_state_dict(start)
+        options = TrainingOptions(epochs=epochs, learning_rate=0.5, optimizer="sgd", warmup=0.0)
+        result = train(Task(module), [(x, y)], None, options, checkpoint=kept)
+        assert len(result.losses) == epochs
+    torch.testing.assert_close(module.weight.detach().double(), weight, rtol=1e-5, atol=1e-6)
 
 
 def test_the_record_has_every_epoch_once(tmp_path: Path):

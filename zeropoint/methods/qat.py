@@ -108,8 +108,9 @@ def fine_tuned(
         lambda: _blame(module, places),
         guide,
     )
-    # How often checkpoints come may change between a start and a resumption.
-    same = dataclasses.replace(options, training=dataclasses.replace(recipe, minutes=1.0))
+    # What a resumption may change: how often checkpoints are saved and, in a folder, the number of epochs.
+    epochs = 1 if folder else recipe.epochs
+    same = dataclasses.replace(options, training=dataclasses.replace(recipe, minutes=1.0, epochs=epochs))
     of = teacher or start, start.target, same, operator.length_hint(train_data)
     kept = checkpoint(folder.checkpoint if folder else path, *of, expected=folder is not None)
     train(

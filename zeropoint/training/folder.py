@@ -1,9 +1,11 @@
-"""The folder of one training: its settings, checkpoint, metrics and, in the end, its Program."""
+"""The folder of one training: its settings, checkpoint, metrics and, at the end, its Program."""
 
-import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write, make_folder
@@ -14,18 +16,23 @@ SETTINGS, CHECKPOINT, PROGRAM = "settings.json", "last.checkpoint", "program.pt2
 
 @dataclass(frozen=True)
 class Folder:
-    """Where a training keeps what it made so far."""
+    """Where a training keeps its files."""
 
     path: Path
 
     @property
+    def settings(self) -> Path:
+        """How it trains, as JSON."""
+        return self.path / SETTINGS
+
+    @property
     def checkpoint(self) -> Path:
-        """The last state, to go on from."""
+        """The last state, from which training goes on."""
         return self.path / CHECKPOINT
 
     @property
     def program(self) -> Path:
-        """The Program, when the training is done."""
+        """The Program, written when the training is done."""
         return self.path / PROGRAM
 
     @property
@@ -34,32 +41,43 @@ class Folder:
         return self.path / METRICS
 
 
-def open_folder(folder: Folder, settings: dict[str, Any], *, resume: bool) -> None:
-    """Makes the folder for a training with these ``settings``, plain values, or sees that it resumes one.
+def open_folder(
+    folder: Folder, settings: dict[str, Any], *, resume: bool, may_rise: Collection[str] = ()
+) -> None:
+    """Makes the folder for a training with these ``settings`` (plain values), or checks that it resumes one.
 
-    Raises InputError where there is another training in it, none to resume, or it cannot be written.
+    A resumed training has the same settings, but those in ``may_rise`` may be larger than before.
+
+    Raises InputError if the folder holds another training or none to resume, or cannot be written.
     """
-    file = folder.path / SETTINGS
-    settings = json.loads(json.dumps(settings))
-    if not file.exists():
-        if resume:
-            raise InputError(f"{folder.path} holds no training to resume; leave --resume out")
-        make_folder(folder.path)
-        with atomic_write(file) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return
-    if not resume:
+    settings = msgspec.json.decode(msgspec.json.encode(settings))
+    if resume:
+        _check_same(folder, settings, may_rise)
+    elif folder.settings.exists():
         raise InputError(f"{folder.path} holds a training already; give --resume, or another --out")
+    make_folder(folder.path)
+    with atomic_write(folder.settings) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+
+
+def _check_same(folder: Folder, settings: dict[str, Any], may_rise: Collection[str]) -> None:
+    if not folder.settings.exists():
+        raise InputError(f"{folder.path} holds no training to resume; leave --resume out")
     try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {file}: {error}; delete {folder.path} to begin anew") from error
+        earlier = msgspec.json.decode(folder.settings.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(
+            f"cannot read {folder.settings}: {error}; delete {folder.path} to start again"
+        ) from error
     for name in [*settings, *earlier]:
-        if earlier.get(name) != settings.get(name):
-            then, now = (_brief(of.get(name)) for of in (earlier, settings))
+        then, now = earlier.get(name), settings.get(name)
+        is_new = name not in earlier and not now  # an option of a later version that is not given
+        has_risen = name in may_rise and isinstance(then, int) and isinstance(now, int) and now > then
+        if then != now and not is_new and not has_risen:
+            or_more = " or more" if name in may_rise else ""
             raise InputError(
-                f"{folder.path} holds a training with {name} {then}, not {now};"
-                " give the same again, or another --out"
+                f"{folder.path} holds a training with {name} {_brief(then)}, not {_brief(now)};"
+                f" give the same{or_more}, or another --out"
             )
 
 

@@ -12,15 +12,16 @@ PRECISIONS = ("auto", "32", "bf16")
 class TrainingOptions:
     """How to train.
 
-    ``learning_rate`` is the optimizer's for a float network, by default 0.01. Through quantizers it is what
-    Adam moves a weight by in a step, in steps of its grid, by default as suits the bits. It rises linearly
-    over the first ``warmup`` fraction of the steps and falls as a cosine to zero. ``optimizer`` is ``sgd``,
-    with Nesterov momentum of 0.9, or ``adamw``; ``weight_decay`` holds for all but vectors (biases, norms)
-    and step sizes. The gradients of ``accumulate`` batches make a step. ``average`` is the decay of a moving
-    average of the weights, which then takes their place; 0 for none. ``precision`` is that of arithmetic:
-    ``auto`` is 32 bits on a CPU and bf16 on a GPU. ``compile`` has PyTorch's compiler make the forward and
-    backward pass of full batches: a minute or two first, and faster steps. ``minutes`` lie between
-    checkpoints, beside those of every epoch.
+    ``learning_rate`` of a float network is that of the optimizer, 0.01 by default. In quantization-aware
+    training it is the step of Adam in steps of a weight's grid; the default depends on the bits. It rises
+    linearly over the first ``warmup`` fraction of the steps, then falls as a cosine to zero. ``optimizer`` is
+    ``sgd``, with Nesterov momentum 0.9, or ``adamw``. ``weight_decay`` applies to all parameters but vectors
+    (biases, norms) and step sizes. The gradients of ``accumulate`` batches make one step. ``average`` is the
+    decay of an exponential moving average of the weights, which replaces them at the end of training; 0 for
+    none. ``precision`` ``auto`` is float32 on a CPU and bf16 on a GPU. ``compile`` compiles the forward and
+    backward pass of full batches: this takes a minute or two, then steps are faster. A checkpoint is saved
+    after every epoch and every ``minutes``. ``seed`` is that of the order of the data and of all else that is
+    random.
     """
 
     epochs: int = 3
@@ -46,6 +47,8 @@ class TrainingOptions:
         if self.precision not in PRECISIONS:
             raise InputError(f"unknown precision '{self.precision}'; {closest(self.precision, PRECISIONS)}")
         if self.weight_decay < 0 or not 0 <= self.warmup <= 1 or not 0 <= self.average < 1:
-            raise InputError("weight decay is 0 or more, warm-up 0 to 1, the average's decay 0 to below 1")
+            raise InputError(
+                "give a weight decay of 0 or more, a warm-up of 0 to 1, an average of 0 to below 1"
+            )
         if self.accumulate < 1 or self.minutes <= 0:
-            raise InputError("batches to accumulate and minutes between checkpoints are above 0")
+            raise InputError("give 1 or more batches to accumulate, and more than 0 minutes of checkpoints")

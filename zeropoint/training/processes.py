@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
+from zeropoint import progress
 from zeropoint.data.batches import Loader, split
 from zeropoint.errors import InputError
 
@@ -50,6 +53,8 @@ def join(precision: str = "auto") -> "Fabric":
         precision=_PRECISIONS[precision],  # type: ignore[arg-type]
     )
     fabric.launch()
+    if not is_first():
+        progress.be_quiet(True)
     if count > 1:
         atexit.register(_part)
     return fabric
@@ -122,6 +127,15 @@ class _Sliced:
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self.loader)
+
+
+def move(module: nn.Module, device: torch.device) -> None:
+    """Moves a module, and the device that operators of its graph name, to ``device``."""
+    module.to(device)
+    if isinstance(module, GraphModule):
+        for node in module.graph.nodes:
+            node.args, node.kwargs = tree_map_only(torch.device, lambda _: device, (node.args, node.kwargs))
+        module.recompile()
 
 
 def total(fabric: "Fabric", *values: float) -> list[float]:

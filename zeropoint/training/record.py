@@ -1,58 +1,53 @@
-"""Record: the numbers of a training as they come, to JSON lines, TensorBoard and MLflow."""
+"""Record: the numbers of a training, written to JSON lines, TensorBoard and MLflow as they come."""
 
 import importlib.util
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import msgspec
 
 from zeropoint.files import make_folder
 
 FILE = "metrics.jsonl"
 
-
-class Record(Protocol):
-    """Takes the numbers of a step."""
-
-    def __call__(self, step: int, numbers: dict[str, float]) -> None:
-        """Notes them."""
-
-
-def nowhere(step: int, numbers: dict[str, float]) -> None:
-    """The record of a training that nobody keeps."""
+Record = Callable[[int, dict[str, float]], None]
+"""Takes a step's number and its numbers by name."""
 
 
 @contextmanager
 def recording(folder: Path | None, after: int) -> Iterator[Record]:
-    """A Record in ``folder``, which keeps of an earlier one what came up to step ``after``."""
+    """A Record in ``folder``, which keeps the lines up to step ``after`` of an earlier one.
+
+    Without a folder it writes nothing.
+    """
     if folder is None:
-        yield nowhere
+        yield lambda step, numbers: None
         return
     path = make_folder(folder) / FILE
     earlier = [line for line in read(path) if line["step"] <= after] if after and path.exists() else []
-    path.write_text("".join(json.dumps(line) + "\n" for line in earlier), encoding="utf-8")
-    with ExitStack() as closing, open(path, "a", encoding="utf-8", buffering=1) as file:
-        boards = [
-            board for board in (_tensorboard(folder, after, closing), _mlflow(folder, closing)) if board
-        ]
+    with ExitStack() as closing, open(path, "wb", buffering=0) as file:
+        file.write(msgspec.json.Encoder().encode_lines(earlier))
+        boards = _tensorboard(folder, after, closing), _mlflow(folder, closing)
 
         def record(step: int, numbers: dict[str, float]) -> None:
-            file.write(json.dumps({"step": step, **numbers}) + "\n")
+            file.write(msgspec.json.encode({"step": step, **numbers}) + b"\n")
             for board in boards:
-                board(step, numbers)
+                if board is not None:
+                    board(step, numbers)
 
         yield record
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a record; one that was cut off is left out."""
+    """The lines of a record, without one that was cut off."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            lines.append(msgspec.json.decode(line, type=dict[str, Any]))
+        except msgspec.DecodeError:
             continue
     return lines
 
@@ -79,7 +74,7 @@ def _mlflow(folder: Path, closing: ExitStack) -> Record | None:
     import mlflow
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
-        if importlib.util.find_spec("alembic") is None:  # mlflow-skinny, which has servers to write to alone
+        if importlib.util.find_spec("alembic") is None:  # mlflow-skinny, which can only write to a server
             return None
         mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
     if mlflow.active_run() is None:

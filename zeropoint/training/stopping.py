@@ -1,4 +1,4 @@
-"""Stopping: Ctrl-C and SIGTERM wait until a step is done and kept."""
+"""Stopping: Ctrl-C and SIGTERM wait until the step is done and saved."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Which signal asked to stop, if any; ``now`` is for when all is kept, and gives the signal its way."""
+    """The signal that asked to stop, if any. Call ``now`` when everything is saved."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -19,26 +19,29 @@ class Stop:
     def now(self) -> None:
         """Does what the signal would have done."""
         assert self.asked is not None
+        self.restore()
+        signal.raise_signal(self.asked)
+
+    def restore(self) -> None:
+        """Sets the handlers that were there before."""
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}
-        signal.raise_signal(self.asked)
 
 
 @contextmanager
-def deferred(is_kept: bool) -> Iterator[Stop]:
-    """Signals to stop are noted, not obeyed, where a checkpoint is worth waiting for."""
+def deferred(has_checkpoint: bool) -> Iterator[Stop]:
+    """Inside, a first signal to stop is only noted, if there is a checkpoint to save; a second one stops."""
     stop = Stop()
 
     def note(number: int, _: object) -> None:
-        if stop.asked is not None:  # asked again: at once
+        if stop.asked is not None:
             stop.now()
         stop.asked = number
 
-    if is_kept and threading.current_thread() is threading.main_thread():
+    if has_checkpoint and threading.current_thread() is threading.main_thread():
         stop.handlers = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
         yield stop
     finally:
-        for number, handler in stop.handlers.items():
-            signal.signal(number, handler)
+        stop.restore()
