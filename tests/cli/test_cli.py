@@ -126,7 +126,7 @@ BAD = {
     "missing option": ("compare model.py:make_model", "Missing option '--data'"),
     "no number": (f"compare {GOOD} --batch-size many", "--batch-size"),
     "number out of range": (f"compare {GOOD} --threads 0", "--threads"),
-    "bits out of range": (f"compare {GOOD} --bits W9A8", "9 bits cannot be quantized to; give 2 to 8"),
+    "bits out of range": (f"compare {GOOD} --bits W9A8", "9-bit weights are not supported; give 2 to 8"),
     "bits that no engine can run": (
         "quantize there.py:x --out new.pt2 --method dynamic --bits W4A4",
         "openvino cannot run dynamic W4A4",

@@ -175,8 +175,8 @@ def test_why_layers_stay_float(tmp_path):
     assert inspect(program).layers[0].why == "the Program is float"
     assert inspect(bf16(program)).layers[0].weight_bits == 16
     renamed = dataclasses.replace(static(transposed, "torch", images()), target="mine")
-    assert "no rules for the target 'mine'" in inspect(renamed).layers[0].why
-    silent = dataclasses.replace(skipped, skip=())
+    assert inspect(renamed).layers[0].why == "the rules of torch run no 'conv_transpose' in integers"
+    silent = dataclasses.replace(skipped, decisions=())
     assert named(inspect(silent), "inner").why.startswith("not known")
 
 

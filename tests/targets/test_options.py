@@ -2,7 +2,8 @@ import pytest
 
 from zeropoint.errors import InputError
 from zeropoint.numerics.scheme import Scheme
-from zeropoint.targets.options import Options, matches
+from zeropoint.targets.options import Options
+from zeropoint.targets.recipe import matches
 
 
 @pytest.mark.parametrize(
@@ -37,13 +38,11 @@ def test_a_slip_is_answered_with_the_closest_name():
 
 def test_what_is_not_chosen_is_the_targets():
     default = Scheme(8, False, False)
-    assert Options().activations(default) == default
-    assert Options(activation_bits=4, activation_symmetric=True).activations(default) == Scheme(
-        4, False, True
-    )
-    assert Options(weight_granularity="per-tensor", weight_symmetric=False).weights(Scheme()) == Scheme(
-        8, True, False
-    )
+    assert Options().layer("").activations(default) == default
+    chosen = Options(activation_bits=4, activation_symmetric=True).layer("")
+    assert chosen.activations(default) == Scheme(4, False, True)
+    chosen = Options(weight_granularity="per-tensor", weight_symmetric=False).layer("")
+    assert chosen.weights(Scheme()) == Scheme(8, True, False)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,20 @@ from zeropoint.graph import archive
 from zeropoint.graph import edits as fx
 from zeropoint.graph.exported import assemble, has_branches
 from zeropoint.graph.packing import pack, unpack
+from zeropoint.graph.quantizers import quantizers, restore_schemes
 from zeropoint.graph.sizes import input_shapes
+from zeropoint.numerics.scheme import Scheme
 
 METADATA = "zeropoint.json"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """That a rule of placement was applied at a node, by name, or, with a ``reason``, why it was not."""
+
+    rule: str
+    node: str
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,8 @@ class Program:
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, ``processor`` the kind of CPU that it was
     quantized for, and ``quantize_seconds`` what the method took. ``skip`` are the globs of modules that the
-    user kept float. ``unfitted`` has the same quantizers around the weights of the float network, where the
-    method moved those; it is not saved.
+    user kept float, ``decisions`` what each rule of placement decided at each node. ``unfitted`` has the
+    same quantizers around the weights of the float network, where the method moved those; it is not saved.
     """
 
     module: GraphModule
@@ -54,12 +65,18 @@ class Program:
     activation_bits: int = 32
     quantize_seconds: float = 0.0
     skip: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = field(default=(), repr=False)
     unfitted: GraphModule | None = field(default=None, repr=False, compare=False)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Simulates the Program in PyTorch: the output tensors, in order, whatever structure they came in."""
         with torch.no_grad():
             return flat_tensors(self.module(*inputs))
+
+    @property
+    def schemes(self) -> dict[str, Scheme]:
+        """The scheme of every quantizer with constant scales: by the weight's name, or by its node's."""
+        return {one.name: one.scheme for one in quantizers(self.module)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the Program to one ``.pt2`` file; raises InputError where it cannot be written."""
@@ -75,6 +92,8 @@ class Program:
         shapes = [{"shape": list(tensor.shape), "dtype": str(tensor.dtype)} for tensor in self.example_inputs]
         metadata = {"version": archive.FILE_VERSION, "torch": torch.__version__, "inputs": shapes}
         metadata |= {name: getattr(self, name) for name in _METADATA_FIELDS}
+        metadata["decisions"] = [dataclasses.astuple(decision) for decision in self.decisions]
+        metadata["schemes"] = {name: dataclasses.asdict(scheme) for name, scheme in self.schemes.items()}
         plain = io.BytesIO()  # torch's own writer to disk does not say why it fails
         torch.export.save(packed, plain, extra_files={METADATA: json.dumps(metadata)})
         with atomic_write(path) as temporary:
@@ -132,7 +151,8 @@ def load(path: str | os.PathLike[str]) -> Program:
     """
     path = Path(path)
     metadata, checked = archive.read(path, METADATA)
-    metadata = {"skip": [], "processor": "", **metadata}  # which older files do not tell
+    absent: dict[str, Any] = {"skip": [], "processor": "", "decisions": [], "schemes": {}}  # of older files
+    metadata = absent | metadata
     missing = {"version", "inputs", *_METADATA_FIELDS} - metadata.keys()
     if missing:
         raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")
@@ -143,7 +163,10 @@ def load(path: str | os.PathLike[str]) -> Program:
         module = torch.export.load(checked).module(check_guards=False)
         assert isinstance(module, GraphModule)
         fx.remove_unused(module)
-        return Program(unpack(module), inputs, **fields)
+        fields["decisions"] = tuple(Decision(*values) for values in fields["decisions"])
+        module = unpack(module)
+        restore_schemes(module, {name: Scheme(**values) for name, values in metadata["schemes"].items()})
+        return Program(module, inputs, **fields)
     except Exception as error:
         hint = f"save it again with this torch ({torch.__version__})"
         raise InputError(f"cannot load {path}: {first_line(error)}; {hint}") from error

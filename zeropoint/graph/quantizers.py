@@ -1,6 +1,6 @@
 """Quantizers in a graph: ATen's own fake-quantize nodes, put in and read back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,6 +33,11 @@ class Quantizer:
         """Whether a weight of the model is quantized, not an activation."""
         return self.source.op == "get_attr"
 
+    @property
+    def name(self) -> str:
+        """How the quantizer is called in a file: by its weight, or by its node."""
+        return str(self.source.target) if self.is_weight else self.node.name
+
     def integers(self, module: GraphModule) -> Tensor:
         """The int8 or uint8 values of a quantized weight."""
         weight = fx.tensor_of(module, self.source)
@@ -46,12 +51,12 @@ def quantizers(module: GraphModule) -> Iterator[Quantizer]:
             source, scale, zero_point, qmin, qmax = node.args
             scales = torch.tensor([scale], dtype=torch.float32)
             zero_points = torch.tensor([zero_point], dtype=torch.int32)
-            scheme = _scheme(qmin, qmax, zero_points, "per-tensor")
+            scheme = node.meta.get("scheme") or _scheme(qmin, qmax, zero_points, "per-tensor")
             yield Quantizer(node, source, scales, zero_points, scheme, 0)
         elif node.target is FAKE_QUANTIZE_CHANNEL:
             source, scale, zero_point, axis, qmin, qmax = node.args
             scales, zero_points = fx.tensor_of(module, scale), fx.tensor_of(module, zero_point)
-            scheme = _scheme(qmin, qmax, zero_points, "per-channel")
+            scheme = node.meta.get("scheme") or _scheme(qmin, qmax, zero_points, "per-channel")
             yield Quantizer(node, source, scales, zero_points, scheme, axis)
 
 
@@ -72,6 +77,14 @@ class Simulation(Interpreter):
         return super().call_function(
             fake_quantize if target is FAKE_QUANTIZE_TENSOR else target, args, kwargs
         )
+
+
+def restore_schemes(module: GraphModule, schemes: Mapping[str, Scheme]) -> None:
+    """Gives the quantizers of a module that was saved the schemes that they had, by their names."""
+    for one in quantizers(module):
+        if scheme := schemes.get(one.name):
+            one.node.meta["scheme"] = scheme
+            one.node.args = (*one.node.args[:-2], scheme.qmin, scheme.qmax)
 
 
 def _scheme(qmin: int, qmax: int, zero_point: Tensor, granularity: schemes.Granularity) -> Scheme:
@@ -107,7 +120,7 @@ def insert_activation(
     with module.graph.inserting_after(source):
         arguments = (source, float(scale.float()), int(zero_point), scheme.qmin, scheme.qmax)
         node = module.graph.call_function(FAKE_QUANTIZE_TENSOR, arguments)
-    return _named_after(node, source)
+    return _named_after(node, source, scheme)
 
 
 def insert_weight(
@@ -131,7 +144,7 @@ def insert_weight(
             node = insert_activation(module, source, scale, zero_point, scheme)
     for user in users:
         user.replace_input_with(source, node)
-    return _named_after(node, source)
+    return _named_after(node, source, scheme)
 
 
 def insert_dynamic(module: GraphModule, source: Node, scheme: Scheme) -> Node:
@@ -166,8 +179,10 @@ def insert_dynamic(module: GraphModule, source: Node, scheme: Scheme) -> Node:
     return _named_after(node, source)
 
 
-def _named_after(node: Node, source: Node) -> Node:
+def _named_after(node: Node, source: Node, scheme: Scheme | None = None) -> Node:
     node.meta = {
         key: source.meta[key] for key in ("nn_module_stack", "val", "stack_trace") if key in source.meta
     }
+    if scheme is not None:
+        node.meta["scheme"] = scheme
     return node

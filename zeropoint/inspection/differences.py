@@ -6,7 +6,7 @@ from typing import Any
 
 from zeropoint.errors import InputError, closest
 from zeropoint.inspection.facts import Inspection, Key, Layer, Pair, keys
-from zeropoint.targets.options import matches
+from zeropoint.targets.recipe import matches
 
 
 def pairs(before: Inspection, after: Inspection) -> tuple[Pair, ...]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from zeropoint import engines
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph import quantizers as quantizers_of
@@ -47,13 +46,17 @@ from zeropoint.inspection.facts import (
     Weight,
 )
 from zeropoint.inspection.reference import Reference, node_keys
-from zeropoint.inspection.why import why
 from zeropoint.measure.size import parameter_bytes
 from zeropoint.numerics.scheme import Scheme, dequantize, quantize
 from zeropoint.passes.integer_bias import bias_units
-from zeropoint.targets.processor import NATIVE
+from zeropoint.targets.rules import OPTIONAL
 
 REORDERED = ("static", "static-best", "qat")  # methods that put channels in another order for shuffles
+FLOAT = {"fp32": "the Program is float", "bf16": "bfloat16 has no integers"}
+NO_RULE = {
+    "dynamic": "dynamic quantization is for linear, LSTM and GRU layers",
+    "weight-only": "weight-only quantizes those of convolutions and linear layers",
+}
 VALUES, IN_FULL = 9, 27  # of a tensor that are listed, and of a layer that is shown in full
 # What only moves, copies or makes constants: nothing is computed there.
 _MOVES = TRANSPARENT | SPLITS | {aten._to_copy.default, aten.clone.default, aten.index_select.default}
@@ -85,8 +88,10 @@ class _Reader:
         self.by_node = {quantizer.node: quantizer for quantizer in quantizers_of.quantizers(self.module)}
         self.at_run_time = _range_arithmetic(self.module)
         self.macs = multiply_accumulates(program)
-        known = program.target in engines.NAMES
-        self.target = engines.target(program.target, program.processor or NATIVE) if known else None
+        self.refusals: dict[str, list[str | None]] = {}
+        for decision in program.decisions:
+            if decision.rule not in OPTIONAL:
+                self.refusals.setdefault(decision.node, []).append(decision.reason)
         self.knows_own = False
         nodes = [node for node in self.module.graph.nodes if self.computes(node)]
         self.reference = (
@@ -165,7 +170,7 @@ class _Reader:
             dtype=str(first.dtype).removeprefix("torch."),
             macs=self.macs.get(node.name, 0),
             state=state,
-            why=why(self.program, self.target, node, description, state, weights, inputs),
+            why=self.why(node, state, bool(weights)),
             weights=tuple(weights),
             bias=bias,
             inputs=inputs,
@@ -173,6 +178,18 @@ class _Reader:
             fused=tuple(self.fused(node, description, bias_node, key)),
             bytes=sum(weight.bytes for weight in weights) + (bias.bytes if bias else 0),
         )
+
+    def why(self, node: Node, state: str, has_weights: bool) -> str:
+        """Why an operator, or what it reads, stayed float; empty if it is all integers."""
+        method = self.program.method
+        if state == "integer" or method in FLOAT:
+            return FLOAT.get(method, "")
+        if not self.program.decisions:
+            return "not known: the file does not say what the rules decided"
+        if reason := next((reason for reason in self.refusals.get(node.name, ()) if reason), None):
+            return reason
+        bare, kind = "" if has_weights else "no weights, and ", family(node) or short_name(node.target)
+        return bare + NO_RULE.get(method, f"the rules of {self.program.target} run no '{kind}' in integers")
 
     def source(self, node: Node) -> str:
         """The module that a value is from, quantized or not."""

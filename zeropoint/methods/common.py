@@ -11,6 +11,7 @@ from zeropoint.methods.method import Job, step
 from zeropoint.passes.fold import fold_batch_norms
 from zeropoint.passes.integer_bias import round_biases as biases_rounded
 from zeropoint.passes.pairs import within_limits
+from zeropoint.targets.placement import Placement
 
 
 @step()
@@ -32,7 +33,9 @@ def keep_within_limits(program: Program, job: Job) -> Program:
     return within_limits(program)
 
 
-def quantized(program: Program, module: GraphModule, method: str, job: Job, **changed: Any) -> Program:
+def quantized(
+    program: Program, module: GraphModule, method: str, placement: Placement, job: Job, **changed: Any
+) -> Program:
     """The Program with quantizers in its ``module``, and what is known of them."""
     facts: dict[str, Any] = {
         "module": module,
@@ -42,5 +45,6 @@ def quantized(program: Program, module: GraphModule, method: str, job: Job, **ch
         "skip": job.options.skip,
         "weight_bits": job.options.weight_bits,
         "activation_bits": job.options.activation_bits,
+        "decisions": placement.decisions,
     }
     return dataclasses.replace(program, **(facts | changed))

@@ -29,7 +29,7 @@ def place_quantizers(program: Program, job: Job) -> Program:
     module = fx.copy(program.module)
     placement = place_dynamic(module, job.target, job.options)
     insert_quantizers(module, placement, job.target, job.options, partial(insert_dynamic, module))
-    return quantized(program, module, "dynamic", job)
+    return quantized(program, module, "dynamic", placement, job)
 
 
 @step()

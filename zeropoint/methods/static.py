@@ -12,6 +12,7 @@ from torch.fx import Node
 from zeropoint.data.batches import split
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
+from zeropoint.graph.moves import before_moves
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import insert_activation
 from zeropoint.methods.common import fold, keep_within_limits, quantized, round_biases
@@ -28,7 +29,7 @@ from zeropoint.passes.nearest import ITEMS, nearest
 from zeropoint.passes.observe import observe
 from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
-from zeropoint.targets.placement import before_moves, place_static, shared_grids
+from zeropoint.targets.placement import place_static, shared_grids
 
 HELD_OUT = 8  # of so many batches one is kept to judge by
 # At 8 bits, where rounding to nearest is near already: what fitting weights to data may cost.
@@ -73,20 +74,20 @@ def place_quantizers(program: Program, job: Job) -> Program:
     """Quantizers with ranges from calibration data, and every weight at the nearest of its grid."""
     target = job.target
     module = fx.copy(program.module)
-    placement = place_static(module, target, job.options)
+    placed = place_static(module, target, job.options)
     nodes = {node.name: node for node in module.graph.nodes}
 
     # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
     def origin(source: Node) -> str:
         return before_moves(source).name
 
-    observed = {(origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
+    observed = {(origin(nodes[edge.source]), edge.scheme) for edge in placed.edges}
     parameters = observe(
         observable(dataclasses.replace(program, module=module), {name for name, _ in observed}),
         observed,
         job.calibration_batches,
         job.options.ranges,
-        shared=shared_grids(module, placement),
+        shared=shared_grids(module, placed),
     )
 
     def behind(source: Node, scheme: Scheme) -> Node:
@@ -95,9 +96,9 @@ def place_quantizers(program: Program, job: Job) -> Program:
             scale, zero_point = off_middle(scale, zero_point, scheme)
         return insert_activation(module, source, scale, zero_point, scheme)
 
-    insert_quantizers(module, placement, target, job.options, behind)
+    insert_quantizers(module, placed, target, job.options, behind)
     make_room(module)
-    return quantized(program, module, "static", job)
+    return quantized(program, module, "static", placed, job)
 
 
 @step("calibration")

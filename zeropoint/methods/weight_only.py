@@ -1,7 +1,5 @@
 """Weight-only quantization: integer weights, for size; activations and arithmetic stay float."""
 
-import dataclasses
-
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
 from zeropoint.methods.common import fold, keep_within_limits, quantized
@@ -9,7 +7,7 @@ from zeropoint.methods.method import Job, step
 from zeropoint.methods.static import fit
 from zeropoint.passes.equalize import equalize
 from zeropoint.passes.insertion import insert_quantizers
-from zeropoint.targets.placement import place_static
+from zeropoint.targets.placement import place_weights
 
 
 @step("calibration")
@@ -22,9 +20,9 @@ def equalize_weights(program: Program, job: Job) -> Program:
 def quantize_weights(program: Program, job: Job) -> Program:
     """The weights that ``static`` quantizes, each at the nearest of its grid."""
     module = fx.copy(program.module)
-    placement = dataclasses.replace(place_static(module, job.target, job.options), edges=frozenset())
+    placement = place_weights(module, job.target, job.options)
     insert_quantizers(module, placement, job.target, job.options)
-    return quantized(program, module, "weight-only", job, activation_bits=32)
+    return quantized(program, module, "weight-only", placement, job, activation_bits=32)
 
 
 WEIGHT_ONLY = (fold, equalize_weights, quantize_weights, fit, keep_within_limits)

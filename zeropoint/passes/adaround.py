@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from zeropoint.data.batches import inputs_of
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
+from zeropoint.graph.moves import before_moves
 from zeropoint.graph.operators import bias_of, weighted
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import Quantizer, Simulation, quantizers
@@ -27,7 +28,6 @@ from zeropoint.passes.descent import BATCH, Descent, items_a_step
 from zeropoint.passes.rows import Rows
 from zeropoint.passes.softround import SoftWeight, rectified_sigmoid, regularizer, soft_weight
 from zeropoint.progress import track
-from zeropoint.targets.placement import before_moves
 
 MEMORY = 1 << 30  # bytes of what enters and leaves a block that are held; what is more goes to files
 ITEMS = 1024  # that are learned from, at most

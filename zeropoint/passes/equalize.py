@@ -24,7 +24,8 @@ from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.bfloat16 import observable
 from zeropoint.passes.observe import run_on
-from zeropoint.targets.options import Options, matches
+from zeropoint.targets.options import Options
+from zeropoint.targets.recipe import matches
 
 ITEMS = 64  # that are looked at
 LEAST = 8  # items, however large the network

@@ -14,7 +14,7 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import aten, bias_of, weighted
 from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
-from zeropoint.targets.options import matches
+from zeropoint.targets.recipe import matches
 
 
 def fold_batch_norms(program: Program, no_fuse: tuple[str, ...] = ()) -> Program:

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.moves import before_moves
 from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import Quantizer, insert_activation, insert_weight, quantizers
 from zeropoint.numerics.learned import LSQ, fake_quantize_learned
 from zeropoint.numerics.scheme import Scheme, per_channel_shape
 from zeropoint.targets import saturation
-from zeropoint.targets.placement import before_moves
 
 LEAST = 1e-8  # that a step size may shrink to, in steps of its start
 # Rates beside that of weights: of step sizes, of biases in their own sizes, and of zero points.

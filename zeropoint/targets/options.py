@@ -1,20 +1,20 @@
 """Options: the knobs of quantization that a user may turn, with defaults that need no turning."""
 
-import fnmatch
+import functools
 import re
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from zeropoint.errors import InputError, closest
-from zeropoint.numerics.scheme import Granularity, Scheme
+from zeropoint.numerics.scheme import Granularity
 from zeropoint.targets.processor import NATIVE
 from zeropoint.targets.processor import find as find_processor
-from zeropoint.training.recipe import Recipe
+from zeropoint.targets.recipe import EMBEDDINGS, FIRST_AND_LAST, Recipe, Row, check_patterns, merged, plain
+from zeropoint.training.recipe import Recipe as TrainingOptions
 
 ROUNDINGS = ("gptq", "adaround", "nearest")
-GRANULARITIES = ("per-tensor", "per-channel", "per-group")
 STEP_SIZES = ("lsq", "pact")
-GROUP, SMALL_GROUP = 128, 32  # inputs: of a layer that has so many, and of others
+END_BITS_BELOW = 4  # bits of weights at which the first and last layers keep 8 of their own
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Options:
     ``mse``; None for the first at 8 bits and the second below.
     ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, ``adaround``,
     which goes on from there block by block, or ``nearest``.
+    ``recipe`` are rows of (which layers, what scheme), of which later ones override earlier ones and the
+    values above; ``skip`` and ``activation16`` override them.
     ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; kept apart from batch
     norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
     ``processor`` is the kind of CPU that the result is to run on, one of
@@ -53,13 +55,14 @@ class Options:
     ranges: str = "mse"
     weight_ranges: str | None = None
     rounding: str = "gptq"
+    recipe: Recipe = ()
     skip: tuple[str, ...] = ()
     no_fuse: tuple[str, ...] = ()
     activation16: tuple[str, ...] = ()
     processor: str = NATIVE
     calibration_batches: int | None = None
     seed: int = 0
-    training: Recipe = Recipe()  # noqa: RUF009  # it is frozen
+    training: TrainingOptions = TrainingOptions()  # noqa: RUF009  # it is frozen
     step_sizes: str = "lsq"
     distillation: float | None = None
     progressive: bool = False
@@ -81,39 +84,42 @@ class Options:
             raise InputError(f"unknown learning of step sizes '{self.step_sizes}'; {hint}")
         if self.distillation is not None and not 0 <= self.distillation <= 1:
             raise InputError(f"a share of {self.distillation:g} for distillation is none; give 0 to 1")
-        for bits in (self.weight_bits, self.end_bits):
-            if bits is not None and not 2 <= bits <= 8:
-                raise InputError(
-                    f"{bits} bits cannot be quantized to; give 2 to 8, or up to 16 to activations"
-                )
-        if self.weight_granularity not in (None, *GRANULARITIES):
-            given, valid = self.weight_granularity, ", ".join(GRANULARITIES)
-            raise InputError(f"unknown granularity '{given}'; valid: {valid}")
-        if self.group_size is not None and (self.group_size < 2 or self.weight_granularity != "per-group"):
-            raise InputError("a group size is 2 or more, and goes with --weight-granularity per-group")
         object.__setattr__(self, "processor", find_processor(self.processor).name)
-        self.activations(Scheme())  # raises for bits that there are not
+        _ = self.rows  # raises for what is not supported
 
-    def weights(self, default: Scheme) -> Scheme:
-        """The scheme of weights, or of a group: the target's ``default`` with what the user chose."""
-        chosen = self.weight_granularity or default.granularity
-        return replace(
-            default,
-            bits=self.weight_bits,
-            symmetric=default.symmetric if self.weight_symmetric is None else self.weight_symmetric,
-            granularity="per-channel" if chosen == "per-group" else chosen,
+    @functools.cached_property
+    def rows(self) -> Recipe:
+        """The whole recipe: what the other options say in rows, with ``recipe`` among them.
+
+        First and last layers have 8-bit weights where others have fewer than END_BITS_BELOW, and 8-bit inputs
+        at least; embeddings, which are what a network begins with and most of what small language models
+        weigh, have 8-bit weights.
+        """
+        few = self.weight_bits < END_BITS_BELOW
+        return (
+            Row(
+                "*",
+                self.weight_bits,
+                self.activation_bits,
+                weight_symmetric=self.weight_symmetric,
+                activation_symmetric=self.activation_symmetric,
+                weight_granularity=self.weight_granularity,
+                group_size=self.group_size,
+            ),
+            Row(
+                FIRST_AND_LAST,
+                weight_bits=self.end_bits or (8 if few else None),
+                activation_bits=self.end_bits or max(8, self.activation_bits),
+            ),
+            Row(EMBEDDINGS, weight_bits=self.end_bits or 8),
+            *self.recipe,
+            *(Row(pattern, float=True) for pattern in self.skip),
+            *(Row(pattern, activation_bits=16, output_bits=16) for pattern in self.activation16),
         )
 
-    def group(self, inputs: int) -> int | None:
-        """How many of the ``inputs`` to an output share a scale; None where they all do."""
-        size = self.group_size or (GROUP if inputs >= GROUP else SMALL_GROUP)
-        fits = self.weight_granularity == "per-group" and size < inputs and inputs % size == 0
-        return size if fits else None
-
-    def activations(self, default: Scheme) -> Scheme:
-        """The scheme of activations: the target's ``default`` with what the user chose."""
-        symmetric = default.symmetric if self.activation_symmetric is None else self.activation_symmetric
-        return replace(default, bits=self.activation_bits, symmetric=symmetric)
+    def layer(self, module: str, *places: str) -> Row:
+        """What is asked for the layer of this module name, at these places of the network."""
+        return merged(self.rows, module, places)
 
     @property
     def bits(self) -> str:
@@ -131,18 +137,12 @@ class Options:
     def check_patterns(self, modules: list[str]) -> None:
         """Raises InputError for a pattern that matches none of the model's modules: most likely a slip."""
         for option in ("skip", "no_fuse", "activation16"):
-            for pattern in getattr(self, option):
-                if not any(matches(name, (pattern,)) for name in modules):
-                    hint = closest(pattern, modules)
-                    name = option.replace("_", "-")
-                    raise InputError(f"--{name} '{pattern}' matches no module of the model; {hint}")
+            rows = [Row(pattern) for pattern in getattr(self, option)]
+            check_patterns(rows, modules, f"--{option.replace('_', '-')}")
+        check_patterns(self.recipe, modules, "the recipe's row")
 
     def as_dict(self) -> dict[str, object]:
         """The options as plain values, for results and reports."""
-        return asdict(self)
-
-
-def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a module name matches one of the globs, itself or by a module it lies in."""
-    parents = [".".join(name.split(".")[: i + 1]) for i in range(name.count(".") + 1)]
-    return any(fnmatch.fnmatchcase(parent, pattern) for pattern in patterns for parent in parents)
+        values = asdict(self)
+        recipe = plain(values.pop("recipe") and self.recipe)
+        return values | ({"recipe": recipe} if recipe else {})

@@ -1,31 +1,20 @@
-"""Placement: which edges and weights carry a quantizer, decided by a Target's rules alone."""
+"""Placement: which edges and weights carry a quantizer, by the rules in ``targets.rules`` alone."""
 
-import operator
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.operators import (
-    EMBEDDINGS,
-    FAKE_QUANTIZE,
-    RECURRENT,
-    SOFTMAX,
-    SPLITS,
-    TRANSPARENT,
-    Weighted,
-    family,
-    weighted,
-)
+from zeropoint.graph.moves import before_moves
+from zeropoint.graph.operators import family, weighted
+from zeropoint.graph.program import Decision
 from zeropoint.numerics.scheme import Scheme
-from zeropoint.targets.options import Options, matches
-from zeropoint.targets.processor import PROCESSORS
+from zeropoint.targets.options import Options
+from zeropoint.targets.recipe import float_row
+from zeropoint.targets.rules import DYNAMIC, STATIC, WEIGHTS, Rule
+from zeropoint.targets.sites import Pair, Site, WeightPlace, kind_of, operands
 from zeropoint.targets.target import Target
-
-POOLING = ("mean", "avg_pool")
-END_BITS_BELOW = 4  # bits of weights at which the first and last layers keep 8 of their own
 
 
 @dataclass(frozen=True)
@@ -38,24 +27,12 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class WeightPlace:
-    """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme.
-
-    ``group``: so many inputs to an output are quantized as a channel of their own; None: all of them as one.
-    """
-
-    node: str
-    axis: int
-    scheme: Scheme
-    group: int | None = None
-
-
-@dataclass(frozen=True)
 class Placement:
-    """Where quantizers go; comparable, so that engines with equal placements share one Program."""
+    """Where quantizers go, and what every rule decided at every node that it is about."""
 
     edges: frozenset[Edge]
     weights: frozenset[WeightPlace]
+    decisions: tuple[Decision, ...] = field(default=(), compare=False)
 
     @property
     def sources(self) -> list[str]:
@@ -63,246 +40,81 @@ class Placement:
         return sorted({edge.source for edge in self.edges})
 
 
-class _Edges:
-    """Edges as they are collected: where two schemes are wanted for one, that of more bits holds.
-
-    ``wide`` are globs of the modules whose inputs and outputs get 16 bits.
-    """
-
-    def __init__(self, wide: tuple[str, ...] = ()) -> None:
-        self._schemes: dict[tuple[str, str], Scheme] = {}
-        self._wide = wide
-
-    def add(self, pairs: Iterable[tuple[Node, Node]], scheme: Scheme, reader: Node | None = None) -> None:
-        """Takes in edges that lead to ``reader``, if only by way of moves; without one, each to its own."""
-        for source, user in pairs:
-            ends = (before_moves(source), reader or user)
-            is_wide = any(matches(fx.module_name(end), self._wide) for end in ends)
-            wanted = replace(scheme, bits=16) if is_wide else scheme
-            before = self._schemes.setdefault((source.name, user.name), wanted)
-            if wanted.bits > before.bits:
-                self._schemes[source.name, user.name] = wanted
-
-    def widen(self, source: Node, user: Node) -> None:
-        """Gives an edge 16 bits: a value is cut to a range there, and hardly rounded."""
-        key = source.name, user.name
-        self._schemes[key] = replace(self._schemes[key], bits=16)
-
-    def has_all(self, source: Node) -> bool:
-        """Whether every edge from a node is among them."""
-        return all((source.name, user.name) in self._schemes for user in source.users)
-
-    def sources(self) -> set[str]:
-        return {source for source, _ in self._schemes}
-
-    def all(self) -> frozenset[Edge]:
-        return frozenset(Edge(*names, scheme) for names, scheme in self._schemes.items())
-
-
 def place_static(module: GraphModule, target: Target, options: Options) -> Placement:
     """Quantizers for static quantization: on the inputs and weights of what the target runs in int8.
 
-    A quantizer goes where a value is made, not where it is used: behind activations that the engine fuses,
-    and before operators that only move values (pooling by maximum, reshapes), so that these run on integers
-    too.
+    A quantizer goes where a value is made, not where it is used: after activations that the engine fuses, and
+    before operators that only move values (pooling by maximum, reshapes), so that these run on integers too.
     """
-    edges = _Edges(options.activation16)
-    products: list[tuple[tuple[Node, Node], Node]] = []
-    cut: list[tuple[Node, Node]] = []  # operands that are added before they are rounded, and their additions
+    return place(module, target, options, STATIC)
+
+
+def place_dynamic(module: GraphModule, target: Target, options: Options) -> Placement:
+    """Quantizers for dynamic quantization: linear and recurrent layers; convolutions stay as they are."""
+    return place(module, target, options, DYNAMIC)
+
+
+def place_weights(module: GraphModule, target: Target, options: Options) -> Placement:
+    """Quantizers for the weights that static quantization quantizes, and for no activations."""
+    return place(module, target, options, WEIGHTS)
+
+
+def place(module: GraphModule, target: Target, options: Options, rules: Sequence[Rule]) -> Placement:
+    """Applies the rules at every node that they are about: those that read other quantizers at the end."""
+    ends = frozenset(first_and_last(module))
+    placed: dict[tuple[str, str], Scheme] = {}
     weights: set[WeightPlace] = set()
-    ends = _ends(module)
-    few = options.activations(target.activations)
-    enough = replace(few, bits=max(8, few.bits))  # where nothing is multiplied fewer bits gain nothing
-    last = replace(few, bits=options.end_bits or enough.bits)
-
-    def entering(user: Node) -> Scheme:
-        return (last if user in ends else few) if weighted(user) else enough
-
-    for node in module.graph.nodes:
-        if node.op != "call_function" or matches(fx.module_name(node), options.skip):
+    decisions = []
+    nodes = [node for node in module.graph.nodes if node.op == "call_function"]
+    early = [rule for rule in rules if not rule.late]
+    order = [(node, rule) for node in nodes for rule in early]
+    order += [(node, rule) for rule in rules if rule.late for node in nodes]
+    carrying: frozenset[Node] | None = None
+    for node, rule in order:
+        if kind_of(node) not in rule.kinds:
             continue
-        kind, description = family(node), weighted(node)
-        if description and kind in target.weighted:
-            place = _weight_place(node, description, target, options, node in ends)
-            weights.add(place)
-            # No engine has kernels for integer inputs and a scale for each group: they would be rounded for
-            # nothing, and ONNX Runtime would round such weights again, to one scale for all (28 dB of 38).
-            if place.group is None and not _stays_float(node, target, options):
-                into = _edges_into(node, [cast(Node, node.args[description.input])], target)
-                edges.add(into, entering(node), node)
-            behind: list[Node] = []
-            if _is_unfused(node, options):  # convolution, batch norm and activation each get their own
-                behind = [node, *(user for user in node.users if family(user) == "batch_norm")]
-            elif kind in target.outputs:
-                behind = [_last_fused(node, target)]
-            for part in behind:
-                for pair in _edges_behind(part):
-                    edges.add([pair], entering(pair[1]))
-        elif kind in target.inputs and kind == "product":
-            for operand in _operands(node):
-                is_share = before_moves(operand).target in SOFTMAX
-                pairs = _edges_into(node, [operand], target)
-                if is_share:
-                    edges.add(pairs, few, node)
-                else:
-                    products += [(pair, node) for pair in pairs]
-        elif kind in target.inputs and (kind != "add" or _stays_in_integers(node, target)):
-            operands = _operands(node)
-            # An addition is done inside one of its operands only, the other one comes to it rounded.
-            fused = [one for one in operands if _is_fused_operand(one, kind, target, options)][:1]
-            rounded = [one for one in operands if one not in fused or not target.adds_before_rounding]
-            edges.add(_edges_into(node, rounded, target), enough, node)
-            if target.cuts_before_adding and len(rounded) == 2:
-                cut += [(one, node) for one in fused]
-            if kind == "add" and operands and target.pools_sums:
-                edges.add(_into_pooling(node, options), enough)
-            if kind in target.outputs:
-                for pair in _edges_behind(node):
-                    edges.add([pair], entering(pair[1]))
-    sources, product = edges.sources(), options.activations(target.products)
-    others = {before_moves(node) for node in module.graph.nodes if node.name in sources}
-    for pair, node in products:
-        edges.add([pair], few if before_moves(pair[0]) in others else product, node)
-    for operand, node in cut:
-        users = list(node.users)
-        if edges.has_all(users[0] if len(users) == 1 and family(users[0]) == "relu" else node):
-            edges.widen(operand, node)
-    return Placement(edges.all(), frozenset(weights | _tables(module, target, options)))
+        if rule.late and carrying is None:
+            sources = {source for source, _ in placed}
+            carrying = frozenset(before_moves(one) for one in module.graph.nodes if one.name in sources)
+        site = Site(node, target, options, ends, placed, carrying or frozenset())
+        pattern = float_row(options.rows, fx.module_name(node))
+        reason = rule.check(site) if pattern is None else f"skipped by the user ('{pattern}')"
+        decisions.append(Decision(rule.name, node.name, reason))
+        if reason is None:
+            weights |= set(rule.weights(site))
+            for pair, scheme in rule.edges(site):
+                _add(placed, pair, _at_source(pair[0], scheme, options))
+    edges = frozenset(Edge(*names, scheme) for names, scheme in placed.items())
+    return Placement(edges, frozenset(weights), tuple(decisions))
 
 
-def _stays_float(layer: Node, target: Target, options: Options) -> bool:
-    """Whether a layer's input stays float, as the engine is no faster with 8 bits; other bits are heeded."""
-    return family(layer) in target.weights_alone and options.activation_bits == 8
+def _at_source(source: Node, scheme: Scheme, options: Options) -> Scheme:
+    """The scheme with as many bits as the layer is to give that makes the value."""
+    least = options.layer(fx.module_name(before_moves(source))).output_bits or 0
+    return replace(scheme, bits=max(scheme.bits, least))
 
 
-def _weight_place(
-    node: Node, description: Weighted, target: Target, options: Options, is_end: bool
-) -> WeightPlace:
-    weight, scheme = cast(Node, node.args[description.weight]), options.weights(target.weights)
-    if is_end:
-        scheme = replace(
-            scheme, bits=options.end_bits or (8 if scheme.bits < END_BITS_BELOW else scheme.bits)
-        )
-    if PROCESSORS[target.processor].saturates and not scheme.symmetric:
-        scheme = replace(scheme, bits=min(scheme.bits, 7))  # half the range: no two products can overflow
-    shape = weight.meta["val"].shape
-    axis = description.channel_axis % len(shape)
-    has_rows = description.family == "linear" and axis == 0 and len(shape) == 2
-    return WeightPlace(weight.name, axis, scheme, options.group(shape[1]) if has_rows else None)
+def _add(placed: dict[tuple[str, str], Scheme], pair: Pair, scheme: Scheme) -> None:
+    """Takes in an edge; if two schemes are wanted for one, that of more bits holds."""
+    key = pair[0].name, pair[1].name
+    if key not in placed or scheme.bits > placed[key].bits:
+        placed[key] = scheme
 
 
-def _tables(module: GraphModule, target: Target, options: Options) -> set[WeightPlace]:
-    """The tables that nothing but embeddings read, with a scale for each row.
-
-    They are what a network begins with, and most of what small language models weigh: of 8 bits whatever
-    other weights have.
-    """
-
-    def is_table(node: Node) -> bool:
-        read = all(user.target in EMBEDDINGS and user.args[0] is node for user in node.users)
-        return read and not any(matches(fx.module_name(user), options.skip) for user in node.users)
-
-    scheme = replace(options.weights(target.weights), bits=options.end_bits or 8)
-    constants = module.graph.find_nodes(op="get_attr")
-    return {WeightPlace(node.name, 0, scheme) for node in constants if node.users and is_table(node)}
-
-
-def _ends(module: GraphModule) -> set[Node]:
-    """The weighted operators before which there is none, and those behind which there is none."""
+def first_and_last(module: GraphModule) -> set[Node]:
+    """The weighted operators before which there is none, and those after which there is none."""
 
     def first(nodes: list[Node], neighbours: Callable[[Node], Iterable[Node]]) -> set[Node]:
-        found, behind = set(), set()
+        found, after = set(), set()
         for node in nodes:
-            if any(other in behind or other in found for other in neighbours(node)):
-                behind.add(node)
+            if any(other in after or other in found for other in neighbours(node)):
+                after.add(node)
             elif weighted(node):
                 found.add(node)
         return found
 
     nodes = list(module.graph.nodes)
     return first(nodes, lambda node: node.all_input_nodes) | first(nodes[::-1], lambda node: node.users)
-
-
-def _is_unfused(node: Node, options: Options) -> bool:
-    """Whether the user wants a weighted operator, or the layer behind it, kept apart from the other."""
-    return any(matches(fx.module_name(part), options.no_fuse) for part in (node, *node.users))
-
-
-def _operands(node: Node) -> list[Node]:
-    """The tensors an operator without a weight works on, or none where one is a constant or an integer."""
-    operands = node.args[0] if isinstance(node.args[0], list | tuple) else node.args[:2]
-    if family(node) in POOLING:
-        operands = node.args[:1]
-    tensors = [operand for operand in operands if isinstance(operand, Node)]
-    computed = all(fx.is_float(operand) and operand.op != "get_attr" for operand in tensors)
-    return tensors if computed and len(tensors) == len(operands) else []
-
-
-def _stays_in_integers(addition: Node, target: Target) -> bool:
-    """Whether a residual stream is read by integer operators, as in a convolutional network.
-
-    In a transformer only layer norms and further additions read it: it stays float there. A mean over space,
-    as in front of a classifier, keeps integers, one over tokens does not count.
-    """
-    seen, waiting = set(), [addition]
-    while waiting:
-        node = waiting.pop()
-        for user in node.users:
-            if weighted(user) and family(user) in target.weighted:
-                return True
-            kind, moves = family(user), user.target in TRANSPARENT | SPLITS | {operator.getitem}
-            in_integers = _pools(user) if kind in POOLING else kind in ("add", "relu", *target.inputs)
-            moves = moves or in_integers
-            if moves and user not in seen:
-                seen.add(user)
-                waiting.append(user)
-    return False
-
-
-def _pools(node: Node) -> bool:
-    """Whether a node averages over space, the axes behind the channels."""
-    if family(node) == "mean":
-        rank = len(cast(Node, node.args[0]).meta["val"].shape)
-        axes = {axis % rank for axis in cast(list[int], node.args[1] or ())}
-        return rank > 3 and axes == set(range(2, rank))
-    return family(node) == "avg_pool"
-
-
-def _into_pooling(addition: Node, options: Options) -> list[tuple[Node, Node]]:
-    """The edges from a sum, or the ReLU behind it, into what averages it over space."""
-    users = list(addition.users)
-    source = users[0] if len(users) == 1 and family(users[0]) == "relu" else addition
-    pooling = [user for user in source.users if _pools(user)]
-    return [(source, user) for user in pooling if not matches(fx.module_name(user), options.skip)]
-
-
-def _is_fused_operand(operand: Node, kind: str, target: Target, options: Options) -> bool:
-    """Whether the addition is done inside the weighted operator that makes this operand, before rounding."""
-    in_integers = weighted(operand) and family(operand) in target.weighted
-    quantized = in_integers and not matches(fx.module_name(operand), options.skip)
-    fuses = kind == "add" and not _is_unfused(operand, options)
-    return bool(fuses and quantized and len(operand.users) == 1)
-
-
-def _moved_from(node: Node) -> tuple[Node, Node] | None:
-    """The node whose values ``node`` only moves, and what reads them for it; None where it does more."""
-    if node.target in TRANSPARENT:
-        return cast(Node, node.args[0]), node
-    if node.target is operator.getitem and cast(Node, node.args[0]).target in SPLITS:
-        split = cast(Node, node.args[0])
-        return cast(Node, split.args[0]), split
-    return None
-
-
-def before_moves(node: Node) -> Node:
-    """The node whose values ``node`` holds, moved about or quantized: itself where it does neither."""
-    while True:
-        if node.target in FAKE_QUANTIZE:
-            node = cast(Node, node.args[0])
-        elif moved := _moved_from(node):
-            node, _ = moved
-        else:
-            return node
 
 
 def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
@@ -313,7 +125,7 @@ def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
     group: dict[str, str] = {}
     quantized = {before_moves(node).name for node in module.graph.nodes if node.name in placement.sources}
     for node in [node for node in module.graph.nodes if family(node) == "cat"]:
-        members = {before_moves(operand).name for operand in _operands(node)}
+        members = {before_moves(operand).name for operand in operands(node)}
         if not members or not members <= quantized:
             continue
         members |= {node.name} & quantized
@@ -322,65 +134,3 @@ def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
         group |= {member: name for member in members}
         group |= {member: name for member, other in group.items() if other in joined}
     return group
-
-
-def _edges_into(node: Node, operands: list[Node], target: Target) -> list[tuple[Node, Node]]:
-    """The edge into ``node`` for each operand, and the one at the head of the moves that it has come through.
-
-    The value at the end of the moves is on the grid already, but the PyTorch compiler's kernels are int8 only
-    with a quantizer right before them (12% on ResNet-50); the other engines drop the second one.
-    """
-    edges = []
-    for operand in [operand for operand in operands if fx.is_float(operand)]:
-        edges.append((operand, node))
-        head, reader, split = operand, node, False
-        while moved := _moved_from(head):
-            head, reader = moved
-            split = split or reader.target in SPLITS
-        # Only a part of what is split goes here, and the rest may stay float.
-        if head is not operand and (
-            not split or family(head) in target.inputs or _all_integers(reader, target)
-        ):
-            edges.append((head, reader))
-    return edges
-
-
-def _all_integers(moves: Node, target: Target) -> bool:
-    """Whether all that read what ``moves`` moves compute with integers."""
-    for user in moves.users:
-        if user.target in TRANSPARENT | SPLITS | {operator.getitem}:
-            if not _all_integers(user, target):
-                return False
-        elif family(user) not in (target.weighted if weighted(user) else target.inputs):
-            return False
-    return True
-
-
-def _last_fused(node: Node, target: Target) -> Node:
-    """The activation that the engine fuses to a weighted operator, or the operator where it fuses none."""
-    users = list(node.users)
-    return users[0] if len(users) == 1 and family(users[0]) in target.fused else node
-
-
-def _edges_behind(node: Node) -> list[tuple[Node, Node]]:
-    return [(node, user) for user in node.users if user.op != "output"]
-
-
-def place_dynamic(module: GraphModule, target: Target, options: Options) -> Placement:
-    """Quantizers for dynamic quantization: linear and recurrent layers; convolutions stay as they are."""
-    edges = _Edges()
-    weights: set[WeightPlace] = set()
-    activation, weight_scheme = options.activations(target.activations), options.weights(target.weights)
-    for node in module.graph.nodes:
-        if node.op != "call_function" or matches(fx.module_name(node), options.skip):
-            continue
-        description = weighted(node)
-        if description and description.family == "linear":
-            if not _stays_float(node, target, options):
-                edges.add([(cast(Node, node.args[description.input]), node)], activation)
-            weights.add(_weight_place(node, description, target, options, is_end=False))
-        elif node.target in RECURRENT:
-            tensors = [part for part in cast(list[object], node.args[2]) if isinstance(part, Node)]
-            matrices = [matrix for matrix in tensors if matrix.meta["val"].dim() == 2]
-            weights |= {WeightPlace(matrix.name, 0, weight_scheme) for matrix in matrices}
-    return Placement(edges.all(), frozenset(weights | _tables(module, target, options)))

@@ -94,7 +94,10 @@ class Target:
     def refuses(self, method: str, settings: object) -> str | None:
         """Why this engine cannot run a method with ``settings``, Options or a Program; None if it can."""
         for limit in self.limits:
-            value = getattr(settings, limit.option, limit.values[0])  # a Program knows its bits alone
-            if method in limit.methods and value not in limit.values:
-                return limit.reason
+            if method in limit.methods:
+                values = [getattr(settings, limit.option, limit.values[0])]  # a Program knows its bits alone
+                rows = getattr(settings, "recipe", ())
+                values += [value for row in rows if (value := getattr(row, limit.option, None)) is not None]
+                if any(value not in limit.values for value in values):
+                    return limit.reason
         return None

@@ -1,0 +1,283 @@
+"""Sites: a node as the rules of placement see it, and what they quantize there: edges and weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+from torch.fx import Node
+
+from zeropoint.graph import edits as fx
+from zeropoint.graph.moves import MOVES, before_moves, moved_from
+from zeropoint.graph.operators import (
+    SOFTMAX,
+    SPLITS,
+    Weighted,
+    family,
+    short_name,
+    weighted,
+)
+from zeropoint.numerics.scheme import Scheme
+from zeropoint.targets import recipe
+from zeropoint.targets.options import Options
+from zeropoint.targets.processor import PROCESSORS
+from zeropoint.targets.recipe import Row, matches
+from zeropoint.targets.target import Target
+
+POOLING = ("mean", "avg_pool")
+CONVOLUTIONS = ("conv", "conv1d", "conv3d", "conv_transpose")
+RECURRENT = ("lstm", "gru")
+
+Pair = tuple[Node, Node]
+"""The value of the first node as it enters the second."""
+
+
+@dataclass(frozen=True)
+class WeightPlace:
+    """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme.
+
+    ``group``: so many inputs to an output are quantized as a channel of their own; None: all of them as one.
+    """
+
+    node: str
+    axis: int
+    scheme: Scheme
+    group: int | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node as rules see it.
+
+    ``ends`` are the first and last layers, ``placed`` the edges that have a scheme so far, by the names of
+    their nodes, and ``carrying`` the nodes with a quantizer after the early rules.
+    """
+
+    node: Node
+    target: Target
+    options: Options
+    ends: frozenset[Node]
+    placed: Mapping[tuple[str, str], Scheme]
+    carrying: frozenset[Node]
+
+    @property
+    def layer(self) -> Weighted:
+        """Where the arguments of this weighted operator are."""
+        return cast(Weighted, weighted(self.node))
+
+    def asked(self, node: Node) -> Row:
+        """What the recipe says of a node's layer."""
+        places = [recipe.FIRST_AND_LAST] if node in self.ends else []
+        return self.options.layer(fx.module_name(node), *places)
+
+    def entering(self, reader: Node) -> Scheme:
+        """The scheme of what enters a node; where nothing is multiplied, fewer than 8 bits gain nothing."""
+        scheme = self.asked(reader).activations(self.target.activations)
+        return scheme if weighted(reader) else replace(scheme, bits=max(8, scheme.bits))
+
+
+def kind_of(node: Node) -> str:
+    """The family of a node's operator, or its short name if it has none."""
+    return family(node) or short_name(node.target)
+
+
+# What is quantized: edges with their schemes, and weights.
+
+
+def of_input(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The input of a layer."""
+    source = cast(Node, site.node.args[site.layer.input])
+    return _with(_edges_into(site.node, [source], site.target), site.entering(site.node))
+
+
+def of_input_itself(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The input of a layer, where it enters it: for ranges that are found at run time."""
+    scheme = site.options.layer(fx.module_name(site.node)).activations(site.target.activations)
+    return [((cast(Node, site.node.args[site.layer.input]), site.node), scheme)]
+
+
+def of_operands(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The operands of an operator without a weight, but for the side of a sum that a layer adds inside."""
+    inner = inside(site)
+    read = [one for one in operands(site.node) if one not in inner]
+    return _with(_edges_into(site.node, read, site.target), site.entering(site.node))
+
+
+def of_convolutions_side(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The side of a sum that the addition is done in."""
+    return _with(_edges_into(site.node, inside(site), site.target), site.entering(site.node))
+
+
+def in_16_bits(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The convolution's side of a sum, in 16 bits: the value is cut to a range, and hardly rounded."""
+    pairs = [(one, site.node) for one in inside(site)]
+    return [(pair, replace(site.placed[pair[0].name, pair[1].name], bits=16)) for pair in pairs]
+
+
+def of_shares(site: Site) -> list[tuple[Pair, Scheme]]:
+    """What comes from a softmax, on the grid of any activation."""
+    read = [one for one in operands(site.node) if before_moves(one).target in SOFTMAX]
+    scheme = site.asked(site.node).activations(site.target.activations)
+    return _with(_edges_into(site.node, read, site.target), scheme)
+
+
+def of_factors(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The other factors of a product: on the target's grid for products, but for values that have another."""
+    read = [one for one in operands(site.node) if before_moves(one).target not in SOFTMAX]
+    row = site.asked(site.node)
+    few, product = row.activations(site.target.activations), row.activations(site.target.products)
+    pairs = _edges_into(site.node, read, site.target)
+    return [(pair, few if before_moves(pair[0]) in site.carrying else product) for pair in pairs]
+
+
+def of_pooled_sum(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The edges from a sum, or the ReLU after it, into what averages it over space."""
+    users = list(site.node.users)
+    source = users[0] if len(users) == 1 and family(users[0]) == "relu" else site.node
+    pooling = [user for user in source.users if _pools(user)]
+    kept = [user for user in pooling if not site.options.layer(fx.module_name(user)).float]
+    return [((source, user), site.entering(user)) for user in kept]
+
+
+def after_fused(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The output of a layer, after the activation that the engine fuses to it."""
+    users, last = list(site.node.users), site.node
+    if weighted(last) and len(users) == 1 and family(users[0]) in site.target.fused:
+        last = users[0]
+    return _after(site, last)
+
+
+def after_each(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The outputs of a layer and of the batch norm after it."""
+    norms = [user for user in site.node.users if family(user) == "batch_norm"]
+    return [pair for part in (site.node, *norms) for pair in _after(site, part)]
+
+
+def its_weight(site: Site) -> list[WeightPlace]:
+    """The weight of a layer."""
+    return [weight_of(site)]
+
+
+def weight_of_dynamic(site: Site) -> list[WeightPlace]:
+    """The weight of a layer, whether or not it is the first or last one."""
+    return its_weight(replace(site, ends=frozenset()))
+
+
+def its_matrices(site: Site) -> list[WeightPlace]:
+    """The matrices of a recurrent layer, a scale for each row."""
+    tensors = [part for part in cast(list[object], site.node.args[2]) if isinstance(part, Node)]
+    scheme = site.options.layer(fx.module_name(site.node)).weights(site.target.weights)
+    return [WeightPlace(part.name, 0, scheme) for part in tensors if part.meta["val"].dim() == 2]
+
+
+def its_table(site: Site) -> list[WeightPlace]:
+    """The table of an embedding, a scale for each row."""
+    table = cast(Node, site.node.args[0])
+    name = fx.module_name(next(iter(table.users)))
+    row = site.options.layer(name, recipe.EMBEDDINGS)
+    return [WeightPlace(table.name, 0, row.weights(site.target.weights))]
+
+
+def weight_of(site: Site) -> WeightPlace:
+    """Where the weight of a layer is, and its scheme."""
+    weight, description = cast(Node, site.node.args[site.layer.weight]), site.layer
+    row = site.asked(site.node)
+    scheme = row.weights(site.target.weights)
+    if PROCESSORS[site.target.processor].saturates and not scheme.symmetric:
+        scheme = replace(scheme, bits=min(scheme.bits, 7))  # half the range: no two products can overflow
+    shape = weight.meta["val"].shape
+    axis = description.channel_axis % len(shape)
+    has_rows = description.family == "linear" and axis == 0 and len(shape) == 2
+    return WeightPlace(weight.name, axis, scheme, row.group(shape[1]) if has_rows else None)
+
+
+def _with(pairs: list[Pair], scheme: Scheme) -> list[tuple[Pair, Scheme]]:
+    return [(pair, scheme) for pair in pairs]
+
+
+def _after(site: Site, node: Node) -> list[tuple[Pair, Scheme]]:
+    return [((node, user), site.entering(user)) for user in node.users if user.op != "output"]
+
+
+def is_unfused(node: Node, options: Options) -> bool:
+    """Whether the user wants a weighted operator kept apart from the layer after it."""
+    return any(matches(fx.module_name(part), options.no_fuse) for part in (node, *node.users))
+
+
+def operands(node: Node) -> list[Node]:
+    """The tensors an operator without a weight works on, or none if one is a constant or an integer."""
+    read = node.args[0] if isinstance(node.args[0], list | tuple) else node.args[:2]
+    if family(node) in POOLING:
+        read = node.args[:1]
+    tensors = [operand for operand in read if isinstance(operand, Node)]
+    computed = all(fx.is_float(operand) and operand.op != "get_attr" for operand in tensors)
+    return tensors if computed and len(tensors) == len(read) else []
+
+
+def inside(site: Site) -> list[Node]:
+    """The operand of a sum that is made by a layer in which the addition is done, before rounding."""
+    for operand in operands(site.node) if family(site.node) == "add" else ():
+        in_integers = weighted(operand) and family(operand) in site.target.weighted
+        is_float = site.options.layer(fx.module_name(operand)).float
+        fuses = in_integers and not is_float and not is_unfused(operand, site.options)
+        if fuses and len(operand.users) == 1:
+            return [operand]
+    return []
+
+
+def stays_in_integers(addition: Node, target: Target) -> bool:
+    """Whether a residual stream is read by integer operators, as in a convolutional network.
+
+    In a transformer only layer norms and further additions read it: it stays float there. A mean over space,
+    as before a classifier, keeps integers, one over tokens does not count.
+    """
+    seen, waiting = set(), [addition]
+    while waiting:
+        for user in waiting.pop().users:
+            if weighted(user) and family(user) in target.weighted:
+                return True
+            kind = family(user)
+            in_integers = _pools(user) if kind in POOLING else kind in ("add", "relu", *target.inputs)
+            if (user.target in MOVES or in_integers) and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
+
+
+def _pools(node: Node) -> bool:
+    """Whether a node averages over space, the axes after the channels."""
+    if family(node) == "mean":
+        rank = len(cast(Node, node.args[0]).meta["val"].shape)
+        axes = {axis % rank for axis in cast(list[int], node.args[1] or ())}
+        return rank > 3 and axes == set(range(2, rank))
+    return family(node) == "avg_pool"
+
+
+def _edges_into(node: Node, read: list[Node], target: Target) -> list[Pair]:
+    """The edge into ``node`` for each operand, and the one before the moves that it has come through.
+
+    The value after the moves is on the grid already, but the PyTorch compiler's kernels are int8 only with a
+    quantizer right before them (12% on ResNet-50); the other engines drop the second one.
+    """
+    edges = []
+    for operand in [operand for operand in read if fx.is_float(operand)]:
+        edges.append((operand, node))
+        head, reader, split = operand, node, False
+        while moved := moved_from(head):
+            head, reader = moved
+            split = split or reader.target in SPLITS
+        # Only a part of what is split goes here, and the rest may stay float.
+        part = split and family(head) not in target.inputs and not _all_integers(reader, target)
+        if head is not operand and not part:
+            edges.append((head, reader))
+    return edges
+
+
+def _all_integers(moves: Node, target: Target) -> bool:
+    """Whether all that read what ``moves`` moves compute with integers."""
+    for user in moves.users:
+        if user.target in MOVES:
+            if not _all_integers(user, target):
+                return False
+        elif family(user) not in (target.weighted if weighted(user) else target.inputs):
+            return False
+    return True
