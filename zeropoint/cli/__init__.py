@@ -151,7 +151,7 @@ def compare(
             threads=threads,
             batch_size=latency_batch_size,
             command=_command(),
-            say=_say,
+            say=progress.say,
         )
     if json:
         from zeropoint.report.files import record
@@ -249,7 +249,7 @@ def quantize(
     if data is not None:
         parts = {part: getattr(loaders, part) for part in parts}
     if target == AUTO:
-        quantized, choice = fastest_target(program, method, **parts, options=options, say=_say)
+        quantized, choice = fastest_target(program, method, **parts, options=options, say=progress.say)
         target = choice.engine
         _out.print(chosen(choice), soft_wrap=True)
     else:
@@ -292,7 +292,7 @@ def evaluate(
     if simulated is not None:
         run, choice, where = on_processor(program, simulated.name), None, f"simulated on {simulated.name}"
     else:
-        run, choice = compiled(program, engine, threads=None, batch_size=batch_size, say=_say)
+        run, choice = compiled(program, engine, threads=None, batch_size=batch_size, say=progress.say)
         where = run.engine
     if choice is not None and not json:
         _out.print(chosen(choice), soft_wrap=True)
@@ -342,15 +342,15 @@ def bench(
     from zeropoint.report import bench as report
 
     candidate = partial(
-        resolve.candidate, threads=threads, batch_size=batch_size, weights=weights, data=data, say=_say
+        resolve.candidate, threads=threads, batch_size=batch_size, weights=weights, data=data, say=progress.say
     )
     candidates = [candidate(model, engine, "torch")]
     if other is not None:
         candidates.append(candidate(other, other_engine, engine or candidates[0].runner.engine))
     inputs = resolve.shared_inputs(candidates)
     runner, *others = [one.runner for one in candidates]
-    pair = benchmark_pair(runner, others[0], inputs, seconds=seconds, say=_say) if others else None
-    results = [pair.model, pair.other] if pair else [benchmark(runner, inputs, seconds=seconds, say=_say)]
+    pair = benchmark_pair(runner, others[0], inputs, seconds=seconds, say=progress.say) if others else None
+    results = [pair.model, pair.other] if pair else [benchmark(runner, inputs, seconds=seconds, say=progress.say)]
     models, choices = [one.model for one in candidates], [one.choice for one in candidates]
     if json == Path("-"):
         _print_json(report.record(models, results, choices, pair, seconds=seconds, command=_command()))
@@ -517,7 +517,7 @@ def diagnose(
     quantized = program
     if program.method == "fp32":
         parts = {part: getattr(loaders, part) for part in ("calibration", "train", "validation")}
-        _say(f"{method}: quantizing for {engine}")
+        progress.say(f"{method}: quantizing for {engine}")
         quantized = run_method(program, method, **parts, target=engine, options=options)
     timed = engine if engine != "torch" else None
     # Mends are chosen by it, so it is not what accuracy is evaluated on afterwards.
@@ -529,7 +529,7 @@ def diagnose(
         items=items,
         threads=threads,
         processor=options.processor,
-        say=_say,
+        say=progress.say,
     )
     if json:
         _print_json(diagnosis.as_dict())
@@ -660,11 +660,6 @@ def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 
 
-def _say(line: str) -> None:
-    if not progress.is_quiet():
-        _err.print(line, style="dim", highlight=False, soft_wrap=True)
-
-
 def _check_saved_name(path: Path) -> None:
     if path.suffix != ".pt2":
         raise InputError(f"cannot write {path}: a Program is saved as .pt2; give such a name")
@@ -696,6 +691,7 @@ def main() -> None:
 
     before = signal.signal(signal.SIGTERM, terminate)
     debug = "--debug" in sys.argv[1:]
+    progress.show_lines()
     progress.be_quiet("--quiet" in sys.argv[1:])
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--debug", "--quiet")]
     if not debug:
