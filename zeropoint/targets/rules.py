@@ -158,11 +158,16 @@ def is_table(site: Site) -> str | None:
 
 def never(reason: str) -> Callable[[Site], str | None]:
     """A check that always refuses."""
-    return lambda _: reason
+
+    def check(_: Site) -> str:
+        return reason
+
+    check.__doc__ = f"Never: {reason}."
+    return check
 
 
 def always(_: Site) -> None:
-    """A check that never refuses."""
+    """Always."""
 
 
 LAYERS = (*CONVOLUTIONS, "linear")
