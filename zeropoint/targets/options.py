@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from zeropoint.errors import InputError, closest
-from zeropoint.numerics.scheme import Granularity
 from zeropoint.targets.processor import NATIVE
 from zeropoint.targets.processor import find as find_processor
 from zeropoint.targets.recipe import EMBEDDINGS, FIRST_AND_LAST, Recipe, Row, check_patterns, merged, plain
-from zeropoint.training.recipe import Recipe as TrainingOptions
+from zeropoint.training.options import TrainingOptions
 
 ROUNDINGS = ("gptq", "adaround", "nearest")
 STEP_SIZES = ("lsq", "pact")
@@ -50,7 +49,7 @@ class Options:
     end_bits: int | None = None
     weight_symmetric: bool | None = None
     activation_symmetric: bool | None = None
-    weight_granularity: Granularity | Literal["per-group"] | None = None
+    weight_granularity: Literal["per-tensor", "per-channel", "per-group"] | None = None
     group_size: int | None = None
     ranges: str = "mse"
     weight_ranges: str | None = None

@@ -5,11 +5,14 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from zeropoint.errors import InputError, closest
-from zeropoint.numerics.scheme import Scheme
+
+if TYPE_CHECKING:  # the command line's help needs no torch
+    from zeropoint.numerics.scheme import Scheme
 
 GRANULARITIES = ("per-tensor", "per-channel", "per-group")
 GROUP, SMALL_GROUP = 128, 32  # inputs: of a layer that has so many, and of others
@@ -57,7 +60,7 @@ class Row:
         if self.layers.startswith("@") and self.layers not in PLACES:
             raise InputError(f"unknown place '{self.layers}'; valid: {', '.join(PLACES)}")
 
-    def weights(self, default: Scheme) -> Scheme:
+    def weights(self, default: "Scheme") -> "Scheme":
         """The scheme of weights, or of a group of them: ``default`` with what this row says."""
         chosen = self.weight_granularity or default.granularity
         return replace(
@@ -67,7 +70,7 @@ class Row:
             granularity="per-tensor" if chosen == "per-tensor" else "per-channel",
         )
 
-    def activations(self, default: Scheme) -> Scheme:
+    def activations(self, default: "Scheme") -> "Scheme":
         """The scheme of what enters: ``default`` with what this row says."""
         symmetric = default.symmetric if self.activation_symmetric is None else self.activation_symmetric
         return replace(default, bits=self.activation_bits or default.bits, symmetric=symmetric)
