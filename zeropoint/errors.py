@@ -1,9 +1,9 @@
-"""Errors that the user's input causes: one line that says what is wrong, where, and the mend."""
+"""Errors that the user's input causes: one line that says what is wrong, where, and the fix."""
 
 import difflib
 from collections.abc import Iterable
 
-MOST = 40  # names that a message lists: models have thousands of modules
+MOST = 40  # names in a message: models have thousands of modules
 
 
 class InputError(Exception):
@@ -15,9 +15,9 @@ class InputWarning(UserWarning):
 
 
 def closest(name: str, valid: Iterable[str]) -> str:
-    """The tail of an "unknown name" message: the closest valid names, or all of them when none is close.
+    """The end of an "unknown name" message: the closest valid names, or all of them if none is close.
 
-    Of more than MOST it lists the first ones, and says how many there are.
+    If there are more than MOST it lists the first ones and gives the number of the others.
     """
     names = sorted(valid)
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
@@ -26,7 +26,7 @@ def closest(name: str, valid: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says anything; the error's type where none does."""
+    """The first line of an error's message with any content; the error's type if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(
         (line for line in lines if line and not line.startswith("Exception from ")), type(error).__name__

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written ever stays behind."""
+"""Writing files whole or not at all."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ from zeropoint.errors import InputError
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path to write to, in a temporary folder beside ``path``; moved to ``path`` on success.
 
-    On any failure, Ctrl-C included, the temporary folder goes and ``path`` is as it was. The yielded file
+    On any failure, Ctrl-C included, the temporary folder is removed and ``path`` stays unchanged. The yielded file
     keeps the name of ``path``, since some writers choose a format by it; files that a writer puts beside it
     (the weights of an OpenVINO model) move along, before it.
 
-    Raises InputError where ``path`` cannot be written or the disk is full.
+    Raises InputError if ``path`` cannot be written or the disk is full.
     """
     path = Path(path)
     try:
@@ -43,7 +43,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder at ``path``, made where it is not there; raises InputError where that cannot be."""
+    """The folder at ``path``, created if it is missing; raises InputError if that fails."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Memory that is freed and soon needed again: kept by the process, not handed to the system in between."""
+"""Keeping freed memory in the process for the next allocation, instead of giving it to the system."""
 
 import ctypes
 import sys
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 # What ``mallopt`` calls them in glibc's malloc.h, and values beyond any tensor.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 EVERYTHING = 1 << 30
-# What glibc itself comes to once a program has freed a block of the largest size that it watches: mallopt(3).
+# The values that glibc's dynamic thresholds reach at most: mallopt(3).
 USUAL_TRIM, USUAL_MMAP = 64 << 20, 32 << 20
 
 
 @contextmanager
 def keeping_freed() -> Iterator[None]:
-    """Freed memory stays with the process within it, and goes back behind; of functions it is a decorator.
+    """Inside it the process keeps memory that it frees, and gives it back afterwards; also a decorator.
 
-    Every large tensor is fresh memory otherwise, which the system clears page by page: a fifth of the time of
-    ResNet-50 on batches of eight, a seventh of a step of training MobileNetV2. Around single passes, not all
-    of them together: what one leaves in pieces would add to the peak of the next, 100 MB more or less. Does
-    nothing where the C library is not glibc.
+    Otherwise every large tensor is new memory, which the system clears page by page: a fifth of the time of
+    ResNet-50 on batches of eight, a seventh of a training step of MobileNetV2. Use it around one pass at a
+    time: fragments that one pass leaves add about 100 MB to the peak of the next. Does nothing if the C
+    library is not glibc.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None  # Windows has none to give
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None  # not on Windows
     if not hasattr(library, "gnu_get_libc_version"):
         yield
         return

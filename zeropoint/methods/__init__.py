@@ -22,7 +22,7 @@ METHODS = {
 
 
 def find(name: str) -> Method:
-    """The Method of that name; raises InputError where there is none."""
+    """The Method of that name; raises InputError for an unknown name."""
     if name not in METHODS:
         raise InputError(f"unknown method '{name}'; {closest(name, METHODS)}")
     return METHODS[name]

@@ -1,4 +1,4 @@
-"""What a method is: a tuple of passes, from which follows what data it needs and what it makes integers."""
+"""What a method is: a tuple of passes. The data that it needs and the integers that it makes follow."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class Method:
         return self.makes("weights")
 
     def bits(self, options: Options) -> str:
-        """Those of weights and activations, as in W4A8; empty where it has no regard to the options."""
+        """The bits of weights and activations, as in W4A8; empty if the method does not depend on them."""
         if not self.quantizes:
             return ""
         return options.bits if self.makes("activations") else f"W{options.weight_bits}A32"

@@ -129,7 +129,7 @@ def fine_tuned(
 def _share(teacher: Program, options: Options, train_data: Loader) -> float:
     """Distillation's part of the loss: by default that of the data's first rows that the teacher gets right.
 
-    Labels add nothing to a teacher that knows them, and a poor one is not worth listening to.
+    Labels add nothing to a teacher that predicts them, and an inaccurate teacher would mislead.
     """
     if options.distillation is not None:
         return options.distillation
@@ -208,7 +208,7 @@ def begin_with_static(program: Program, job: Job) -> Program:
 def fine_tune(program: Program, job: Job) -> Program:
     """Trained on labelled data with its quantizers, beside the float network as a teacher.
 
-    The epoch with the best accuracy on ``validation`` is kept, the last one where there is no such data.
+    The epoch with the best accuracy on ``validation`` is kept; without such data, the last one.
     """
     options = _stages(job.options)[1] if _has_stages(job.options) else job.options
     data = job.train, job.validation

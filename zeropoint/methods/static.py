@@ -31,15 +31,15 @@ from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
 from zeropoint.targets.placement import place_static, shared_grids
 
-HELD_OUT = 8  # of so many batches one is kept to judge by
-# At 8 bits, where rounding to nearest is near already: what fitting weights to data may cost.
-WIDEST = 256  # inputs to an output that are fitted
+HELD_OUT = 8  # one batch of 8 is not fitted to, and judges the candidates
+# Limits of fitting 8-bit weights to data: rounding them to nearest is almost as accurate.
+WIDEST = 256  # inputs of an output; layers with more are not fitted
 FITTED = 128  # items
 WORK = 1 << 36  # multiply-accumulates of the float network on them
-LOOKS = 1 << 43  # the same times the positions of a layer's output that are looked at
-# Whether equalization is worth it: on so many items, and no more work, by the squared error that it leaves.
+LOOKS = 1 << 43  # the same, times the positions of a layer's output that are read
+# Equalization is judged by the squared error that remains, on this many items and WORK at most.
 CHECKED = 64
-WORTH = 0.8  # fits differ by 0.3 dB as it is
+WORTH = 0.8  # of the error without it, at most: fits differ by 0.3 dB by chance
 
 
 @step()
@@ -90,13 +90,13 @@ def place_quantizers(program: Program, job: Job) -> Program:
         shared=shared_grids(module, placed),
     )
 
-    def behind(source: Node, scheme: Scheme) -> Node:
+    def quantizer_after(source: Node, scheme: Scheme) -> Node:
         scale, zero_point = parameters[origin(source), scheme]
         if not (target.zero_in_middle or scheme.symmetric) and scheme.bits == 8:
             scale, zero_point = off_middle(scale, zero_point, scheme)
         return insert_activation(module, source, scale, zero_point, scheme)
 
-    insert_quantizers(module, placed, target, job.options, behind)
+    insert_quantizers(module, placed, target, job.options, quantizer_after)
     make_room(module)
     return quantized(program, module, "static", placed, job)
 
@@ -149,7 +149,7 @@ def placement(program: Program, job: Job) -> str:
 
 
 def _first(batches: Iterable[Any], items: int) -> list[Any]:
-    """As many batches as hold so many items, or all."""
+    """The first batches that hold this many items together, or all."""
     taken: list[Any] = []
     for batch in batches:
         taken.append(batch)

@@ -20,28 +20,28 @@ END_BITS_BELOW = 4  # bits of weights at which the first and last layers keep 8 
 class Options:
     """How to quantize. None leaves a choice to the target engine's own rules.
 
-    ``weight_bits`` are 2 to 8. ``activation_bits``, 2 to 16, are those of what is multiplied by weights or
-    other activations; what is only added, averaged or put together has 8 at least. ``end_bits`` are those of
-    the first and last layers, weights and inputs; None keeps both at 8 bits where weights have fewer than 4,
-    and inputs at 8 at least in any case.
-    ``weight_granularity`` ``per-group`` gives every ``group_size`` inputs to an output of a linear layer a
-    scale of their own: by default 128, or 32 where it has fewer. Layers whose inputs are no multiple of it,
-    and all others, have one scale for each channel.
+    ``weight_bits`` are 2 to 8. ``activation_bits``, 2 to 16, are the bits of activations that are multiplied
+    by weights or by other activations; activations that are only added, averaged or concatenated have at
+    least 8. ``end_bits`` are the bits of weights and inputs of the first and last layers; None means 8 bits
+    for their weights if other weights have fewer than 4, and at least 8 bits for their inputs.
+    ``weight_granularity`` ``per-group`` gives every ``group_size`` inputs of a linear layer a scale of their
+    own: by default 128 inputs, or 32 if the layer has fewer than 128. A layer whose number of inputs is not
+    a multiple of it, and any other layer, has one scale per output channel.
     ``ranges`` names the estimator of activation ranges, ``weight_ranges`` that of weights: ``minmax`` or
     ``mse``; None for the first at 8 bits and the second below.
     ``rounding`` of weights is ``gptq``, which fits them and the biases to calibration data, ``adaround``,
     which goes on from there block by block, or ``nearest``.
     ``recipe`` are rows of (which layers, what scheme), of which later ones override earlier ones and the
     values above; ``skip`` and ``activation16`` override them.
-    ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; kept apart from batch
-    norm and activation with a quantizer of their own; and given 16 bits for what goes in and comes out.
+    ``skip``, ``no_fuse`` and ``activation16`` are globs over module names: kept float; not fused with batch
+    norm and activation, with a quantizer of their own; and given 16-bit inputs and outputs.
     ``processor`` is the kind of CPU that the result is to run on, one of
     ``zeropoint.targets.processor.PROCESSORS``; ``native`` becomes the name of this machine's.
-    ``calibration_batches`` limits how much calibration data is read. The last four are for
+    ``calibration_batches`` is the most calibration batches that are read. The last four are for
     quantization-aware training: ``step_sizes`` of activations learn from all values (``lsq``) or from clipped
-    ones alone (``pact``); ``distillation`` is the float network's share of the loss, labels having the rest,
-    None for as much as it is right about; and ``progressive`` spends the first third of the epochs at twice
-    the bits of weights.
+    ones alone (``pact``); ``distillation`` is the float network's share of the loss, from 0 to 1, None for
+    its accuracy on training data; ``progressive`` trains the first third of the epochs with twice the bits
+    of weights.
     """
 
     weight_bits: int = 8
@@ -90,9 +90,9 @@ class Options:
     def rows(self) -> Recipe:
         """The whole recipe: what the other options say in rows, with ``recipe`` among them.
 
-        First and last layers have 8-bit weights where others have fewer than END_BITS_BELOW, and 8-bit inputs
-        at least; embeddings, which are what a network begins with and most of what small language models
-        weigh, have 8-bit weights.
+        The first and last layers have 8-bit weights if other weights have fewer than END_BITS_BELOW bits, and
+        inputs of at least 8 bits. Embeddings have 8-bit weights: they are the start of a network, and most
+        of the size of a small language model.
         """
         few = self.weight_bits < END_BITS_BELOW
         return (
@@ -126,7 +126,7 @@ class Options:
         return f"W{self.weight_bits}A{self.activation_bits}"
 
     def at(self, bits: str) -> "Options":
-        """The options with other bits, given as in W4A8. Raises InputError for what is written otherwise."""
+        """The options with other bits, written like W4A8; raises InputError for any other form."""
         if not (match := re.fullmatch(r"[Ww](\d+)[Aa](\d+)", bits.strip())):
             raise InputError(
                 f"'{bits}' is no number of bits; write W4A8 for 4-bit weights, 8-bit activations"

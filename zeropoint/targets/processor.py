@@ -48,7 +48,7 @@ PROCESSORS = {
 
 
 def find(name: str) -> Processor:
-    """The Processor of that name, ``native`` being this machine's; raises InputError where there is none."""
+    """The Processor of that name, ``native`` for this machine's; raises InputError for an unknown name."""
     if name == NATIVE:
         return native()
     if name not in PROCESSORS:
@@ -73,7 +73,7 @@ def of_instruction_sets(sets: list[str]) -> Processor:
 
 
 def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
-    """The model name ("" where there is none) and the instruction sets that matter, of ``/proc/cpuinfo``."""
+    """The model name, "" if it is not given, and the instruction sets that matter, of ``/proc/cpuinfo``."""
     first: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the command line's help needs no torch
     from zeropoint.numerics.scheme import Scheme
 
 GRANULARITIES = ("per-tensor", "per-channel", "per-group")
-GROUP, SMALL_GROUP = 128, 32  # inputs: of a layer that has so many, and of others
+GROUP, SMALL_GROUP = 128, 32  # inputs that share a scale: in a layer of at least 128 inputs, and in others
 
 # Names of layers by their place in the network, beside globs over module names.
 FIRST_AND_LAST = "@first-and-last"

@@ -35,7 +35,7 @@ Pair = tuple[Node, Node]
 class WeightPlace:
     """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme.
 
-    ``group``: so many inputs to an output are quantized as a channel of their own; None: all of them as one.
+    ``group``: the number of inputs of an output that share a scale; None if all do.
     """
 
     node: str

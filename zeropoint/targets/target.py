@@ -11,7 +11,7 @@ _UINT8 = Scheme(signed=False, symmetric=False)
 
 @dataclass(frozen=True)
 class Limit:
-    """The only ``values`` of one of the Options with which an engine runs some methods, and the reason."""
+    """The ``values`` of an option that an engine supports with some methods, and why no others."""
 
     methods: tuple[str, ...]
     option: str
@@ -23,7 +23,7 @@ _PER_CHANNEL = (None, "per-channel", "per-tensor")
 NO_GROUPS = Limit(
     ("dynamic",), "weight_granularity", _PER_CHANNEL, "it needs one scale for each output there"
 )
-# Of other bits OpenVINO and the PyTorch compiler would make 8 as well: 44 dB where 4 bits have 25.
+# OpenVINO and the PyTorch compiler would use 8 bits for any other number: 44 dB where 4 bits have 25.
 AT_RUN_TIME = (
     Limit(
         ("dynamic",), "activation_symmetric", (None, False), "ranges that are found at run time are affine"
@@ -43,26 +43,27 @@ X86_ALONE = Limit(
 
 @dataclass(frozen=True)
 class Target:
-    """What an engine runs in int8, and on which terms. Families are those of ``zeropoint.graph.operators``.
+    """What an engine runs in int8, and under which conditions.
+
+    The names of families are those of ``zeropoint.graph.operators``.
 
     ``weighted``: families with int8 kernels that take an integer weight.
     ``inputs``: families without a weight that run in int8 when their inputs are quantized.
-    ``outputs``: families that run in int8 only when their output, behind a fused activation, is quantized
+    ``outputs``: families that run in int8 only when their output, after a fused activation, is quantized
     too.
     ``fused``: families of activations that the engine fuses between such an operator and its output
     quantizer.
     ``weights_alone``: weighted families whose inputs stay float: integer weights save size, not time.
     ``adds_before_rounding``: a convolution's result reaches a residual addition in full precision, so a
     quantizer on that side of the addition would only cost accuracy.
-    ``cuts_before_adding``: a convolution's result needs a quantizer there, but is only cut to its range, and
-    not rounded, where the sum is rounded itself.
-    ``products``: the scheme of what is multiplied with another activation, as in attention; VNNI instructions
-    multiply unsigned by signed integers, and two signed ones by way of a correction.
-    ``pools_sums``: a residual addition that pooling alone reads, as at the end of a ResNet, is quantized for
-    it, too.
+    ``cuts_before_adding``: a convolution's result needs a quantizer there, but if the sum is rounded too the
+    engine only clips the result to the range and does not round it.
+    ``products``: the scheme of activations that are multiplied by each other, as in attention; VNNI
+    instructions multiply unsigned by signed integers, and need a correction for two signed ones.
+    ``pools_sums``: a residual addition that only pooling reads, as at the end of a ResNet, is quantized too.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
     ``processor``: the kind that these rules are for, one of ``zeropoint.targets.processor.PROCESSORS``.
-    ``limits``: what of the methods and Options it cannot run at all, or only as something else.
+    ``limits``: the values of Options that it cannot run with some methods.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Target:
     limits: tuple[Limit, ...] = ()
 
     def remark(self) -> str | None:
-        """What the share of int8 of a quantized row does not explain, in words; None if there is nothing."""
+        """What a user should know of the int8 share of this target; None if there is nothing to say."""
         if not self.weights_alone:
             return None
         kinds = " and ".join(sorted(self.weights_alone))
