@@ -1,0 +1,75 @@
+"""The scripts in examples/ run as they stand, and print what they promise."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(name: str, folder: Path) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def top1(line_start: str, output: str) -> float:
+    (found,) = re.findall(rf"^{re.escape(line_start)}: top-1 ([\d.]+)%", output, re.MULTILINE)
+    return float(found)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short(example):
+    assert len(example.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_every_example_is_run_by_a_test_below():
+    tests = Path(__file__).read_text(encoding="utf-8")
+    assert {path.stem for path in EXAMPLES} == set(re.findall(r'run\("(\w+)", tmp_path\)', tests))
+
+
+@pytest.mark.slow
+def test_an_artefact_runs_without_zeropoint(tmp_path):
+    accuracy, sqnr = re.findall(r"([\d.]+)(?:%| dB)", run("quantize", tmp_path))
+    assert float(accuracy) > 98
+    assert float(sqnr) > 30
+    assert "zeropoint" not in re.findall(r"^import (\w+)", (ROOT / "examples" / "deploy.py").read_text(), re.M)
+    recognized = re.search(r"([\d.]+)% of 1797", run("deploy", tmp_path))
+    assert recognized is not None
+    assert float(recognized[1]) > 98
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_keeps_its_accuracy(tmp_path):
+    output = run("own_model", tmp_path)
+    assert top1("float32", output) > 85
+    assert abs(top1("float32", output) - top1("int8", output)) < 2
+
+
+@pytest.mark.slow
+def test_compare_gives_every_row(tmp_path):
+    output = run("compare", tmp_path)
+    rows = re.findall(r"^(\S.*): top-1", output, re.MULTILINE)
+    assert len(rows) == len(set(rows)) == 3
+    artefact = re.search(r"^smallest: .*W4A8.*, in (\S+)$", output, re.MULTILINE)
+    assert artefact is not None
+    assert (tmp_path / artefact[1]).exists()
+
+
+@pytest.mark.slow
+def test_changed_layers_lose_less(tmp_path):
+    output = run("spare_layers", tmp_path)
+    assert top1("W4A4", output) < top1("W4A4 with changes", output) <= top1("float32", output) + 1
+
+
+@pytest.mark.slow
+def test_training_keeps_the_better_network(tmp_path):
+    output = run("train", tmp_path)
+    assert 98 < top1("static W2A2", output) <= top1("trained W2A2", output)
