@@ -51,8 +51,8 @@ def latency(record: Record) -> str:
         runs = {model: result["settings"][index] for model, result in models.items()}
         parts += [
             title,
-            "Median latency in ms; the fastest row of a network is bold. Without an f32 hint OpenVINO runs "
-            "what is left float in bf16.\n",
+            "Median latency in ms; the fastest row of a network is bold. Without an f32 hint, OpenVINO runs "
+            "float layers in bf16.\n",
             _latencies(models, runs),
             "zeropoint over others, fastest row over fastest row; below 1 zeropoint is faster.\n",
             _ratios(runs),
@@ -174,7 +174,7 @@ def _failures(models: Record) -> list[str]:
         for row in result["rows"]
         if "error" in row
     ]
-    return ["## What failed, and how\n", "".join(failures)] if failures else []
+    return ["## Failures\n", "".join(failures)] if failures else []
 
 
 def chart(record: Record, path: Path) -> None:
