@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: help demo test test-arm chromium check lint bench bench-accuracy bench-qat memory docs install clean
+.PHONY: help demo test test-arm chromium check lint bench bench-accuracy bench-qat memory docs examples install clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -66,9 +66,13 @@ bench-qat: .venv/installed ## quantization-aware training on the networks in DAT
 memory: .venv/installed ## peak memory of calibration on few and on many images
 	$(BIN)/python benchmarks/memory.py --images 64 --images 4096
 
-docs: .venv/installed ## build docs/ to build/docs
+docs: .venv/installed ## build the documentation to build/docs, with an API reference
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+	$(BIN)/python docs/constants.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
+examples: .venv/installed ## run the scripts in examples/
+	$(PYTEST) tests/docs/test_examples.py
 
 clean:           ## remove what the commands above made
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ from zeropoint import data, models
 digits = data.resolve("digits")
 images, _ = digits.evaluation[0]
 program = zp.capture(models.resolve("digits/resnet"), images)
-options = zp.Options(training=zp.Recipe(epochs=2)).at("W2A2")
+options = zp.Options(training=zp.TrainingOptions(epochs=2)).at("W2A2")
 
 static = zp.quantize(program, "static", calibration=digits.calibration, options=options)
 trained = zp.train_quantized(

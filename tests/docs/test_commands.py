@@ -83,7 +83,9 @@ def test_an_option_named_in_a_sentence_exists(page):
     assert given <= known | ANYWHERE | OF_TYPER | OF_OTHERS
 
 
-@pytest.mark.parametrize("wrong", ["compre a.pt2", "bench m.pt2 --sconds 3", "bench m.pt2 --seconds many", "qat"])
+@pytest.mark.parametrize(
+    "wrong", ["compre a.pt2", "bench m.pt2 --sconds 3", "bench m.pt2 --seconds many", "qat"]
+)
 def test_a_wrong_command_is_not_understood(wrong):
     with pytest.raises(typer.TyperException):
         parse(wrong)
