@@ -69,6 +69,7 @@ memory: .venv/installed ## peak memory of calibration on few and on many images
 docs: .venv/installed ## build the documentation to build/docs, with an API reference
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python docs/constants.py
+	$(BIN)/python docs/rules.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
 examples: .venv/installed ## run the scripts in examples/
