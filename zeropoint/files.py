@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Reading JSON, and writing files whole or not at all."""
 
 import contextlib
 import os
@@ -6,8 +6,34 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 
 from zeropoint.errors import InputError
+
+_T = TypeVar("_T")
+
+
+def read_json(path: str | os.PathLike[str], fix: str) -> Any:
+    """The value in a JSON file. Raises InputError if it cannot be read; ``fix`` is the end of its line."""
+    try:
+        return msgspec.json.decode(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; {fix}") from error
+    except msgspec.DecodeError as error:
+        raise InputError(f"cannot read {path}: truncated or not JSON ({error}); {fix}") from error
+
+
+def as_type(value: Any, kind: type[_T], path: str | os.PathLike[str], fix: str) -> _T:
+    """The dataclass ``kind`` from a value that ``read_json`` read; unknown keys are ignored.
+
+    Raises InputError, with the place in the file, if a field is missing or has another type.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"cannot read {path}: {error}; {fix}") from error
 
 
 @contextlib.contextmanager

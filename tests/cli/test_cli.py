@@ -300,7 +300,9 @@ def run_folder(folder: Path) -> Path:
 
     rows = (Row("fp32", "torch", 32, 32, top1=0.9), Row("static", "torch", 8, 8, error="no compiler"))
     machine = {"processor": "a processor"}
-    save(Results("2026", "zeropoint compare x", "x", "digits", 1, 1, 9, machine, {}, {}, rows=rows), "run")
+    save(
+        Results("2026", "zeropoint compare x", "x", "digits", 1, 1, 9, machine, {}, {}, "", rows=rows), "run"
+    )
     return folder / "run"
 
 
@@ -322,9 +324,9 @@ def test_report_of_what_is_no_run(command, run_folder: Path, folder: Path):
     record = json.loads((run_folder / "results.json").read_text())
     del record["fingerprint"]
     (run_folder / "results.json").write_text(json.dumps(record))
-    assert_refused(command("report run"), "lacks fingerprint", "compare again")
+    assert_refused(command("report run"), "missing required field `fingerprint`", "compare again")
     (run_folder / "results.json").write_text('{"schema": 2, "rows": [')
-    assert_refused(command("report run"), "is truncated or not JSON")
+    assert_refused(command("report run"), "truncated or not JSON")
     assert not (folder / "report.html").exists()
     assert not (run_folder / "report.html").exists()
 

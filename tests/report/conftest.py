@@ -31,6 +31,7 @@ def make_results():
             "machine": {"processor": "a processor", "cores": 2, "instruction_sets": ["avx2"], "versions": {}},
             "options": {},
             "missing": {},
+            "fingerprint": "",
         }
         return Results(**(defaults | fields), rows=rows)
 

@@ -48,6 +48,7 @@ RESULTS = Results(
     machine={"processor": "a processor", "cores": 2, "instruction_sets": ["avx2"]},
     options={"skip": ["conv1"]},
     missing={"onnxruntime": "pip install 'zeropoint[onnxruntime]'"},
+    fingerprint="",
     rows=(FP32, STATIC, BROKEN),
 )
 
@@ -141,11 +142,17 @@ def damage(tmp_path, change):
     [
         (lambda record: record.update(schema=4), "newer zeropoint .*upgrade"),
         (lambda record: record.pop("schema"), "no schema number"),
-        (lambda record: record.pop("threads"), "lacks threads"),
-        (lambda record: record["rows"][1].pop("engine"), "row 2 lacks engine"),
-        (lambda record: record["rows"][0]["latency_ms"].pop("p50"), "row 1, latency_ms lacks p50"),
-        (lambda record: record.update(rows={}), "rows is not a list"),
-        (lambda record: record["rows"].append(3), "row 4 is not a JSON object"),
+        (lambda record: record.pop("threads"), "missing required field `threads`"),
+        (
+            lambda record: record["rows"][1].pop("engine"),
+            r"missing required field `engine` - at `\$\.rows\[1\]`",
+        ),
+        (
+            lambda record: record["rows"][0]["latency_ms"].pop("p50"),
+            r"missing required field `p50` - at `\$\.rows\[0\]\.latency_ms`",
+        ),
+        (lambda record: record.update(rows={}), r"Expected `array`, got `object` - at `\$\.rows`"),
+        (lambda record: record["rows"].append(3), r"Expected `object`, got `int` - at `\$\.rows\[3\]`"),
     ],
 )
 def test_damaged_results_are_explained(tmp_path, change, message):

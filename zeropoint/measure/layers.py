@@ -4,16 +4,15 @@ A run folder holds one ``Layers`` for each quantized Program, in ``layers/``; th
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
-from zeropoint.errors import InputError
-from zeropoint.files import atomic_write
+from zeropoint.files import as_type, atomic_write, read_json
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import multiply_accumulates
 from zeropoint.graph.operators import short_name
@@ -162,31 +161,14 @@ def save(layers: Layers, run: Path) -> None:
     """Writes the file into the run folder, whole or not at all."""
     (run / FOLDER).mkdir(exist_ok=True)
     with atomic_write(run / FOLDER / layers.file_name) as path:
-        path.write_text(json.dumps(dataclasses.asdict(layers)), encoding="utf-8")
+        path.write_bytes(msgspec.json.encode(layers))
 
 
 def load(run: Path) -> list[Layers]:
-    """Those that a run folder holds; none where the run did not look at layers.
+    """Those that a run folder holds; none if the run did not look at layers.
 
     Raises InputError for a file that is truncated or from another version.
     """
-    found = []
-    for path in sorted((run / FOLDER).glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            layers = [_layer(layer) for layer in record["layers"]]
-            found.append(Layers(**{**record, "layers": tuple(layers)}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"cannot read {path}: {error}; delete it and compare again") from error
-    return found
-
-
-def _layer(record: dict[str, Any]) -> Layer:
-    parts = {name: record[name] and _distribution(record[name]) for name in ("weight", "input")}
-    return Layer(**{**record, **parts})
-
-
-def _distribution(record: dict[str, Any]) -> Distribution:
-    lists = ("counts", "scale", "zero_point")
-    tuples = {name: tuple(record[name]) for name in lists}
-    return Distribution(**{**record, **tuples, "channels": tuple(map(tuple, record["channels"]))})
+    fix = "delete it and compare again"
+    paths = sorted((run / FOLDER).glob("*.json"))
+    return [as_type(read_json(path, fix), Layers, path, fix) for path in paths]

@@ -114,7 +114,7 @@ class Results:
     machine: dict[str, Any]
     options: dict[str, Any]
     missing: dict[str, str]
-    fingerprint: str = ""
+    fingerprint: str
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()

@@ -1,20 +1,22 @@
 """The files of a comparison's results: JSON to read back, CSV and Markdown for people and other programs."""
 
 import csv
-import json
 import os
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import msgspec
 
 from zeropoint.errors import InputError
-from zeropoint.files import atomic_write
+from zeropoint.files import as_type, atomic_write, read_json
 from zeropoint.measure.latency import Latency
 from zeropoint.measure.results import Parity, Results, Row
 from zeropoint.report.table import markdown
 
 SCHEMA = 3
 """Version of ``results.json``; it goes up whenever a reader of the older one would misread the newer."""
+FIX = "delete results.json and compare again"
 
 
 def record(results: Results) -> dict[str, Any]:
@@ -25,11 +27,11 @@ def record(results: Results) -> dict[str, Any]:
 def save(results: Results, folder: str | os.PathLike[str]) -> None:
     """Writes results.json, results.csv and results.md into ``folder``, each whole or not at all.
 
-    Raises InputError where the folder cannot be written.
+    Raises InputError if the folder cannot be written.
     """
     folder = Path(folder)
     with atomic_write(folder / "results.json") as path:
-        path.write_text(json.dumps(record(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(record(results))) + b"\n")
     with (
         atomic_write(folder / "results.csv") as path,
         path.open("w", newline="", encoding="utf-8") as file,
@@ -44,30 +46,21 @@ def save(results: Results, folder: str | os.PathLike[str]) -> None:
 def load(folder: str | os.PathLike[str]) -> Results:
     """The results that ``save`` wrote into ``folder``.
 
-    Raises InputError where results.json is not there, not JSON, truncated, incomplete, or of a newer schema.
+    Raises InputError if results.json is missing, not JSON, truncated, incomplete, or of a newer schema.
     """
     path = Path(folder) / "results.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"no results.json in {folder}: give the folder that `zeropoint compare --out` wrote"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; give the folder of a comparison"
-        ) from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise InputError(f"{path} is truncated or not JSON ({error}): delete it and compare again") from error
+    if not path.exists() and not Path(folder).is_file():
+        raise InputError(f"no results.json in {folder}: give the folder that `zeropoint compare --out` wrote")
+    record = read_json(path, FIX)
     schema = record.get("schema") if isinstance(record, dict) else None
     if not isinstance(schema, int):
-        raise InputError(f"{path} holds no results (no schema number): delete it and compare again")
+        raise InputError(f"{path} holds no results (no schema number); {FIX}")
     if schema > SCHEMA:
         raise InputError(
             f"{path} was saved by a newer zeropoint (schema {schema}, this one reads {SCHEMA}): "
             "upgrade zeropoint"
         )
-    return _read(Results, _upgraded(record) if schema < SCHEMA else record, str(path))
+    return as_type(_upgraded(record) if schema < SCHEMA else record, Results, path, FIX)
 
 
 def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
@@ -75,35 +68,8 @@ def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
     for row in record["rows"] if isinstance(record.get("rows"), list) else ():
         parity = row.get("parity") if isinstance(row, dict) else None
         if isinstance(parity, dict):
-            row["parity"] = {"close": parity.get("ok"), "cause": None, **parity}
-    return {"remarks": [], **record}
-
-
-_T = TypeVar("_T")
-
-
-def _read(kind: type[_T], record: Any, where: str) -> _T:
-    """A dataclass from its JSON object; keys it does not know are left out."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # every kind is a dataclass
-    if not isinstance(record, dict):
-        raise InputError(f"{where} is not a JSON object: delete results.json and compare again")
-    if absent := [name for name in names if name not in record]:
-        raise InputError(f"{where} lacks {', '.join(absent)}: delete results.json and compare again")
-    values = {name: record[name] for name in names}
-    for name, nested in (("latency_ms", Latency), ("parity", Parity)):
-        if values.get(name) is not None:
-            values[name] = _read(nested, values[name], f"{where}, {name}")
-    if "remarks" in values:
-        values["remarks"] = tuple(values["remarks"] or ())
-    if "fallbacks" in values:
-        values["fallbacks"] = tuple(values["fallbacks"] or ())
-    if "rows" in values:
-        if not isinstance(values["rows"], list):
-            raise InputError(f"{where}: rows is not a list: delete results.json and compare again")
-        values["rows"] = tuple(
-            _read(Row, row, f"{where}, row {i}") for i, row in enumerate(values["rows"], 1)
-        )
-    return kind(**values)
+            row["parity"] = {"close": parity.get("ok"), **parity}
+    return record
 
 
 def _flat(row: Row) -> dict[str, Any]:
