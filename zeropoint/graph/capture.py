@@ -23,7 +23,9 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import aten
+from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program
+from zeropoint.graph.verify import check_capture
 
 
 def capture(
@@ -54,7 +56,8 @@ def capture(
         (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for tensor in inputs
     )
-    exported, dynamic = _export(_float_on_cpu(model), inputs, free_sizes)
+    model = _float_on_cpu(model)
+    exported, dynamic = _export(model, inputs, free_sizes)
     if free_sizes:
         _warn_of_fixed(exported, inputs)
     _alias_dropouts(exported.graph_module)
@@ -64,6 +67,8 @@ def capture(
         module = _module_of(exported.run_decompositions({}))
     _canonicalize(module.graph)
     fx.remove_unused(module)
+    with _in_eval_mode(model):
+        check_capture(model, module, inputs)
     return Program(module, inputs, dynamic, origin=origin)
 
 
@@ -78,14 +83,12 @@ def _float_on_cpu(model: nn.Module) -> nn.Module:
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], free_sizes: bool) -> tuple[ExportedProgram, bool]:
     """The exported model and whether its batch size is free."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        _try_out(model, inputs)
+    with _in_eval_mode(model), _as_input_errors():
+        packing = packing_encoders(model, lambda: _try_out(model, inputs))
         # Exporting at batch 1 would bake in the 1, since the exporter treats sizes 0 and 1 as constants.
         batches = tuple(_at_least_two(tensor) for tensor in inputs)
         first = tuple(set(range(tensor.dim())[:1]) for tensor in inputs)
-        with _quiet():
+        with _quiet(), zeros_at_padding(packing):
             free = _free_axes(model, batches) if free_sizes else first
             for axes in (free, first) if free != first else (first,):
                 with contextlib.suppress(Exception):
@@ -93,13 +96,29 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], free_sizes: bool) -> t
                     if _is_batch_free(exported):
                         return exported, True
             return torch.export.export(model, inputs), False
+
+
+@contextlib.contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """A model in eval mode, and in its own again afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextlib.contextmanager
+def _as_input_errors() -> Iterator[None]:
+    """What the exporter raises as one line."""
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"the model cannot be exported: {_cause(error)}") from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 Axes = tuple[set[int], ...]
