@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zeropoint.comparison.compare import compare
     from zeropoint.data import Loaders
-    from zeropoint.diagnosis.diagnose import Diagnosis, diagnose, mended
+    from zeropoint.diagnosis.diagnose import Diagnosis, diagnose, fixed
     from zeropoint.engines import Runner, compile
     from zeropoint.errors import InputError
     from zeropoint.graph.capture import capture
@@ -50,7 +50,7 @@ _HOMES = {
     "fastest_target": "zeropoint.tune.choose",
     "inspect": "zeropoint.inspection.read",
     "load": "zeropoint.graph.program",
-    "mended": "zeropoint.diagnosis.diagnose",
+    "fixed": "zeropoint.diagnosis.diagnose",
     "quantize": "zeropoint.quantization",
     "train_quantized": "zeropoint.quantization",
 }
@@ -62,7 +62,7 @@ __all__ = [  # noqa: RUF022  # the order of use
     "load",
     "inspect",
     "diagnose",
-    "mended",
+    "fixed",
     "compile",
     "evaluate",
     "benchmark",

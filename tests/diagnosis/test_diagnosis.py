@@ -1,4 +1,4 @@
-"""Planted faults are found, named and mended; what is told is what other arithmetic gives."""
+"""Planted faults are found, named and fixed; what is told is what other arithmetic gives."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ from zeropoint.diagnosis.causes import (
     SPREAD_OUT,
     UNUSED_RANGE,
 )
-from zeropoint.diagnosis.diagnose import Diagnosis, LayerDiagnosis, diagnose, mended
-from zeropoint.diagnosis.mends import left_float
+from zeropoint.diagnosis.diagnose import Diagnosis, LayerDiagnosis, diagnose, fixed
+from zeropoint.diagnosis.fixes import left_float
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph.capture import capture
@@ -77,7 +77,7 @@ def test_a_channel_a_thousand_times_as_large():
     assert (worst.causes[0].name, worst.causes[0].operand) == (SPREAD_OUT, "input")
     assert found.sqnr_db < healthy.sqnr_db - 10
     best = found.advice[0]
-    assert best.mend.layer == "2"
+    assert best.fix.layer == "2"
     assert best.gain_db > 10
 
 
@@ -89,10 +89,10 @@ def test_weights_that_overflow_on_another_processor():
     worst = there.layers[0]
     assert (worst.causes[0].name, worst.causes[0].operand) == (OVERFLOW, "weight")
     assert there.sqnr_db < here.sqnr_db - 3
-    advice = next(one for one in there.advice if one.mend.what.startswith("weights that cannot overflow"))
-    assert advice.mend.layer == worst.name
+    advice = next(one for one in there.advice if one.fix.what.startswith("weights that cannot overflow"))
+    assert advice.fix.layer == worst.name
     assert advice.gain_db > 1
-    left = {fx.module_name(node) for node in overflowing(advice.mend.apply(program), "avx2")}
+    left = {fx.module_name(node) for node in overflowing(advice.fix.apply(program), "avx2")}
     assert worst.name not in left
 
 
@@ -105,7 +105,7 @@ def test_one_outlier_among_the_activations():
     spoilt_too = diagnose(quantized(network(), spoilt), spoilt)
     assert named(spoilt_too, "0").causes[0].name == OUTLIERS
     assert named(found, "0").causes[0].name == UNUSED_RANGE
-    assert found.advice[0].mend.layer == "0"
+    assert found.advice[0].fix.layer == "0"
 
 
 @pytest.mark.slow
@@ -115,11 +115,11 @@ def test_one_clipped_layer():
     assert found.layers[0].name == "4"
     assert found.layers[0].causes[0].name == CLIPS
     assert [layer.name for layer in found.layers if layer.causes] == ["4"]
-    ranges = next(one for one in found.advice if one.mend.what.endswith("range for its input"))
-    assert ranges.mend.layer == "4"
+    ranges = next(one for one in found.advice if one.fix.what.endswith("range for its input"))
+    assert ranges.fix.layer == "4"
     assert ranges.gain_db > 10
-    better, taken = mended(program, found, DATA)
-    assert taken[0].mend.layer == "4"
+    better, taken = fixed(program, found, DATA)
+    assert taken[0].fix.layer == "4"
     expected = capture(network(), DATA[0][:2])(DATA[0])[0]
     assert sqnr(expected, better(DATA[0])[0]) > sqnr(expected, program(DATA[0])[0]) + 10
 
@@ -141,9 +141,9 @@ def test_advice_measured_is_what_the_mended_program_gives():
     expected = capture(network(), DATA[0][:2])(torch.cat(DATA))[0]
     before = sqnr(expected, program(torch.cat(DATA))[0])
     assert found.sqnr_db == pytest.approx(before, abs=0.05)  # ties may be rounded the other way
-    assert {one.mend.what for one in found.advice} >= {"8-bit weights", "leave it float"}
+    assert {one.fix.what for one in found.advice} >= {"8-bit weights", "leave it float"}
     for one in found.advice:
-        after = sqnr(expected, one.mend.apply(program)(torch.cat(DATA))[0])
+        after = sqnr(expected, one.fix.apply(program)(torch.cat(DATA))[0])
         assert one.gain_db == pytest.approx(after - before, abs=0.05)
     assert [one.gain_db for one in found.advice] == sorted((a.gain_db for a in found.advice), reverse=True)
 

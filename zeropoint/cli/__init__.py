@@ -493,14 +493,14 @@ def diagnose(
     epochs: Epochs = TrainingOptions.epochs,
     learning_rate: LearningRate = TrainingOptions.learning_rate,
 ) -> None:
-    """Find the layers that a quantized model loses accuracy in, why, what they cost in time, and mends.
+    """Find the layers that a quantized model loses accuracy in, why, what they cost in time, and fixes.
 
     A float MODEL is quantized by the method first; a saved quantized one is looked at as it is.
     """
     from zeropoint import engines
     from zeropoint.cli.resolve import program_and_data
     from zeropoint.diagnosis.diagnose import diagnose as run_diagnosis
-    from zeropoint.diagnosis.diagnose import mended
+    from zeropoint.diagnosis.diagnose import fixed
     from zeropoint.methods import find
     from zeropoint.quantization import check_target
     from zeropoint.quantization import quantize as run_method
@@ -520,7 +520,7 @@ def diagnose(
         progress.say(f"{method}: quantizing for {engine}")
         quantized = run_method(program, method, **parts, target=engine, options=options)
     timed = engine if engine != "torch" else None
-    # Mends are chosen by it, so it is not what accuracy is evaluated on afterwards.
+    # Fixes are chosen by it, so it is not what accuracy is evaluated on afterwards.
     looked_at = loaders.calibration if loaders.validation is None else loaders.validation
     diagnosis = run_diagnosis(
         quantized,
@@ -536,7 +536,7 @@ def diagnose(
     else:
         _print_table(terminal(diagnosis, top))
     if apply is not None:
-        better, advice = mended(
+        better, advice = fixed(
             quantized, diagnosis, looked_at, most_latency=most_latency, processor=options.processor
         )
         better.save(apply)

@@ -1,1 +1,1 @@
-"""Diagnosis: which layers a quantized network loses its accuracy in, why, and what mends it."""
+"""Diagnosis: which layers a quantized network loses its accuracy in, why, and what fixes it."""

@@ -1,4 +1,4 @@
-"""Diagnose: where a quantized network loses its accuracy, why, what each layer costs, and what mends it."""
+"""Diagnose: where a quantized network loses its accuracy, why, what each layer costs, and what fixes it."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from torch.fx import Node
 from zeropoint import engines
 from zeropoint.data.batches import Loader
 from zeropoint.diagnosis.causes import Cause, causes
-from zeropoint.diagnosis.mends import Mend, mends
+from zeropoint.diagnosis.fixes import Fix, fixes
 from zeropoint.engines import load_artefact, lower
 from zeropoint.errors import InputError, first_line
 from zeropoint.graph import edits as fx
@@ -30,12 +30,12 @@ from zeropoint.progress import track
 from zeropoint.targets.processor import find as find_processor
 
 ITEMS = 64
-TRIED = 6  # layers whose mends are tried
+TRIED = 6  # layers whose fixes are tried
 WORK = 1 << 40  # multiply-accumulates that trying them may take: 16 items of ResNet-50
-ADVISED = 5  # mends whose latency is measured
-WORTH_DB = 0.1  # gain from which on a mend is advice
+ADVISED = 5  # fixes whose latency is measured
+WORTH_DB = 0.1  # gain from which on a fix is advice
 CALLS = 30  # that a profile is the median of
-SECONDS = 1.0  # spent timing a mend beside the Program as it is
+SECONDS = 1.0  # spent timing a fix beside the Program as it is
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class LayerDiagnosis:
 
 @dataclass(frozen=True)
 class Advice:
-    """A mend and its effect, measured: ``gain_db`` at the outputs, ``latency`` over that without, less 1."""
+    """A fix and its effect, measured: ``gain_db`` at the outputs, ``latency`` over that without, less 1."""
 
-    mend: Mend
+    fix: Fix
     gain_db: float
     latency: float | None = None
 
@@ -88,7 +88,7 @@ class Diagnosis:
         """As plain values, for JSON."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         advice = [
-            {"layer": a.mend.layer, "what": a.mend.what, "gain_db": a.gain_db, "latency": a.latency}
+            {"layer": a.fix.layer, "what": a.fix.what, "gain_db": a.gain_db, "latency": a.latency}
             for a in self.advice
         ]
         return plain | {"layers": [dataclasses.asdict(layer) for layer in self.layers], "advice": advice}
@@ -106,7 +106,7 @@ def diagnose(
 ) -> Diagnosis:
     """Looks at a quantized ``program`` on the first ``items`` of ``data``, and times it on an ``engine``.
 
-    ``engine`` None leaves times out. The statistics take one pass; only mends of the worst layers are tried
+    ``engine`` None leaves times out. The statistics take one pass; only fixes of the worst layers are tried
     by running the network again. ``processor`` names the kind whose arithmetic is simulated, by default the
     Program's own. Give it as ``quantize`` returned it: of one that was loaded from a file the float weights
     are known only as they were rounded.
@@ -137,7 +137,7 @@ def diagnose(
     )
 
 
-def mended(
+def fixed(
     program: Program,
     diagnosis: Diagnosis,
     data: Loader,
@@ -148,16 +148,16 @@ def mended(
     """The Program with the advice taken that still helps behind what was taken before it, and that advice.
 
     ``most_latency``: by how much all of it may slow the network down, as a fraction, by what was measured of
-    each. One mend a layer.
+    each. One fix a layer.
     """
     kind = program.processor if processor is None else find_processor(processor).name
     noise = _judge(program, data, diagnosis.items, kind)
     before, taken = noise(program), list[Advice]()
     for one in diagnosis.advice:
         price = sum(max(other.latency or 0.0, 0.0) for other in (*taken, one))
-        if one.mend.layer in {other.mend.layer for other in taken} or price > most_latency:
+        if one.fix.layer in {other.fix.layer for other in taken} or price > most_latency:
             continue
-        candidate = one.mend.apply(program)
+        candidate = one.fix.apply(program)
         after = noise(candidate)
         if 10 * math.log10(before / after) >= WORTH_DB:
             program, before = candidate, after
@@ -194,15 +194,15 @@ def _float(program: Program) -> Program:
 def _tried(
     program: Program, looked: Layerwise, worst: Sequence[Seen], data: Loader, items: int, processor: str
 ) -> list[Advice]:
-    """The mends of the worst layers that gain something, measured, the largest gain first."""
-    candidates = [mend for seen in worst for mend in mends(looked, seen)]
+    """The fixes of the worst layers that gain something, measured, the largest gain first."""
+    candidates = [fix for seen in worst for fix in fixes(looked, seen)]
     affordable = WORK // (work(program) * max(len(candidates), 1))
     noise = _judge(program, data, min(items, max(affordable, TOGETHER)), processor)
     before, advice = noise(program), []
-    for mend in track(candidates, "trying mends"):
-        gain = 10 * math.log10(before / noise(mend.apply(program)))
+    for fix in track(candidates, "trying fixes"):
+        gain = 10 * math.log10(before / noise(fix.apply(program)))
         if gain >= WORTH_DB:
-            advice.append(Advice(mend, gain))
+            advice.append(Advice(fix, gain))
     return sorted(advice, key=lambda one: one.gain_db, reverse=True)
 
 
@@ -264,19 +264,19 @@ def _by_layer(kernels: list[tuple[float, tuple[str, ...]]], layers: Sequence[Nod
 def _timed(
     program: Program, advice: list[Advice], engine: str, threads: int, say: Callable[[str], None]
 ) -> list[Advice]:
-    """The advice with what it costs in time: the mended Programs beside the one as it is, interleaved."""
-    say(f"timing mends on {engine}")
+    """The advice with what it costs in time: the fixed Programs beside the one as it is, interleaved."""
+    say(f"timing fixes on {engine}")
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for number, one in enumerate([program, *(each.mend.apply(program) for each in advice)]):
+        for number, one in enumerate([program, *(each.fix.apply(program) for each in advice)]):
             one = at_batch(one, 1)
             path = Path(folder) / f"{number}{engines.find(engine).artefact_name(one)}"
             try:
                 lower(one, engine, path, threads)
                 runner = load_artefact(engine, path, threads)
                 runner(*one.example_inputs)
-            except Exception as error:  # a mend that an engine cannot run has no price
-                say(f"{engine} cannot run mend {number}: {first_line(error)}")
+            except Exception as error:  # a fix that an engine cannot run has no price
+                say(f"{engine} cannot run fix {number}: {first_line(error)}")
                 continue
             calls[str(number)] = functools.partial(runner, *one.example_inputs)
         samples = interleave(calls, seconds=SECONDS * len(calls))

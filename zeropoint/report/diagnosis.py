@@ -70,13 +70,13 @@ def _advice(diagnosis: Diagnosis) -> RenderableType:
     table.add_column("SQNR, dB", justify="right")
     table.add_column("Latency, %", justify="right")
     for one in diagnosis.advice:
-        table.add_row(Text(one.mend.layer), one.mend.what, f"{one.gain_db:+.2f}", _price(one))
+        table.add_row(Text(one.fix.layer), one.fix.what, f"{one.gain_db:+.2f}", _price(one))
     return table
 
 
 def taken(advice: list[Advice]) -> str:
     """The advice that was taken, in a line."""
-    return "; ".join(f"{one.mend.layer}: {one.mend.what}" for one in advice) or "none of it helped"
+    return "; ".join(f"{one.fix.layer}: {one.fix.what}" for one in advice) or "none of it helped"
 
 
 def _bits(layer: LayerDiagnosis) -> str:

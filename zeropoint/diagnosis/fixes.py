@@ -1,4 +1,4 @@
-"""Mends: changes to one layer of a quantized Program, each a pass that leaves the others alone."""
+"""Fixes: changes to one layer of a quantized Program, each a pass that leaves the others alone."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +23,7 @@ ESTIMATED = ("minmax", "percentile", "mse")
 
 
 @dataclass(frozen=True)
-class Mend:
+class Fix:
     """What can be done about a layer: in words, and as a pass."""
 
     layer: str
@@ -31,7 +31,7 @@ class Mend:
     apply: Callable[[Program], Program]
 
 
-def mends(looked: Layerwise, seen: Seen) -> list[Mend]:
+def fixes(looked: Layerwise, seen: Seen) -> list[Fix]:
     """What may help a layer, the cheapest to run first."""
     found: list[tuple[str, Callable[[Program], Program]]] = []
     name, weight = seen.node.name, seen.weight
@@ -48,7 +48,7 @@ def mends(looked: Layerwise, seen: Seen) -> list[Mend]:
     if any(one.scheme.bits < 16 for one in seen.quantizers if one.node in seen.operands):
         found.append(("16-bit activations into it", lambda of: _with_wide_inputs(of, name, seen)))
     found.append(("leave it float", lambda of: left_float(of, name, looked)))
-    return [Mend(fx.module_name(seen.node), words, apply) for words, apply in found]
+    return [Fix(fx.module_name(seen.node), words, apply) for words, apply in found]
 
 
 def _better_grids(seen: Seen) -> dict[str, tuple[str, tuple[Tensor, Tensor]]]:
