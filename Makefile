@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-# Everything in a virtual environment of the repository's own, made anew when the dependencies change.
+# Everything is in a virtual environment in the repository, updated when the dependencies change.
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
@@ -23,7 +23,7 @@ demo: .venv/installed ## compare methods and engines on the two built-in network
 		--engines onnxruntime,openvino --out runs/digits-mobilenet
 	$(BIN)/zeropoint report runs/digits-resnet runs/digits-mobilenet --out runs/report.html
 
-# The report is tested in a browser. Where none can be installed those tests are skipped, and say so.
+# The report is tested in a browser. If none can be installed, those tests are skipped with a message.
 chromium:
 	@command -v chromium >/dev/null || (test "$$(id -u)" = 0 && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium) >/dev/null 2>&1 || \
@@ -47,7 +47,7 @@ lint: .venv/installed ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed ## speed, fidelity, size and time to quantize against other tools: over an hour
+bench: .venv/installed ## speed, fidelity, size and time to quantize, compared with other tools: over an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/quantize_time.py
@@ -55,7 +55,7 @@ bench: .venv/installed ## speed, fidelity, size and time to quantize against oth
 # Trained networks and images to measure accuracy on: see benchmarks/accuracy.py.
 DATA ?= ../shared/data
 
-bench-accuracy: .venv/installed ## accuracy on the networks in DATA=FOLDER against other tools: half an hour
+bench-accuracy: .venv/installed ## accuracy on the networks in DATA=FOLDER, compared with other tools: half an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/accuracy.py $(DATA)
 

@@ -1,13 +1,13 @@
-"""Accuracy and fidelity on trained networks: zeropoint's methods and bits beside other tools.
+"""Accuracy and fidelity on trained networks: zeropoint's methods and bits compared with other tools.
 
     python benchmarks/accuracy.py FOLDER
     python benchmarks/accuracy.py FOLDER --network resnet20 --tool zeropoint --bits W8A8
 
-FOLDER holds the networks and their images (see trained.py). Every row is a process of its own: it calibrates
-on 256 images of the calibration split, without their labels, and is scored on the test split. zeropoint is
-simulated, and run on its target at W8A8. AIMET is measured where it is installed
-(``pip install aimet-torch==2.42.0``). Writes accuracy.json and accuracy.md; an interrupted run goes on
-where it was.
+FOLDER holds the networks and their images (see trained.py). Every row runs in its own process: it calibrates
+on 256 images of the calibration split, without their labels, and is tested on the test split. zeropoint is
+simulated, and at W8A8 also run on its target. AIMET is measured if it is installed
+(``pip install aimet-torch==2.42.0``). Writes accuracy.json and accuracy.md. An interrupted run continues if
+the command is repeated.
 """
 
 import json
@@ -83,7 +83,7 @@ PEERS: dict[tuple[str, str, str], Peer] = {
 
 
 def lines() -> Iterator[Line]:
-    """Every row there is."""
+    """All rows."""
     for network in trained.SIZES:
         yield Line(network, "float32", "", "W32A32")
         for bits in BITS:
@@ -95,7 +95,7 @@ def lines() -> Iterator[Line]:
 
 
 def measure(line: Line, folder: str) -> dict[str, Any]:
-    """In a process of its own: top-1, agreement and SQNR on the test images, seconds to quantize."""
+    """Top-1, agreement and SQNR on the test images, and seconds to quantize; runs in its own process."""
     source = trained.read(folder)
     network = getattr(source, line.network)().eval()
     calibration = trained.calibration(source, line.network)
@@ -157,13 +157,13 @@ def markdown(record: report.Record) -> str:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="with models.py and its data")],
-    network: Annotated[str | None, typer.Option(help="this one alone")] = None,
-    tool: Annotated[str | None, typer.Option(help="this one alone")] = None,
-    how: Annotated[str | None, typer.Option(help="this method or engine of a tool alone")] = None,
-    bits: Annotated[str | None, typer.Option(help="these alone")] = None,
+    network: Annotated[str | None, typer.Option(help="only this one")] = None,
+    tool: Annotated[str | None, typer.Option(help="only this one")] = None,
+    how: Annotated[str | None, typer.Option(help="only this method or engine of a tool")] = None,
+    bits: Annotated[str | None, typer.Option(help="only these")] = None,
     out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
 ) -> None:
-    """Quantize, score, tabulate."""
+    """Quantize, test, print the table."""
     wanted = [
         line
         for line in lines()

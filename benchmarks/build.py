@@ -1,4 +1,4 @@
-"""One artefact built in a fresh process, with what it cost: seconds, peak memory, bytes on disk."""
+"""Builds one artefact in a fresh process, and measures seconds, peak memory and bytes on disk."""
 
 import importlib
 import time
@@ -18,18 +18,18 @@ from zeropoint.measure.size import on_disk, parameter_bytes
 
 @dataclass(frozen=True)
 class Setting:
-    """What an artefact is run with."""
+    """The threads and the batch size that an artefact runs with."""
 
     threads: int
     batch: int
 
 
 def build(model: str, artefact: str, images: int, settings: list[Setting], folder: str) -> dict[str, Any]:
-    """What building cost, and under "paths" the artefact's file for each setting.
+    """The cost of building, and under "paths" the artefact's file for each setting.
 
-    The clock starts with the tool's packages imported and the calibration images in memory: "seconds" go from
-    the float model in memory to the artefact of the first setting on disk. Raises fresh.FailedError where the
-    tool fails.
+    The clock starts when the tool's packages are imported and the calibration images are in memory. "seconds"
+    is the time from the float model in memory to the artefact of the first setting on disk. Raises
+    fresh.FailedError if the tool fails.
     """
     return fresh.run(_build, model, artefact, images, settings, folder)
 
@@ -66,7 +66,7 @@ def _build(model: str, artefact: str, images: int, settings: list[Setting], fold
 
 
 def _try_out(model: str, artefact: str, settings: list[Setting], paths: list[Path]) -> None:
-    """Runs every row of the artefact: one that crashes had better do so here than among the timed ones."""
+    """Runs every row of the artefact, so that a crash happens here and not during the timing."""
     for row in rows(model):
         if row.artefact == artefact:
             for setting, path in zip(settings, paths, strict=True):

@@ -1,4 +1,4 @@
-"""A function in a fresh Python process, whose crash, global settings and peak memory are its own."""
+"""Runs a function in a fresh Python process, with its own crashes, global settings and peak memory."""
 
 import multiprocessing
 import os
@@ -18,13 +18,13 @@ LOG = Path(__file__).parent.parent / "runs" / "bench.log"
 
 
 class FailedError(Exception):
-    """What a function failed with in its process, in one line."""
+    """The error of a function in its process, in one line."""
 
 
 def run(function: Callable[..., Any], *arguments: Any, limit: float = 3600.0) -> Any:
-    """What ``function(*arguments)`` returns in a process of its own; what it prints goes to ``LOG``.
+    """The result of ``function(*arguments)`` in its own process; its output goes to ``LOG``.
 
-    Raises FailedError where it raises, dies or takes more than ``limit`` seconds.
+    Raises FailedError if it raises, dies or takes more than ``limit`` seconds.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -43,7 +43,7 @@ def run(function: Callable[..., Any], *arguments: Any, limit: float = 3600.0) ->
             how = signal.Signals(-number).name if number < 0 else f"exit code {number}"
             raise FailedError(f"its process died: {how}") from None
         finally:
-            process.join(20)  # tools leave helpers behind that keep a process from ending
+            process.join(20)  # some tools start helpers that keep a process alive
             process.kill()
             process.join()
     if error:
@@ -52,7 +52,7 @@ def run(function: Callable[..., Any], *arguments: Any, limit: float = 3600.0) ->
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
+    """The peak memory of this process so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -66,7 +66,7 @@ def _answer(
     warnings.simplefilter("ignore")
     os.environ["NNCF_NO_TELEMETRY"] = os.environ["HF_HUB_OFFLINE"] = "1"
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it reports over the network
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # else the second compilation of a model is no compilation
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # so that no compilation comes from a cache
     try:
         sender.send((function(*arguments), None))
     except Exception as error:

@@ -1,12 +1,12 @@
-"""Speed, fidelity and size of every tool's artefact of every network, timed interleaved in one process.
+"""Speed, fidelity and size of all tools' artefacts of each network, timed interleaved in one process.
 
     python benchmarks/latency.py                               all networks; an hour on two cores
     python benchmarks/latency.py resnet50 --images 32 --seconds 5 --out /tmp/results
 
-Builds each artefact in a process of its own, then times all of a network's interleaved in one process: at
-batch 1 on one thread, in three processes one after the other, and at batch 25 on all cores. Every ratio is
-the median of paired ratios. Writes latency.json, latency.md and latency.svg; an interrupted run goes on where
-it was.
+Builds each artefact in its own process. Then times all artefacts of a network interleaved in one process: at
+batch 1 on one thread, repeated in three processes, and at batch 25 on all cores. Every ratio is the median of
+paired ratios. Writes latency.json, latency.md and latency.svg. An interrupted run continues if the command is
+repeated.
 """
 
 import json
@@ -32,9 +32,9 @@ from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.measure.latency import Seconds, interleave, paired_ratio, summarize
 from zeropoint.targets import machine
 
-EVALUATED = 8  # inputs that fidelity is measured on, at least
-# At batch 1: how a process's memory falls into the caches is chance, and ratios of the very same files differ
-# by 1% from one process to the next.
+EVALUATED = 8  # least number of inputs for fidelity
+# At batch 1. The position of a process's memory in the caches is random, and ratios of the same files differ
+# by 1% from process to process.
 PROCESSES = 3
 
 
@@ -62,7 +62,7 @@ def measure(model: str, images: int, settings: list[Setting], seconds: float) ->
         "rows": lines,
         "macs": timed[0]["macs"],
         "settings": [
-            {**asdict(setting), **_judge(model, run["macs"], run["samples"]), "sqnr_db": run["sqnr_db"]}
+            {**asdict(setting), **_summary(model, run["macs"], run["samples"]), "sqnr_db": run["sqnr_db"]}
             for setting, run in zip(settings, timed, strict=True)
         ],
     }
@@ -87,9 +87,9 @@ def _time(model: str, files: dict[str, str], setting: Setting, seconds: float) -
 def _time_once(
     model: str, files: dict[str, str], setting: Setting, seconds: float, evaluated: int
 ) -> dict[str, Any]:
-    """What ``_time`` gives, of one process; SQNR is that of ``evaluated`` inputs, or of one batch."""
+    """The result of ``_time`` from one process; SQNR is measured on ``evaluated`` inputs, or on one batch."""
     if setting.threads == 1 and hasattr(os, "sched_setaffinity"):
-        # Before any engine makes its threads: all then share one core, whatever helpers an engine starts.
+        # Before any engine starts its threads, so that all of them share one core.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(setting.threads)
     network = networks.load(model)
@@ -108,21 +108,21 @@ def _time_once(
         sqnr[row.name] = None if decibels == math.inf else decibels  # JSON has no infinity
         runs[row.name] = lambda call=call: call(inputs)
     runs |= roofline.products(setting.threads)
-    # Large batches take minutes a round, and many images are timed in each; fidelity has warmed them up.
+    # A round of large batches takes minutes and times many images; measuring fidelity was the warm-up.
     rounds, warmup = (10, 3) if setting.batch == 1 else (3, 0)
     samples = interleave(runs, seconds=seconds, min_rounds=rounds, warmup=warmup)
     macs = roofline.macs(network, inputs)
     return {"samples": samples, "sqnr_db": sqnr, "macs": macs}
 
 
-def _judge(model: str, macs: int, samples: dict[str, Seconds]) -> dict[str, Any]:
+def _summary(model: str, macs: int, samples: dict[str, Seconds]) -> dict[str, Any]:
     """Latencies, ratios and shares of the roofline, from one setting's samples."""
     lines = rows(model)
     names = [row.name for row in lines if row.name in samples]
     eager = next(row.name for row in lines if row.engine == "torch eager")
     peak = fastest(samples, set(samples) - set(names))
     assert peak is not None
-    scaled = samples[peak] * (macs / roofline.MACS)  # what the network would take at the peak
+    scaled = samples[peak] * (macs / roofline.MACS)  # the time of the network at the peak
     pairs = {title: compare(samples, *groups) for title, groups in _groups(lines).items()}
     return {
         "rounds": len(samples[peak]),
@@ -137,7 +137,7 @@ def _judge(model: str, macs: int, samples: dict[str, Seconds]) -> dict[str, Any]
 
 
 def _groups(lines: list[Row]) -> dict[str, tuple[list[str], list[str]]]:
-    """What is compared with what: the fastest of the first rows over the fastest of the second."""
+    """The pairs of groups to compare: the fastest of the first rows over the fastest of the second."""
     ours = [row for row in lines if row.tool == ZEROPOINT]
     groups = {"best": ([row.name for row in ours], [row.name for row in lines if row.tool != ZEROPOINT])}
     for engine, tool in report.RIVALS.items():
@@ -149,8 +149,8 @@ def _groups(lines: list[Row]) -> dict[str, tuple[list[str], list[str]]]:
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="networks; default: all")] = None,
     images: Annotated[int, typer.Option(help="calibration images")] = 64,
-    threads: Annotated[int | None, typer.Option(help="time with these threads alone")] = None,
-    batch: Annotated[int | None, typer.Option(help="time at this batch size alone")] = None,
+    threads: Annotated[int | None, typer.Option(help="only this number of threads")] = None,
+    batch: Annotated[int | None, typer.Option(help="only this batch size")] = None,
     seconds: Annotated[float, typer.Option(help="least time for the timings of one network")] = 20.0,
     out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
 ) -> None:

@@ -1,8 +1,8 @@
-"""Peak memory of calibrating ResNet-50 with every range estimator, for few and for many images.
+"""Peak memory of calibrating ResNet-50 with every range estimator, on few and on many images.
 
     python benchmarks/memory.py --images 64 --images 4096
 
-Every run is a process of its own, and images are made as they are read. Writes memory.json and memory.md.
+Every run has its own process, and images are made when they are read. Writes memory.json and memory.md.
 """
 
 import time
@@ -23,7 +23,7 @@ MODEL = "resnet50"
 
 
 def calibrate(estimator: str, images: int, batch_size: int) -> dict[str, float]:
-    """In a process of its own: the peak memory in bytes before and after calibration, and its seconds."""
+    """The peak memory in bytes before and after calibration, and its seconds; runs in its own process."""
     program = zp.capture(networks.load(MODEL), networks.batch(MODEL, 0, 1))
     data = networks.Calibration(MODEL, images, batch_size)
     before, started = fresh.peak_bytes(), time.perf_counter()
@@ -33,7 +33,7 @@ def calibrate(estimator: str, images: int, batch_size: int) -> dict[str, float]:
 
 
 def markdown(record: report.Record) -> str:
-    """One line per estimator: the peaks, and how the last compares with the first."""
+    """One line per estimator: the peaks, and the ratio of the last to the first."""
     counts = record["images"]
     lines = []
     for estimator, runs in record["estimators"].items():

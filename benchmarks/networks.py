@@ -22,7 +22,7 @@ TRANSFORMERS = ("vit_b_16", "bert_base")
 NAMES = CNNS + TRANSFORMERS
 SIDE = 224  # pixels
 TOKENS = 128
-EVALUATION = 1_000_000  # first seed of the inputs that no tool calibrates on
+EVALUATION = 1_000_000  # first seed of the inputs that are not used for calibration
 
 
 def check(names: Iterable[str]) -> None:
@@ -33,27 +33,27 @@ def check(names: Iterable[str]) -> None:
 
 
 def load(name: str) -> nn.Module:
-    """The float network in eval mode; the same weights at every call."""
+    """The float network in eval mode, with the same weights at every call."""
     if name == "bert_base":
         return _bert()
     network = models.resolve(f"torchvision/{name}", "none")
-    if name == "vit_b_16":  # torchvision starts its last layer at zero, and then every output is zero
+    if name == "vit_b_16":  # torchvision initializes its last layer to zero: every output would be zero
         torch.manual_seed(0)
         nn.init.normal_(network.heads.head.weight, std=0.02)
     if name == "efficientnet_v2_s":
-        _calm(network)
+        _halve_residuals(network)
     return network
 
 
 @torch.no_grad()
-def _calm(network: nn.Module) -> None:
-    """Halves what every residual block adds, as training from a small scale would (Goyal et al. 2017, 5.1).
+def _halve_residuals(network: nn.Module) -> None:
+    """Halves the output of every residual block, as if trained from a small scale (Goyal et al. 2017, 5.1).
 
-    With random weights alone EfficientNet is chaotic: in float32, another order of additions leaves 7 dB.
+    With plain random weights EfficientNet is chaotic: in float32, another order of additions leaves 7 dB.
     """
     for block in network.modules():
         if getattr(block, "use_res_connect", False):
-            block.block[-1][1].weight *= 0.5  # the batch norm behind the last convolution
+            block.block[-1][1].weight *= 0.5  # the batch norm after the last convolution
 
 
 class _LastHiddenState(nn.Module):
@@ -66,7 +66,7 @@ class _LastHiddenState(nn.Module):
 
 
 def _bert() -> nn.Module:
-    torchvision()  # transformers imports it, and only this way it imports beside any build of torch
+    torchvision()  # transformers imports it; this way it works with any build of torch
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
@@ -76,7 +76,7 @@ def _bert() -> nn.Module:
 def sample(name: str, seed: int) -> Tensor:
     """One input with its batch dimension: token ids (1, 128), or an image (1, 3, 224, 224) of unit variance.
 
-    Natural images have an amplitude spectrum that falls as 1/frequency, and channels much alike.
+    Like natural images, it has an amplitude spectrum of 1/frequency, and similar channels.
     """
     generator = torch.Generator().manual_seed(seed)
     if name == "bert_base":

@@ -1,9 +1,9 @@
-"""The other tools, each as its own documentation uses it: quantize in memory, save an artefact, load it.
+"""The other tools, each used as in its documentation: quantize in memory, save an artefact, load it.
 
-``quantize(network, example, calibration)`` gives a model in memory for any batch size, ``example`` being a
-batch of two; ``save(model, inputs, threads, stem)`` writes it for the batch of ``inputs`` and gives the path,
-which is ``stem`` with an ending; ``load(path, threads)`` gives a callable from a tensor to a tensor. Batches
-are fixed in the artefacts, since that is how every engine is fastest.
+``quantize(network, example, calibration)`` gives a model in memory for any batch size; ``example`` is a batch
+of two. ``save(model, inputs, threads, stem)`` writes it for the batch of ``inputs`` and gives the path:
+``stem`` with an extension. ``load(path, threads)`` gives a callable from a tensor to a tensor. The batch size
+is fixed in the artefacts, because every engine is fastest that way.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from zeropoint.targets.processor import native
 Call = Callable[[Tensor], Tensor]
 
 
-# OpenVINO, and NNCF before it
+# OpenVINO, and NNCF, which quantizes for it
 
 
 def openvino_float(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
@@ -33,7 +33,7 @@ def openvino_float(network: nn.Module, example: Tensor, calibration: list[Tensor
 
     try:
         return openvino.convert_model(network, example_input=example)
-    except RuntimeError:  # some networks cannot be traced, as ViT of torchvision: its user would export it
+    except RuntimeError:  # some networks, such as torchvision's ViT, cannot be traced, but exported
         exported = torch.export.export(network, (example,), dynamic_shapes=({0: Dim.AUTO},))
         return openvino.convert_model(exported)
 
@@ -61,7 +61,7 @@ def save_openvino(model: Any, inputs: Tensor, threads: int, stem: str) -> Path:
 
 
 def load_openvino(path: Path, threads: int, precision: str | None = None) -> Call:
-    """``precision`` None leaves the choice to OpenVINO: bf16 where the processor has it."""
+    """With ``precision`` None OpenVINO chooses: bf16 if the processor supports it."""
     import openvino
 
     configuration = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
@@ -172,21 +172,21 @@ def save_jit(model: nn.Module, inputs: Tensor, threads: int, stem: str) -> Path:
 
 def load_jit(path: Path, threads: int, backend: str) -> Call:
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = backend  # weights are packed for it as they are loaded
+    torch.backends.quantized.engine = backend  # loading packs the weights for it
     try:
         return _without_gradients(torch.jit.load(path))
     finally:
         torch.backends.quantized.engine = before
 
 
-# AIMET, which no engine runs: it simulates integer arithmetic in PyTorch
+# AIMET: it simulates integer arithmetic in PyTorch; no engine runs its result
 
 
 def aimet_static(
     network: nn.Module, example: Tensor, calibration: list[Tensor], bits: int, adaround: bool = False
 ) -> nn.Module:
-    """Weights per channel, of ``bits``, activations of 8; with ``adaround`` in 2,000 iterations a layer."""
-    torchvision()  # AIMET imports it, and only this way it imports beside any build of torch
+    """``bits``-bit weights per channel, 8-bit activations; ``adaround`` takes 2,000 iterations per layer."""
+    torchvision()  # AIMET imports it; this way it works with any build of torch
     from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
     from aimet_torch.batch_norm_fold import fold_all_batch_norms
     from aimet_torch.common.defs import QuantScheme
@@ -220,7 +220,7 @@ def aimet_static(
     return simulation.model
 
 
-# The PyTorch compiler, and torchao's PT2E quantization before it
+# The PyTorch compiler, and torchao's PT2E quantization for it
 
 
 class _InBfloat16(nn.Module):
@@ -252,7 +252,7 @@ def pt2e_static(network: nn.Module, example: Tensor, calibration: list[Tensor]) 
 
 
 def save_compiled(model: nn.Module, inputs: Tensor, threads: int, stem: str) -> Path:
-    """Compiled ahead of time for this batch and number of threads: the compiler at its fastest."""
+    """Compiles for this batch size and number of threads, which is fastest."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     with torch.no_grad():

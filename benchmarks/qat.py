@@ -1,9 +1,10 @@
-"""Quantization-aware training: what it wins, what it costs, and that engines give what was trained.
+"""Quantization-aware training: its gain, its cost, and the agreement of the engines with its result.
 
-    python benchmarks/qat.py FOLDER        those in FOLDER (see trained.py) and the digits; over an hour
-    python benchmarks/qat.py --minute      a digits network alone, for an epoch
+    python benchmarks/qat.py FOLDER        networks in FOLDER (see trained.py) and for digits; over an hour
+    python benchmarks/qat.py --minute      only one network for digits, for one epoch
 
-Writes qat.json, qat.md and qat.svg, the learning curves. An interrupted run goes on where it was.
+Writes qat.json, qat.md and qat.svg (the learning curves). An interrupted run continues if the command is
+repeated.
 """
 
 import json
@@ -35,7 +36,7 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Case:
-    """A training, and the top-1 in percent that it is to reach; below float by so much where negative."""
+    """A training, and its goal: top-1 in percent or, if negative, the difference to float."""
 
     network: str
     bits: str
@@ -59,7 +60,7 @@ MINUTE = (Case("digits/resnet", "W4A4", 1, -0.5),)
 
 
 def measure(case: Case, folder: str) -> dict[str, Any]:
-    """In a process of its own: top-1 of float, static and qat, its curve, and engines' agreement with it."""
+    """Top-1 of float, static and qat, the curve, and the engines' agreement; runs in its own process."""
     network, parts = _open(case.network, folder)
     program = zp.capture(network, parts["calibration"][0][:2])
     training = zp.TrainingOptions(epochs=case.epochs)
@@ -89,7 +90,7 @@ def measure(case: Case, folder: str) -> dict[str, Any]:
 
 
 def overhead(folder: str) -> dict[str, Any]:
-    """The time of a step of QAT over one of the same folded network in float32, interleaved."""
+    """The time of a step of QAT over the time of a step of the same folded network in float32."""
     network, parts = _open("resnet20", folder)
     images, labels = next(iter(parts["train"]))
     program = zp.capture(network, images[:2])
@@ -132,7 +133,7 @@ def _agreement(run: Any, other: Any, test: list[tuple[Tensor, Tensor]]) -> float
 
 
 def markdown(record: report.Record) -> str:
-    """The table of accuracies, and the sentence of what a step costs."""
+    """The table of accuracies, and a sentence on the cost of a step."""
     lines = []
     for row in record["rows"]:
         name, bits, goal = row["network"], row["bits"], row["goal"]
@@ -156,13 +157,13 @@ def markdown(record: report.Record) -> str:
     head = ["Network", "Bits", "Epochs", "Float, %", "`static`, %", "`qat`, %", "Goal, %", "Seconds"]
     head += [f"{engine}, %" for engine in ENGINES]
     parts = [
-        "Top-1 on the test images, and how often an engine predicts the class that the trained graph does.\n",
+        "Top-1 on the test images, and how often an engine predicts the same class as the trained graph.\n",
         report.table(head, lines),
     ]
     if record.get("overhead"):
         median, low, high = (record["overhead"][part] for part in ("median", "low", "high"))
         parts.append(
-            f"A step of QAT takes {median:.2f} ({low:.2f} to {high:.2f}) times one of the same folded"
+            f"A step of QAT takes {median:.2f} ({low:.2f} to {high:.2f}) times a step of the same folded"
             f" ResNet-20 in float32, at batch {BATCH}.\n"
         )
     return "\n".join([*parts, report.where(record["machine"])])
@@ -173,7 +174,7 @@ def chart(record: report.Record, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "zeropoint"  # the same picture of the same numbers, byte by byte
+    matplotlib.rcParams["svg.hashsalt"] = "zeropoint"  # so that the same numbers give the same file
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
@@ -194,12 +195,12 @@ def chart(record: report.Record, path: Path) -> None:
 
 def main(
     folder: Annotated[Path | None, typer.Argument(help="with models.py and its data")] = None,
-    minute: Annotated[bool, typer.Option("--minute", help="a digits network for an epoch")] = False,
-    network: Annotated[str | None, typer.Option(help="this one alone")] = None,
-    bits: Annotated[str | None, typer.Option(help="these alone")] = None,
+    minute: Annotated[bool, typer.Option("--minute", help="one network for digits, for one epoch")] = False,
+    network: Annotated[str | None, typer.Option(help="only this one")] = None,
+    bits: Annotated[str | None, typer.Option(help="only these")] = None,
     out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
 ) -> None:
-    """Train, score, tabulate."""
+    """Train, test, print the table."""
     cases = MINUTE if minute else CASES
     if folder is None:
         cases = tuple(case for case in cases if case.network.startswith("digits/"))

@@ -1,8 +1,8 @@
-"""Time to quantize: float model in memory to artefact on disk; NNCF's and ONNX Runtime's beside zeropoint's.
+"""Time to quantize, from the float model in memory to the artefact on disk, of zeropoint and two other tools.
 
     python benchmarks/quantize_time.py
 
-Every build is a process of its own; the tools take turns, and ratios are medians over the turns. Writes
+Every build has its own process. The tools take turns, and ratios are medians over the turns. Writes
 quantize_time.json and quantize_time.md.
 """
 
@@ -57,8 +57,8 @@ def markdown(record: report.Record) -> str:
     about = f"{record['images']} calibration images, {record['turns']} turns, all cores.\n"
     return "\n".join(
         [
-            "Seconds from the float model in memory to the artefact on disk; a ratio below 1: zeropoint is "
-            f"faster. {about}",
+            "Seconds from the float model in memory to the artefact on disk. If a ratio is below 1, "
+            f"zeropoint is faster. {about}",
             report.table(["Tool", *models], lines),
             "Peak memory of the process in MB; the calibration images are part of it.\n",
             report.table(["Tool", *models], [*peaks, before]),
@@ -73,7 +73,7 @@ def main(
     turns: Annotated[int, typer.Option(help="builds of every tool")] = 3,
     out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
 ) -> None:
-    """Build in turn, compare."""
+    """Build in turns, compare."""
     about = {"machine": machine.describe() | {"peers": report.versions()}, "images": images, "turns": turns}
     chosen = names or ["resnet50", "efficientnet_v2_s"]
     networks.check(chosen)

@@ -18,7 +18,7 @@ class Comparison:
 
 
 def compare(samples: Mapping[str, Seconds], ours: Iterable[str], theirs: Iterable[str]) -> Comparison | None:
-    """The fastest of the rows ``ours`` over the fastest of ``theirs``; None where a group has no samples."""
+    """The fastest of the rows ``ours`` over the fastest of ``theirs``; None if a group has no samples."""
     first, second = fastest(samples, ours), fastest(samples, theirs)
     if first is None or second is None:
         return None
@@ -26,13 +26,13 @@ def compare(samples: Mapping[str, Seconds], ours: Iterable[str], theirs: Iterabl
 
 
 def fastest(samples: Mapping[str, Seconds], rows: Iterable[str]) -> str | None:
-    """The row with the smallest median, of those that have samples; None where none has."""
+    """The row with the smallest median, of those that have samples; None if none has."""
     timed = [row for row in rows if row in samples]
     return min(timed, key=lambda row: median(samples[row]), default=None)
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """The geometric mean of positive numbers. Raises ValueError where there is none."""
+    """The geometric mean of positive numbers. Raises ValueError if there are none."""
     logarithms = [math.log(value) for value in values]
     if not logarithms:
         raise ValueError("no values to average")

@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """The versions of what the machine's description leaves out."""
+    """The versions that the description of the machine does not have."""
     return {name: importlib.metadata.version(name) for name in PEERS}
 
 
@@ -182,7 +182,7 @@ def chart(record: Record, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "zeropoint"  # the same picture of the same numbers, byte by byte
+    matplotlib.rcParams["svg.hashsalt"] = "zeropoint"  # so that the same numbers give the same file
     from matplotlib import pyplot
 
     models, setting = record["models"], record["settings"][0]

@@ -1,4 +1,4 @@
-"""The roofline: a network's multiply-accumulates, and the most of them that this machine does in int8."""
+"""The roofline: the multiply-accumulates of a network, and this machine's int8 peak."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-SIZE = 2048  # rows and columns of the matrices: 4 MB of weights, large enough for every core's arithmetic
+SIZE = 2048  # rows and columns of the matrices: 4 MB of weights, large enough to reach the peak
 MACS = SIZE**3
 
 
 def macs(network: nn.Module, inputs: Tensor) -> int:
     """The multiply-accumulates of one call: convolutions and matrix products, attention included."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which is not counted
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know its operator
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             network(inputs)
@@ -25,7 +25,7 @@ def macs(network: nn.Module, inputs: Tensor) -> int:
 
 
 def products(threads: int) -> dict[str, Callable[[], object]]:
-    """The product of two int8 matrices of ``SIZE`` on each engine, unsigned by signed as networks have it."""
+    """The product of two int8 matrices of ``SIZE`` on each engine, unsigned by signed as in networks."""
     generator = np.random.default_rng(0)
     left = generator.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
     right = generator.integers(-127, 128, (SIZE, SIZE), dtype=np.int8)
@@ -79,7 +79,7 @@ def _onnxruntime(left: np.ndarray, right: np.ndarray, threads: int) -> Callable[
 
 
 def _openvino(left: np.ndarray, right: np.ndarray, threads: int) -> Callable[[], object]:
-    """OpenVINO has int8 products between fake quantizers only: its input is float32, its output again u8."""
+    """OpenVINO has int8 products only between fake quantizers: the input is float32."""
     import openvino
     from openvino import opset13 as op
 

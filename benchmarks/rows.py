@@ -1,4 +1,4 @@
-"""The rows of the benchmark: what tool builds which artefact, and which engine runs it how."""
+"""The rows of the benchmark: which tool builds which artefact, and which engine runs it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ PACKAGES = {"torch": COMPILER, "onnxruntime": ONNX, "openvino": OPENVINO}
 
 @dataclass(frozen=True)
 class Artefact:
-    """How a file is built: in memory, and then on disk (see ``peers``), with ``packages`` imported before."""
+    """How a file is built: in memory, then on disk (see ``peers``); ``packages`` are imported first."""
 
     quantize: Callable[[nn.Module, Tensor, list[Tensor]], Any]
     save: Callable[[Any, Tensor, int, str], Path]
@@ -34,7 +34,7 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. ``tool`` is the quantizer, "" for an engine on its own."""
+    """A line of the table. ``tool`` is the quantizer; it is empty for an engine without one."""
 
     tool: str
     method: str
@@ -44,7 +44,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """How the row is called in results."""
+        """The name of the row in results."""
         return " ".join(part for part in (self.tool, self.method, "→", self.engine) if part)
 
     @property
@@ -93,7 +93,7 @@ def artefacts(model: str) -> dict[str, Artefact]:
 
 
 def rows(model: str) -> list[Row]:
-    """The rows of a model: zeropoint's, other quantizers', engines by themselves."""
+    """The rows of a model: zeropoint's, those of other quantizers, and engines without one."""
     ours = [
         Row(ZEROPOINT, method, engine, f"zeropoint-{method}-{engine}", partial(_load, engine))
         for method, engine in _methods(model)

@@ -1,7 +1,7 @@
 """Trained networks and their images, from a folder with ``models.py`` in it.
 
-That has ``resnet20()``, ``mobilenetv2()`` and ``load_images(split, size)``, splits "calibration", "train" and
-"test", and its data beside it.
+``models.py`` has ``resnet20()``, ``mobilenetv2()`` and ``load_images(split, size)``, with the splits
+"calibration", "train" and "test". Its data are in the same folder.
 """
 
 import importlib.util
@@ -42,7 +42,7 @@ def scored(source: ModuleType, network: str, batch: int = 50) -> list[tuple[Tens
 
 
 def training(source: ModuleType, network: str, batch: int = 100) -> DataLoader[Any]:
-    """The training split, shuffled, shifted by up to 4 of 32 pixels, half of it mirrored (He et al. 2016)."""
+    """The training split, shuffled, shifted by up to 4 of 32 pixels, and half mirrored (He et al. 2016)."""
     images, labels = source.load_images("train", 32)
     size = SIZES[network]
 

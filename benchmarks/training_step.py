@@ -1,10 +1,10 @@
-"""What a step of quantization-aware training costs: rows a second of the training loop itself.
+"""The cost of a step of quantization-aware training: rows per second of the training loop.
 
     python benchmarks/training_step.py                             ResNet-50, batches of 128, on a GPU
     python benchmarks/training_step.py --network resnet18 --batch 16 --size 128
 
-Rows: the folded network in float and through its quantizers, each as it is and compiled, and what the teacher
-adds. Batches of noise lie on the device, so that nothing waits for data. Writes training_step.json and
+Measures the folded network in float and with its quantizers, each eager and compiled, and with a teacher.
+Batches of noise are in device memory, so that nothing waits for data. Writes training_step.json and
 training_step.md.
 """
 
@@ -28,7 +28,7 @@ from zeropoint.training.folder import Folder
 from zeropoint.training.loop import NOTED, Task, train
 from zeropoint.training.record import read
 
-WARM, TIMED = 2, 3  # notes of the record, of so many steps each
+WARM, TIMED = 2, 3  # records, each of NOTED steps
 ROWS = {
     "float": {"quantized": False, "compile": False},
     "float, compiled": {"quantized": False, "compile": True},
@@ -39,7 +39,7 @@ ROWS = {
 
 
 def rate(start: Program, program: Program, batches: Any, quantized: bool, compile: bool, taught: bool) -> Any:
-    """Rows a second in the last notes of a short training, and the most memory of the GPU in bytes."""
+    """Rows per second in the last records of a short training, and the peak memory of the GPU in bytes."""
     training = zp.TrainingOptions(epochs=1, compile=compile)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -58,7 +58,7 @@ def rate(start: Program, program: Program, batches: Any, quantized: bool, compil
 
 
 def markdown(record: report.Record) -> str:
-    """A line for each row, with its time over that of float training of the same kind."""
+    """A line for each row, with its time over that of float training, eager or compiled."""
     rows = record["rows"]
     lines = []
     for name, row in rows.items():
@@ -66,7 +66,7 @@ def markdown(record: report.Record) -> str:
         memory = f"{row['memory_bytes'] / 1e9:.1f}" if row["memory_bytes"] else "–"
         ratio = rows[kind]["rows_per_second"] / row["rows_per_second"] if kind in rows else float("nan")
         lines.append([name, f"{row['rows_per_second']:.0f}", f"{ratio:.2f}", memory])
-    head = ["Training", "Rows a second", "Time of a step over float's", "GPU memory, GB"]
+    head = ["Training", "Rows per second", "Time of a step over float's", "GPU memory, GB"]
     title = f"{record['network']} at {record['size']} px, {record['bits']}, batches of {record['batch']},"
     return f"{title} {record['precision']}, {record['device']}, torch {record['torch']}.\n\n" + report.table(
         head, lines
@@ -78,10 +78,10 @@ def main(
     bits: Annotated[str, typer.Option()] = "W4A8",
     batch: Annotated[int, typer.Option()] = 128,
     size: Annotated[int, typer.Option(help="pixels")] = 224,
-    only: Annotated[list[str] | None, typer.Option(help="these rows alone")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="only these rows")] = None,
     out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
 ) -> None:
-    """Quantize, train for a few steps each way, tabulate."""
+    """Quantize, train for a few steps each way, print the table."""
     from zeropoint import models
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Makes the README's picture of a report: python docs/screenshot.py RUN, with the report in RUN/report.html.
+"""Makes the picture of a report, docs/report.png: python docs/screenshot.py RUN reads RUN/report.html.
 
 It needs Playwright (the extra ``dev``) and Chromium.
 """
