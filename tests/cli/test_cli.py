@@ -268,7 +268,7 @@ def test_a_fault_of_ours_is_told_apart(command, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("zeropoint.data.resolve", fail)
     status, _, err = command(f"compare {GOOD}")
     assert status == 1
-    assert err == "error: ZeroDivisionError: by zero (a fault of zeropoint's; --debug shows where)\n"
+    assert err == "error: ZeroDivisionError: by zero (a bug in zeropoint; --debug shows where)\n"
 
 
 @pytest.mark.slow
@@ -531,8 +531,8 @@ def test_ctrl_c_while_distilling_and_on_from_there(line: str, command, folder: P
     (kept,) = folder.rglob("*.checkpoint")
     assert status == 130
     assert err.splitlines()[-1] == (
-        f"interrupted; distilling is kept as of step 25 of 50 in {kept.relative_to(folder)};"
-        " the same command again goes on from there"
+        f"interrupted; distilling is saved at step 25 of 50 in {kept.relative_to(folder)};"
+        " the same command again continues from there"
     )
     assert command(line)[0] == 0
     assert next(steps) == 30 + 25 + 1

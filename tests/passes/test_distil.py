@@ -149,7 +149,7 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(tmp_path: Path,
     whole = run(tmp_path / "whole")
     interrupted(120)
     cut = tmp_path / "cut"
-    with pytest.raises(KeyboardInterrupt, match=r"distilling is kept as of step 100 of 200 in .*cut"):
+    with pytest.raises(KeyboardInterrupt, match=r"distilling is saved at step 100 of 200 in .*cut"):
         run(cut)
     interrupted(120)  # 100 steps are left
     resumed = run(cut)

@@ -80,7 +80,7 @@ def test_an_interrupt_says_what_is_kept(tmp_path: Path):
     kept.save(STATE, "step 3 of 9")
     with pytest.raises(KeyboardInterrupt) as told, kept.tells("distilling"):
         raise KeyboardInterrupt
-    assert str(told.value) == f"distilling is kept as of step 3 of 9 in {path}"
+    assert str(told.value) == f"distilling is saved at step 3 of 9 in {path}"
 
 
 def test_an_interrupt_while_saving_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -175,7 +175,7 @@ def test_a_signal_is_obeyed_when_the_step_is_kept(tmp_path: Path, name: str):
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment()
     )
-    assert "training is kept as of step 7 of 15" in done.stdout, done.stderr[-2000:]
+    assert "training is saved at step 7 of 15" in done.stdout, done.stderr[-2000:]
     options = TrainingOptions(epochs=3, learning_rate=0.05, minutes=1000)
     torch.testing.assert_close(run(path, options), run(None, options))
 

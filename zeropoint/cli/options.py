@@ -1,128 +1,263 @@
-"""The command line's arguments and options that several commands share."""
+"""The options of the command line: the fields of two dataclasses, and those that several commands share.
 
-from typing import Annotated
+A field's name, type and default are those of the dataclass; its help text is a row of a table here.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
+from zeropoint.errors import InputError
+from zeropoint.targets import recipe
+from zeropoint.targets.options import Options
+from zeropoint.training.options import TrainingOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What the command line needs of a field: its help text, its flag if not --NAME, and how it is read."""
+
+    help: str
+    flag: str | None = None
+    read: Callable[[str], Any] | None = None
+    metavar: str | None = None
+
+
+QUANTIZATION = {
+    "end_bits": Shown(
+        "Bits of the first and last layers; default: at least 8 for inputs, and 8 for weights below 4 bits."
+    ),
+    "weight_symmetric": Shown(
+        "Symmetric or affine weights; default: as the engine needs.", "--weight-symmetric/--weight-affine"
+    ),
+    "activation_symmetric": Shown(
+        "Symmetric or affine activations; default: as the engine needs.",
+        "--activation-symmetric/--activation-affine",
+    ),
+    "weight_granularity": Shown(
+        "What shares a scale of weights: per-tensor, per-channel or per-group; default: as the engine needs."
+    ),
+    "group_size": Shown(
+        "Number of inputs that share a scale in per-group weights; default: 128, or 32 if the layer has fewer"
+        " inputs."
+    ),
+    "ranges": Shown("Estimator of activation ranges: minmax, moving-average, percentile, mse or entropy."),
+    "weight_ranges": Shown(
+        "Estimator of weight ranges: minmax or mse; default: minmax at 8 bits, mse below."
+    ),
+    "rounding": Shown(
+        "Rounding of static weights: gptq fits them to calibration data, adaround also learns it and takes"
+        " longer, nearest does neither."
+    ),
+    "recipe": Shown(
+        "A JSON list of rows that give layers bits and schemes of their own; later rows override earlier"
+        " ones.",
+        read=lambda path: recipe.load(Path(path)),
+        metavar="FILE",
+    ),
+    "skip": Shown("Keep these modules float: a glob over module names, as in 'layer4.*'; may be repeated."),
+    "no_fuse": Shown(
+        "Give convolution, batch norm and ReLU in these modules a quantizer each; a glob, may be repeated."
+    ),
+    "activation16": Shown(
+        "16-bit input and output activations of these modules, as in 'blocks.*.norm*'; a glob, may be"
+        " repeated.",
+        "--activation16",
+    ),
+    "processor": Shown(
+        "The processor to quantize for: native (this machine), avx2, avx512, vnni, amx, arm, or any (correct"
+        " on all)."
+    ),
+    "calibration_batches": Shown("Largest number of batches to calibrate on; default: all."),
+    "seed": Shown("Seed of the order of the data and of all else that is random."),
+    "step_sizes": Shown(
+        "How qat learns the step sizes of activations: lsq, from all values, or pact, from clipped values."
+    ),
+    "distillation": Shown(
+        "Share of the float network in the loss of qat, 0 to 1, next to labels; default: its accuracy."
+    ),
+    "progressive": Shown("Train the first third of the epochs of qat with twice the bits of weights."),
+}
+TRAINING = {
+    "epochs": Shown("Number of passes over the training data."),
+    "learning_rate": Shown(
+        "The highest learning rate; in qat it is in units of a weight's scale, by default 0.003, or 0.03 for"
+        " weights below 4 bits."
+    ),
+    "optimizer": Shown("The optimizer: sgd, with Nesterov momentum 0.9, or adamw."),
+    "weight_decay": Shown("Weight decay of all parameters but biases, norms and step sizes."),
+    "warmup": Shown("Share of the steps in which the learning rate rises, 0 to 1."),
+    "accumulate": Shown("Number of batches whose gradients make one step."),
+    "average": Shown("Decay of a moving average of the weights, 0 to below 1; 0 for none."),
+    "precision": Shown("Precision of training: 32, bf16, or auto (bf16 on a GPU, 32 on a CPU)."),
+    "compile": Shown("Compile the training step: takes a minute or two, then steps are faster."),
+    "minutes": Shown("Minutes between checkpoints; one is also saved after every epoch."),
+    "seed": QUANTIZATION["seed"],
+}
+
+
+def quantizing(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of quantization and training, and calls it with one Options, ``options``.
+
+    ``defaults`` are of fields whose default differs from that of the dataclass.
+    """
+
+    def make(given: dict[str, Any]) -> Options:
+        return Options(**_of(QUANTIZATION, given), training=TrainingOptions(**_of(TRAINING, given)))
+
+    parameters = _parameters(Options, QUANTIZATION, "Quantization", defaults)
+    trained = {name: shown for name, shown in TRAINING.items() if name not in QUANTIZATION}
+    return _replacing([*parameters, *_parameters(TrainingOptions, trained, "Training (qat)", defaults)], make)
+
+
+def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of training, and calls it with one TrainingOptions, ``options``."""
+    parameters = _parameters(TrainingOptions, TRAINING, "Training", defaults)
+    return _replacing(parameters, lambda given: TrainingOptions(**_of(TRAINING, given)))
+
+
+def _of(table: dict[str, Shown], given: dict[str, Any]) -> dict[str, Any]:
+    """The values that were given for the fields of ``table``."""
+    values = {name: given[name] for name in table if given[name] is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _replacing(
+    parameters: list[inspect.Parameter], make: Callable[[dict[str, Any]], object]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replaces the parameter ``options`` of a command by others, from which ``make`` makes its value."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [one for one in inspect.signature(command).parameters.values() if one.name != "options"]
+
+        @functools.wraps(command)
+        def called(**given: Any) -> None:
+            command(**{one.name: given[one.name] for one in own}, options=make(given))
+
+        signature = inspect.Signature([*own, *parameters])
+        called.__signature__ = signature  # type: ignore[attr-defined]  # which typer reads
+        called.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+        return called
+
+    return decorate
+
+
+def _parameters(
+    owner: type, table: dict[str, Shown], panel: str, defaults: dict[str, Any]
+) -> list[inspect.Parameter]:
+    """The parameters of a command for the fields of a dataclass that are in ``table``.
+
+    None, the default of those that are read or repeated, leaves a field to the default of the dataclass.
+    """
+    found = []
+    for field in dataclasses.fields(owner):
+        if (shown := table.get(field.name)) is None:
+            continue
+        default = defaults.get(field.name, field.default)
+        kind = field.type
+        if shown.read is not None:
+            kind, default = Any, None
+        elif default == ():
+            kind, default = list[str] | None, None
+        elif "Literal" in str(kind):
+            kind = str | None
+        flag = shown.flag or f"--{field.name.replace('_', '-')}"
+        option = typer.Option(
+            flag, help=shown.help, rich_help_panel=panel, parser=shown.read, metavar=shown.metavar
+        )
+        found.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=default,
+                annotation=Annotated[kind, option],
+            )
+        )
+    return found
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose help lists the options below the headings of their panels."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes them."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                panel = getattr(parameter, "rich_help_panel", None) or usual
+                panels.setdefault(panel, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+
+# What several commands share.
+_MODELS = "torchvision/NAME, digits/resnet, digits/mobilenet"
+_CODE = "FILE.py:FUNCTION (runs the code in FILE.py; FUNCTION() returns"
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL",
-        help="torchvision/NAME, digits/resnet, digits/mobilenet, a saved m.pt2, or FILE.py:FUNCTION"
-        " (which runs the code in FILE.py and calls FUNCTION() for an nn.Module).",
+        metavar="MODEL", help=f"The model: {_MODELS}, a saved FILE.pt2, or {_CODE} an nn.Module)."
     ),
 ]
-SavedOrModel = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A saved m.pt2, or a model as for compare.")
-]
-SavedOrArtefact = Annotated[
+AnyModel = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A saved m.pt2, a model as for compare, or an engine's artefact: .onnx, .openvino.xml,"
-        " .torch.pt2, or a compiled package, .aoti.pt2 (which is native code, and is run).",
+        help=f"The model: {_MODELS}, a saved FILE.pt2, {_CODE} an nn.Module), or an engine's artefact: .onnx,"
+        " .openvino.xml, .torch.pt2, or .aoti.pt2 (runs the native code in it).",
     ),
 ]
 Data = Annotated[
     str,
     typer.Option(
-        help="digits, imagefolder:DIR, random, random:3x32x32, or FILE.py:FUNCTION (which runs the code in"
-        " FILE.py and calls FUNCTION() for a dict of the loaders calibration, evaluation and perhaps train)."
+        help=f"The data: digits, imagefolder:DIR, random, random:3x32x32, or {_CODE} a dict of the loaders"
+        " calibration, evaluation and, if there are any, train and validation).",
     ),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        help="Data that tells the shape of inputs, if MODEL is FILE.py or compiled: random:3x32x32."
+    ),
+]
+Bits = Annotated[
+    str, typer.Option(help="Bits of weights, 2 to 8, and of activations, 2 to 16: W8A8, W4A8, W8A16.")
 ]
 Weights = Annotated[
     str,
-    typer.Option(help="default, none (random), a name such as IMAGENET1K_V2, or a .safetensors or .pt file."),
+    typer.Option(
+        help="Weights of the model: default, none (random), a name such as IMAGENET1K_V2, or a file,"
+        " .safetensors or .pt."
+    ),
 ]
 BatchSize = Annotated[
     int, typer.Option(min=1, help="Images per batch of calibration, evaluation and training.")
 ]
-LimitBatches = Annotated[int | None, typer.Option(min=1, help="Read at most so many batches of each part.")]
-Engine = Annotated[
-    str, typer.Option(help="torch, onnxruntime, openvino, or auto: the fastest one on this machine.")
-]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that latency is measured with.")]
-Target = Annotated[
-    str,
-    typer.Option(
-        help="The engine whose placement rules are used; auto: the one that runs it fastest on this machine,"
-        " at batch 1 on one thread."
-    ),
-]
-BITS = "Bits of weights, 2 to 8, and activations, 2 to 16: W8A8, W4A8, W8A16."
-EndBits = Annotated[
+LimitBatches = Annotated[
     int | None,
-    typer.Option(
-        help="Bits of the first and last layer. Default: 8 for their inputs, and for weights below 4."
-    ),
+    typer.Option(min=1, help="Largest number of batches to read of each part of the data; default: all."),
 ]
-WeightSymmetric = Annotated[
-    bool | None, typer.Option("--weight-symmetric/--weight-affine", help="Default: as suits the target.")
-]
-ActivationSymmetric = Annotated[
-    bool | None,
-    typer.Option("--activation-symmetric/--activation-affine", help="Default: as suits the target."),
-]
-WeightGranularity = Annotated[
-    str | None, typer.Option(help="per-channel, per-tensor or per-group. Default: as suits the target.")
-]
-GroupSize = Annotated[
-    int | None,
-    typer.Option(help="Inputs that share a scale in per-group weights. Default: 128, or 32 of fewer."),
-]
-Ranges = Annotated[
-    str, typer.Option(help="Activation ranges: minmax, moving-average, percentile, mse or entropy.")
-]
-WeightRanges = Annotated[
-    str | None, typer.Option(help="Weight ranges: minmax (by itself at 8 bits) or mse (below).")
-]
-Rounding = Annotated[
-    str,
-    typer.Option(help="Of static weights: gptq fits them to the data, adaround takes longer; or nearest."),
-]
-Skip = Annotated[
-    list[str] | None,
-    typer.Option(help="Keep modules float: a glob over module names, such as 'layer4.*'. Repeatable."),
-]
-NoFuse = Annotated[
-    list[str] | None,
-    typer.Option(help="Keep conv, batch norm and ReLU apart there, each with its own quantizer. Repeatable."),
-]
-Activation16 = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--activation16",
-        help="16-bit activations in and out of modules there, such as 'blocks.*.norm*'. Repeatable.",
-    ),
-]
-Processor = Annotated[
-    str,
-    typer.Option(
-        help="The kind of processor to quantize for: native (this machine's), avx2, avx512, vnni, amx, arm or"
-        " any, which is right on all."
-    ),
-]
-CalibrationBatches = Annotated[int | None, typer.Option(help="Calibrate on at most so many batches.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
 FreeSizes = Annotated[
-    bool,
-    typer.Option("--free-sizes", help="Leave all sizes of inputs free, such as height and width."),
+    bool, typer.Option("--free-sizes", help="Leave all sizes of the inputs free, such as height and width.")
 ]
-Epochs = Annotated[int, typer.Option(help="Epochs of quantization-aware training.")]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        help="Of quantization-aware training: what a weight moves by, in steps of its grid."
-        " Default: 0.003, and 0.03 for weights below 4 bits."
-    ),
-]
-Optimizer = Annotated[str, typer.Option(help="sgd or adamw.")]
-WeightDecay = Annotated[float, typer.Option(help="Decay of all but biases, norms and step sizes.")]
-Warmup = Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")]
-Accumulate = Annotated[int, typer.Option(help="Batches whose gradients make one step.")]
-Average = Annotated[float, typer.Option(help="Decay of a moving average of the weights; 0: none.")]
-Precision = Annotated[str, typer.Option(help="auto (bf16 on a GPU, 32 on a CPU), 32 or bf16.")]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the steps: a minute or two first, then they are faster.")
-]
-Seed = Annotated[int, typer.Option(help="Of the order of the data, and all else that is random.")]
+Threads = Annotated[int, typer.Option(min=1, help="Number of threads when latency is measured.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
+
+
+def names(listed: str) -> list[str]:
+    """The names of a comma-separated list."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def check_saved_name(path: Path) -> None:
+    """Raises InputError if a Program cannot be saved under this name."""
+    if path.suffix != ".pt2":
+        raise InputError(f"cannot write {path}: a Program is saved as .pt2; give such a name")

@@ -1,5 +1,7 @@
 """The digits data set of scikit-learn: 1797 handwritten digits that need no download."""
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,10 +29,10 @@ def digits(batch_size: int, seed: int) -> Loaders:
 
     small, classes = load_digits(return_X_y=True)
     small = torch.from_numpy(small).float().reshape(-1, 1, 8, 8) / 16  # sixteen grey levels
-    images = (F.interpolate(small, size=(32, 32), mode="bilinear") - MEAN) / STD
-    labels = torch.from_numpy(classes)
+    images: Any = (F.interpolate(small, size=(32, 32), mode="bilinear") - MEAN) / STD
+    labels: Any = torch.from_numpy(classes)
 
-    def held_out(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def held_out(indices: Any, size: int) -> Any:
         return train_test_split(indices, test_size=size, stratify=classes[indices], random_state=0)
 
     rest, evaluation = held_out(np.arange(len(classes)), EVALUATION)

@@ -37,7 +37,7 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, resize: int, crop: 
     generator = torch.Generator().manual_seed(seed)
     name = f"imagefolder:{folder}"
 
-    def ordered(images: Any, indices: Sequence[int]) -> DataLoader:
+    def ordered(images: Any, indices: Sequence[int]) -> DataLoader[Any]:
         return DataLoader(Subset(images, indices), batch_size)
 
     if not ((folder / "train").is_dir() and (folder / "val").is_dir()):
@@ -53,7 +53,7 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, resize: int, crop: 
         )
     validation, rest = _drawn(len(train), len(train) // 10, folder / "train", generator)
     picked, _ = _drawn(len(rest), min(CALIBRATION, len(rest) // 5), folder / "train", generator)
-    varied: Dataset = Subset(_images(folder / "train", augmented), rest)
+    varied: Dataset[Any] = Subset(_images(folder / "train", augmented), rest)
     return Loaders(
         name,
         calibration=ordered(train, [rest[index] for index in picked]),

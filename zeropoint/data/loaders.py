@@ -19,6 +19,10 @@ class Loaders:
     train: Loader | None = None
     validation: Loader | None = None
 
+    def parts(self) -> dict[str, Loader | None]:
+        """The parts that methods read, by name."""
+        return {"calibration": self.calibration, "train": self.train, "validation": self.validation}
+
 
 def limited(loaders: Loaders, n: int | None) -> Loaders:
     """The same loaders, each cut to ``n`` batches (None leaves them whole)."""

@@ -70,7 +70,8 @@ class _Residual(nn.Module):
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.body(x) + self.shortcut(x))
+        y: Tensor = self.activation(self.body(x) + self.shortcut(x))
+        return y
 
 
 class _InvertedResidual(nn.Module):
@@ -87,7 +88,8 @@ class _InvertedResidual(nn.Module):
         self.kept = channels == out and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.kept else self.body(x)
+        y: Tensor = self.body(x)
+        return x + y if self.kept else y
 
 
 def _convolution(

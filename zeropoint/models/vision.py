@@ -4,6 +4,7 @@ import functools
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -29,7 +30,8 @@ def torchvision() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # half-imported
-    library = torch.library.Library("torchvision", "DEF")
+    declare: Any = torch.library.Library  # which has no types
+    library = declare("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _KEPT.append(library)
@@ -39,4 +41,7 @@ def torchvision() -> ModuleType:
 def classifiers() -> list[str]:
     """The names of torchvision's image classifiers. Raises InputError where it is not installed."""
     models = torchvision().models
-    return models.list_models(module=models)  # of this module alone, not those of detection or video
+    names: list[str] = models.list_models(
+        module=models
+    )  # of this module alone, not those of detection or video
+    return names

@@ -68,7 +68,7 @@ class Checkpoint:
         except KeyboardInterrupt:
             if (reached := self.reached()) is None:
                 raise
-            raise KeyboardInterrupt(f"{doing} is kept as of {reached} in {self.path}") from None
+            raise KeyboardInterrupt(f"{doing} is saved at {reached} in {self.path}") from None
 
     def _read(self) -> dict[str, Any] | None:
         if self.path is None:

@@ -1,0 +1,106 @@
+"""``zeropoint compare``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zeropoint import progress
+from zeropoint.cli import output
+from zeropoint.cli.options import (
+    BatchSize,
+    Data,
+    FreeSizes,
+    Json,
+    LimitBatches,
+    Model,
+    Threads,
+    Weights,
+    names,
+    quantizing,
+)
+from zeropoint.cli.report import draw
+from zeropoint.cli.run import interruptible
+from zeropoint.errors import InputError
+from zeropoint.targets.options import Options
+
+Methods = Annotated[
+    str,
+    typer.Option(
+        help="Methods, separated by commas: fp32, bf16, dynamic, weight-only, static, static-best, qat."
+    ),
+]
+Engines = Annotated[
+    str | None,
+    typer.Option(
+        help="Engines, separated by commas: torch, onnxruntime, openvino; default: those installed."
+    ),
+]
+ListOfBits = Annotated[
+    str,
+    typer.Option(
+        help="Bits of weights, 2 to 8, and of activations, 2 to 16; several, separated by commas, are"
+        " compared: W8A8,W4A8."
+    ),
+]
+LatencyBatchSize = Annotated[int, typer.Option(min=1, help="Images per batch when latency is measured.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/MODEL.")]
+
+
+@quantizing()
+def compare(
+    model: Model,
+    data: Data,
+    options: Options,
+    methods: Methods = "fp32,bf16,dynamic,static",
+    engines: Engines = None,
+    bits: ListOfBits = "W8A8",
+    out: Out = None,
+    weights: Weights = "default",
+    batch_size: BatchSize = 32,
+    limit_batches: LimitBatches = None,
+    free_sizes: FreeSizes = False,
+    threads: Threads = 1,
+    latency_batch_size: LatencyBatchSize = 1,
+    json: Json = False,
+) -> None:
+    """Measure every method on every engine, one row each.
+
+    The table is printed, and a folder gets it with the artefacts and an HTML report. The same command
+    again continues a run that was interrupted.
+    """
+    from zeropoint.cli.resolve import program_and_data
+    from zeropoint.comparison.compare import check_methods
+    from zeropoint.comparison.compare import compare as run_comparison
+    from zeropoint.report.files import record
+    from zeropoint.report.table import terminal
+
+    listed = names(engines) if engines else None
+    check_methods(names(methods), listed, [options.at(one) for one in names(bits)])
+    program, loaders = program_and_data(
+        model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
+    )
+    folder = out or Path("runs") / model.removesuffix(".pt2").replace("/", "-").replace(":", "-")
+    with interruptible():
+        results = run_comparison(
+            program,
+            loaders,
+            out=folder,
+            methods=names(methods),
+            engines=listed,
+            bits=names(bits),
+            options=options,
+            threads=threads,
+            batch_size=latency_batch_size,
+            command=output.command_line(),
+            say=progress.say,
+        )
+    if json:
+        output.print_json(record(results))
+        return
+    output.print_table(terminal(results), key=3)
+    output.say(f"Results: {folder}/results.json, results.csv, results.md", style="dim")
+    try:
+        draw([folder], folder / "report.html")
+    except InputError as error:  # the comparison is done, even if its report cannot be drawn
+        output.say(f"No report: {error}", style="dim")

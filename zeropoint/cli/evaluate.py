@@ -1,0 +1,60 @@
+"""``zeropoint evaluate``."""
+
+from typing import Annotated
+
+import typer
+
+from zeropoint import progress
+from zeropoint.cli import output
+from zeropoint.cli.options import BatchSize, Data, Json, LimitBatches, Model, Weights
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="The engine: torch, onnxruntime, openvino, or auto, the fastest one on this machine."
+        ),
+    ] = "torch",
+    processor: Annotated[
+        str | None,
+        typer.Option(
+            help="Simulate the arithmetic of a processor, on no engine: avx2, avx512, vnni, amx, arm, any."
+        ),
+    ] = None,
+    weights: Weights = "default",
+    batch_size: BatchSize = 32,
+    limit_batches: LimitBatches = None,
+    json: Json = False,
+) -> None:
+    """Measure the accuracy and loss of one model.
+
+    It runs on an engine, or in a simulation of the arithmetic of a processor.
+    """
+    from zeropoint.cli.resolve import compiled, program_and_data
+    from zeropoint.measure.evaluate import Fitting, Run
+    from zeropoint.measure.evaluate import evaluate as run_evaluation
+    from zeropoint.measure.simulate import on_processor
+    from zeropoint.report.bench import chosen, evaluated
+    from zeropoint.targets.processor import find
+
+    simulated = None if processor is None else find(processor).name
+    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    run: Run
+    if simulated is not None:
+        run, choice, where = on_processor(program, simulated), None, f"simulated on {simulated}"
+    else:
+        run, choice = compiled(program, engine, threads=None, batch_size=batch_size, say=progress.say)
+        where = run.engine
+    if choice is not None and not json:
+        output.say(chosen(choice))
+    accuracy = run_evaluation(run, Fitting(loaders.evaluation, program)).accuracy
+    if json:
+        output.print_json(evaluated(model, loaders.name, where, accuracy, choice))
+    elif accuracy.top1 is None:
+        output.say(f"{accuracy.images} images, no labels: accuracy is unknown; compare measures fidelity")
+    else:
+        score = f"top-1 {accuracy.top1:.2%}, loss {accuracy.loss:.4f}"
+        output.say(f"{score} on {accuracy.images} images ({where})")

@@ -1,0 +1,90 @@
+"""``zeropoint quantize``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zeropoint import progress
+from zeropoint.cli import output
+from zeropoint.cli.options import (
+    BatchSize,
+    Bits,
+    FreeSizes,
+    LimitBatches,
+    Model,
+    Weights,
+    check_saved_name,
+    quantizing,
+)
+from zeropoint.cli.run import interruptible
+from zeropoint.errors import InputError
+from zeropoint.targets.options import Options
+
+Method = Annotated[
+    str, typer.Option(help="The method: bf16, dynamic, weight-only, static, static-best or qat.")
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="The engine to quantize for: torch, onnxruntime, openvino, or auto, the fastest one on this"
+        " machine at batch 1 on one thread."
+    ),
+]
+
+
+@quantizing()
+def quantize(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The .pt2 file to write.")],
+    options: Options,
+    method: Method = "static",
+    data: Annotated[
+        str | None, typer.Option(help="Data for static, static-best and qat, as for compare.")
+    ] = None,
+    target: Target = "openvino",
+    bits: Bits = "W8A8",
+    weights: Weights = "default",
+    batch_size: BatchSize = 32,
+    limit_batches: LimitBatches = None,
+    free_sizes: FreeSizes = False,
+) -> None:
+    """Quantize a model by one method and save it as a .pt2 file.
+
+    Plain PyTorch opens the file, too. The same command again continues a static-best or qat that was
+    interrupted.
+    """
+    from zeropoint import engines
+    from zeropoint.cli.resolve import AUTO, program_and_data
+    from zeropoint.measure.size import on_disk
+    from zeropoint.methods import find
+    from zeropoint.quantization import check_target
+    from zeropoint.quantization import quantize as run_method
+    from zeropoint.report.bench import chosen
+    from zeropoint.training.checkpoint import beside
+    from zeropoint.tune.choose import fastest_target
+
+    if find(method).needs("calibration") and data is None:
+        raise InputError(f"method '{method}' calibrates on data; give --data")
+    check_saved_name(out)
+    options = options.at(bits)
+    if target != AUTO:
+        check_target(engines.target(target, options.processor), method, options)
+    program, loaders = program_and_data(
+        model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
+    )
+    parts: dict[str, Any] = loaders.parts() if data is not None else {}
+    if target == AUTO:
+        quantized, choice = fastest_target(program, method, **parts, options=options, say=progress.say)
+        target = choice.engine
+        output.say(chosen(choice))
+    else:
+        with interruptible():
+            quantized = run_method(
+                program, method, **parts, target=target, options=options, checkpoint=beside(out)
+            )
+    quantized.save(out)
+    beside(out).unlink(missing_ok=True)
+    made = f"{method} W{quantized.weight_bits}A{quantized.activation_bits}"  # bf16 has bits of its own
+    seconds, size = quantized.quantize_seconds, on_disk(out) / 1e6
+    output.say(f"{made} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB")
