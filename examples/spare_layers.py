@@ -1,7 +1,7 @@
-"""Find the layers that lose accuracy, and change only those.
+"""Find the layers that lose accuracy, and fix only those.
 
 Four bits and nearest rounding cost the built-in MobileNet some accuracy. `diagnose` measures which layers
-lose it and which changes help; `mended` applies those that do.
+lose it and which fixes help; `fixed` applies those that do.
 """
 
 import zeropoint as zp
@@ -17,9 +17,9 @@ diagnosis = zp.diagnose(quantized, digits.validation)
 for layer in diagnosis.layers[:5]:
     print(f"{layer.name}: {layer.alone_db:.1f} dB at the outputs if only this layer is quantized")
 
-better, advice = zp.mended(quantized, diagnosis, digits.validation)
+better, advice = zp.fixed(quantized, diagnosis, digits.validation)
 for taken in advice:
-    print(f"{taken.mend.layer}: {taken.mend.what}, +{taken.gain_db:.2f} dB")
+    print(f"{taken.fix.layer}: {taken.fix.what}, +{taken.gain_db:.2f} dB")
 
-for name, run in {"float32": program, "W4A4": quantized, "W4A4 with changes": better}.items():
+for name, run in {"float32": program, "W4A4": quantized, "W4A4 with fixes": better}.items():
     print(f"{name}: top-1 {zp.evaluate(run, digits.evaluation).accuracy.top1:.2%}")

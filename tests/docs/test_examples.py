@@ -65,9 +65,9 @@ def test_compare_gives_every_row(tmp_path):
 
 
 @pytest.mark.slow
-def test_changed_layers_lose_less(tmp_path):
+def test_fixed_layers_lose_less(tmp_path):
     output = run("spare_layers", tmp_path)
-    assert top1("W4A4", output) < top1("W4A4 with changes", output) <= top1("float32", output) + 1
+    assert top1("W4A4", output) < top1("W4A4 with fixes", output) <= top1("float32", output) + 1
 
 
 @pytest.mark.slow

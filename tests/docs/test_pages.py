@@ -79,3 +79,8 @@ def test_make_targets_and_scripts_exist(page):
     assert set(re.findall(r"(?:`|^ {4})make ([\w-]+)", text, re.MULTILINE)) <= targets
     scripts = re.findall(r"python ((?:benchmarks|docs|examples)/\S+\.py)", text)
     assert not [script for script in scripts if not (ROOT / script).exists()]
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(ROOT / "examples").glob("*.py")], ids=lambda page: page.name)
+def test_names_of_the_package_exist(page):
+    assert set(re.findall(r"\bzp\.(\w+)", page.read_text(encoding="utf-8"))) <= set(zeropoint.__all__)
