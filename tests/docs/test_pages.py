@@ -8,6 +8,7 @@ import pytest
 
 import zeropoint
 from zeropoint.engines import NAMES
+from zeropoint.targets.recipe import Row, load
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -84,3 +85,15 @@ def test_make_targets_and_scripts_exist(page):
 @pytest.mark.parametrize("page", [*PAGES, *(ROOT / "examples").glob("*.py")], ids=lambda page: page.name)
 def test_names_of_the_package_exist(page):
     assert set(re.findall(r"\bzp\.(\w+)", page.read_text(encoding="utf-8"))) <= set(zeropoint.__all__)
+
+
+def test_the_recipe_of_the_guide_is_one(tmp_path):
+    (example,) = re.findall(
+        r"^```json\n(.*?)^```", (DOCS / "index.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    (tmp_path / "recipe.json").write_text(example, encoding="utf-8")
+    assert load(tmp_path / "recipe.json") == (
+        Row(weight_bits=4),
+        Row("layer4.*", 8),
+        Row("conv1", float=True),
+    )
