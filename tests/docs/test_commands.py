@@ -48,9 +48,6 @@ def parse(call: str) -> None:
     group = get_command(app)
     context = group.make_context("zeropoint", [words[0]])
     name, command, arguments = group.resolve_command(context, words)
-    for parameter in command.params:
-        if hasattr(parameter.type, "exists"):
-            parameter.type.exists = False  # files of the documentation are not there
     command.make_context(name, arguments, parent=context)
 
 
@@ -64,7 +61,10 @@ def test_commands_are_found():
 
 
 @pytest.mark.parametrize("call", cases(in_blocks))
-def test_a_command_in_a_block_is_understood(call):
+def test_a_command_in_a_block_is_understood(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in re.findall(r"[\w-]+\.\w+", call):  # options may ask for files that exist
+        Path(name).touch()
     parse(call)
 
 
