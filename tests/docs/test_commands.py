@@ -63,8 +63,8 @@ def test_commands_are_found():
 @pytest.mark.parametrize("call", cases(in_blocks))
 def test_a_command_in_a_block_is_understood(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in re.findall(r"[\w-]+\.\w+", call):  # options may ask for files that exist
-        Path(name).touch()
+    for name in re.findall(r"[\w-]+\.\w+", call):  # the command line reads some files
+        Path(name).write_text("[]", encoding="utf-8")
     parse(call)
 
 
