@@ -21,7 +21,7 @@ from an AMD EPYC with VNNI, those of 2026-11-25 and 2026-11-26 from an Intel Xeo
 2026-11-28 from an AMD EPYC with AVX2 and without VNNI. A constant was most likely measured on the machine
 of its day, unless its note names another one.
 """
-HEAD = "| constant | value | meaning | note | file | since |\n| :-- | :-- | :-- | :-- | :-- | :-- |\n"
+HEAD = "| constant | value | reason | file | since |\n| :-- | :-- | :-- | :-- | :-- |\n"
 NAMES = re.compile(r"[A-Z][A-Z0-9_]*(, [A-Z][A-Z0-9_]*)*")
 
 
@@ -54,14 +54,11 @@ def above(lines: list[str]) -> str:
     return " ".join(line.removeprefix("# ") for line in lines[len(lines) - count :])
 
 
-def since(text: str, file: str) -> str:
-    """The day of the first commit with this text in a file of this name, or in any file."""
-    for pathspec in (f":(glob)**/{file}", "*.py"):
-        command = ["git", "log", "--reverse", "--format=%as", "-S", text, "--", pathspec]
-        days = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
-        if days:
-            return days[0]
-    return ""
+def since(text: str, path: Path) -> str:
+    """The day of the first commit with this text in a file, which may have had another name."""
+    command = ["git", "log", "--follow", "--format=%as", "-S", text, "--", path]
+    days = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    return days[-1] if days else ""
 
 
 def page() -> str:
@@ -73,8 +70,9 @@ def page() -> str:
             if path.parts[0] != room:
                 room = path.parts[0]
                 text += f"\n## {room.removesuffix('.py')}\n\n{HEAD}"
-            day = since(f"{name} = {value}", path.name)
-            cells = (f"`{name}`", f"`{value}`", beside, note, f"`{path}`", day)
+            day = since(f"{name} = {value}", file)
+            reason = ". ".join(filter(None, (beside, note)))
+            cells = (f"`{name}`", f"`{value}`", reason, f"`{path.name}`", day)
             text += f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
     return text
 
