@@ -1,22 +1,23 @@
 """What a benchmark prints, and what it leaves as JSON."""
 
 import datetime
-import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
-from rich import box
+import msgspec
 from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from zeropoint.files import atomic_write
 from zeropoint.measure.accuracy import Accuracy
 from zeropoint.measure.benchmark import Benchmark, BenchmarkPair
-from zeropoint.report.figures import figures, ratio
+from zeropoint.measure.coldstart import ColdStart
+from zeropoint.report.columns import Column, table
+from zeropoint.report.figures import count, figures, ratio
 from zeropoint.targets import machine
 from zeropoint.tune.choose import Choice
 
@@ -26,19 +27,19 @@ SCHEMA = 1
 
 def terminal(models: Sequence[str], results: Sequence[Benchmark]) -> RenderableType:
     """What a rich console prints: a row per measurement, a column per model."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     first = results[0]
-    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
-    table.add_column(f"batch {first.batch_size}, {threads}")
-    for model, result in zip(models, results, strict=True):
-        table.add_column(Text(f"{model} on {result.engine}"), justify="right", overflow="fold")
-    for rows in zip(*map(_rows, results), strict=True):
-        table.add_row(rows[0][0], *(cell for _, cell in rows))
-    return table
+    columns: list[Column[_Line]] = [
+        Column(f"batch {first.batch_size}, {count(first.threads, 'thread')}", itemgetter(0)),
+        *(
+            Column(f"{model} on {result.engine}", partial(_cell, result), "right")
+            for model, result in zip(models, results, strict=True)
+        ),
+    ]
+    return table(columns, _LINES, gap=2)
 
 
 def compared(models: Sequence[str], pair: BenchmarkPair) -> str:
-    """How fast the second model is beside the first, with the confidence interval, in a line."""
+    """The speed of the second model relative to the first, with its confidence interval, in a line."""
     model, other = (
         f"{name} on {result.engine}" for name, result in zip(models, (pair.model, pair.other), strict=True)
     )
@@ -49,7 +50,7 @@ def compared(models: Sequence[str], pair: BenchmarkPair) -> str:
 
 
 def chosen(choice: Choice) -> str:
-    """What each engine took, fastest first, in a line."""
+    """The fastest engine and the latency of each, fastest first, in a line."""
     timed = [f"{name} {figures(latency.p50)} ms" for name, latency in choice.latency_ms.items()]
     return f"fastest engine: {choice.engine} ({', '.join(timed)})"
 
@@ -81,10 +82,10 @@ def write_json(
     seconds: float,
     command: str,
 ) -> None:
-    """Writes everything measured, with the machine; raises InputError where it cannot be written."""
+    """Writes everything measured, with the machine; raises InputError if it cannot be written."""
     written = record(models, results, choices, pair, seconds=seconds, command=command)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(written, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(written)) + b"\n")
 
 
 def record(
@@ -104,43 +105,54 @@ def record(
         "machine": machine.describe(),
         "seconds": seconds,
         "models": [
-            {"model": model} | _record(result) | {"choice": asdict(choice) if choice else None}
+            {"model": model, **_plain(result), "choice": asdict(choice) if choice else None}
             for model, result, choice in zip(models, results, choices, strict=True)
         ],
         "speedup": asdict(pair.speedup) | {"differs": pair.differs} if pair else None,
     }
 
 
-def _record(result: Benchmark) -> dict[str, Any]:
-    record = asdict(result)
-    record["cold_start"]["seconds"] = result.cold_start.seconds
-    return record
+def _plain(result: Benchmark) -> dict[str, Any]:
+    plain = asdict(result)
+    plain["cold_start"]["seconds"] = result.cold_start.seconds
+    return plain
 
 
-def _rows(result: Benchmark) -> list[tuple[str, str]]:
-    latency, cold = result.latency_ms, result.cold_start
-    calls = "1 call" if cold.warmup_calls == 1 else f"{cold.warmup_calls} calls"
-    return [
-        ("Latency p50", f"{figures(latency.p50)} ms"),
-        ("Latency p90", f"{figures(latency.p90)} ms"),
-        ("Latency p99", f"{figures(latency.p99)} ms"),
-        ("Throughput", f"{figures(result.items_per_second)} items/s"),
-        ("Cold start", _milliseconds(cold.seconds)),
-        ("  load", _milliseconds(cold.load_seconds)),
-        ("  compile for the shape, first inference", _milliseconds(cold.first_call_seconds)),
-        ("  imports, not counted", _milliseconds(cold.import_seconds)),
-        ("Warm-up", f"{_milliseconds(cold.warmup_seconds)} in {calls}"),
-        ("Peak memory", _megabytes(cold.peak_memory_bytes)),
-        ("  of it the model's", _megabytes(cold.model_memory_bytes)),
-    ]
+_Line = tuple[str, Callable[[Benchmark], str]]
+
+
+def _cell(result: Benchmark, line: _Line) -> str:
+    return line[1](result)
 
 
 def _milliseconds(seconds: float) -> str:
     return f"{figures(1000 * seconds)} ms"
 
 
-def _megabytes(size: int) -> str:
+def _memory(size: int) -> str:
     return f"{figures(size / 1e6, decimals=1)} MB"
+
+
+def _warmup(cold: ColdStart) -> str:
+    return f"{_milliseconds(cold.warmup_seconds)} in {count(cold.warmup_calls, 'call')}"
+
+
+_LINES: tuple[_Line, ...] = (
+    ("Latency p50", lambda result: f"{figures(result.latency_ms.p50)} ms"),
+    ("Latency p90", lambda result: f"{figures(result.latency_ms.p90)} ms"),
+    ("Latency p99", lambda result: f"{figures(result.latency_ms.p99)} ms"),
+    ("Throughput", lambda result: f"{figures(result.items_per_second)} items/s"),
+    ("Cold start", lambda result: _milliseconds(result.cold_start.seconds)),
+    ("  load", lambda result: _milliseconds(result.cold_start.load_seconds)),
+    (
+        "  compile for the shape, first inference",
+        lambda result: _milliseconds(result.cold_start.first_call_seconds),
+    ),
+    ("  imports, not counted", lambda result: _milliseconds(result.cold_start.import_seconds)),
+    ("Warm-up", lambda result: _warmup(result.cold_start)),
+    ("Peak memory", lambda result: _memory(result.cold_start.peak_memory_bytes)),
+    ("  of it the model's", lambda result: _memory(result.cold_start.model_memory_bytes)),
+)
 
 
 def _factor(value: float) -> str:

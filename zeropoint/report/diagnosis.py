@@ -1,14 +1,22 @@
 """What a diagnosis prints: the layers that cost the most, why, and advice with its measured effect."""
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from zeropoint.diagnosis.diagnose import Advice, Diagnosis, LayerDiagnosis
-from zeropoint.report.figures import figures
+from zeropoint.report.columns import Column, table
+from zeropoint.report.figures import NOTHING, figures, known
 
-NOTHING = "–"
+_NOTES = (
+    "alone dB: SQNR at the outputs with this layer alone quantized; regained dB: what they gain with it alone"
+    " left float; both to first order",
+    "local dB, so far dB: SQNR of the layer's own output, quantized alone and with all before it",
+)
+_NOTHING_HELPS = (
+    "No change to one layer gains 0.1 dB: what is lost is spread over all of them, and takes more bits,"
+    " static-best or qat to regain"
+)
 
 
 def terminal(diagnosis: Diagnosis, top: int) -> RenderableType:
@@ -19,59 +27,17 @@ def terminal(diagnosis: Diagnosis, top: int) -> RenderableType:
         f"{diagnosis.method} {diagnosis.bits}{target}: SQNR {_decibels(diagnosis.sqnr_db)} dB at the outputs,"
         f" on {diagnosis.items} items{where}"
     )
-    parts: list[RenderableType] = [Text(title, style="bold"), _layers(diagnosis, top), Text()]
     left = len(diagnosis.layers) - top
-    if left > 0:
-        parts.append(Text(f"{left} more; --top shows more, --json all", style="dim"))
-    parts += [Text(line, style="dim") for line in _NOTES]
-    parts += [Text(), Text("Advice, each measured alone", style="bold"), _advice(diagnosis)]
-    return Group(*parts)
-
-
-_NOTES = (
-    "alone dB: SQNR at the outputs with this layer alone quantized; regained dB: what they gain with it alone"
-    " left float; both to first order",
-    "local dB, so far dB: SQNR of the layer's own output, quantized alone and with all before it",
-)
-
-
-_NOTHING_HELPS = (
-    "No change to one layer gains 0.1 dB: what is lost is spread over all of them, and takes more bits,"
-    " static-best or qat to regain"
-)
-
-
-def _layers(diagnosis: Diagnosis, top: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("Layer", overflow="fold")
-    table.add_column("Operator")
-    for header in ("Bits", "alone\ndB", "regained\ndB", "local\ndB", "so far\ndB"):
-        table.add_column(header, justify="right", no_wrap=True)
-    if diagnosis.engine:
-        table.add_column("ms\n(float)", justify="right", no_wrap=True)
-    table.add_column("Cause", overflow="fold", ratio=1)
-    for layer in diagnosis.layers[:top]:
-        numbers = [_decibels(layer.alone_db), f"{layer.regained_db:+.2f}"]
-        numbers += [_decibels(layer.local_db), _decibels(layer.accumulated_db)]
-        times = [_times(layer)] if diagnosis.engine else []
-        cause = "; ".join(f"{cause.name}: {cause.detail}" for cause in layer.causes)
-        table.add_row(
-            Text(layer.name), Text(layer.operator), _bits(layer), *numbers, *times, Text(cause or NOTHING)
-        )
-    return table
-
-
-def _advice(diagnosis: Diagnosis) -> RenderableType:
-    if not diagnosis.advice:
-        return Text(_NOTHING_HELPS)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("Layer", overflow="fold")
-    table.add_column("What")
-    table.add_column("SQNR, dB", justify="right")
-    table.add_column("Latency, %", justify="right")
-    for one in diagnosis.advice:
-        table.add_row(Text(one.fix.layer), one.fix.what, f"{one.gain_db:+.2f}", _price(one))
-    return table
+    notes = [f"{left} more; --top shows more, --json all"] * (left > 0) + list(_NOTES)
+    return Group(
+        Text(title, style="bold"),
+        _layers(diagnosis, top),
+        Text(),
+        *(Text(line, style="dim") for line in notes),
+        Text(),
+        Text("Advice, each measured alone", style="bold"),
+        table(_ADVICE, diagnosis.advice, gap=2) if diagnosis.advice else Text(_NOTHING_HELPS),
+    )
 
 
 def taken(advice: list[Advice]) -> str:
@@ -79,21 +45,41 @@ def taken(advice: list[Advice]) -> str:
     return "; ".join(f"{one.fix.layer}: {one.fix.what}" for one in advice) or "none of it helped"
 
 
+def _layers(diagnosis: Diagnosis, top: int) -> Table:
+    times = [Column("ms\n(float)", _times, "right", whole=True)] if diagnosis.engine else []
+    return table([*_LAYERS, *times, Column("Cause", _causes)], diagnosis.layers[:top])
+
+
 def _bits(layer: LayerDiagnosis) -> str:
     parts = [("W", layer.weight_bits), ("A", layer.activation_bits)]
     return "".join(f"{letter}{bits}" for letter, bits in parts if bits is not None)
 
 
+def _causes(layer: LayerDiagnosis) -> str:
+    return "; ".join(f"{cause.name}: {cause.detail}" for cause in layer.causes) or NOTHING
+
+
 def _decibels(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.1f}"
-
-
-def _price(advice: Advice) -> str:
-    return NOTHING if advice.latency is None else f"{100 * advice.latency:+.1f}"
+    return known(value, lambda sqnr_db: f"{sqnr_db:.1f}")
 
 
 def _times(layer: LayerDiagnosis) -> str:
-    if layer.milliseconds is None:
-        return NOTHING
-    floats = NOTHING if layer.float_milliseconds is None else figures(layer.float_milliseconds)
-    return f"{figures(layer.milliseconds)} ({floats})"
+    floats = known(layer.float_milliseconds, figures)
+    return known(layer.milliseconds, lambda time: f"{figures(time)} ({floats})")
+
+
+_LAYERS: tuple[Column[LayerDiagnosis], ...] = (
+    Column("Layer", lambda layer: layer.name),
+    Column("Operator", lambda layer: layer.operator),
+    Column("Bits", _bits, "right", whole=True),
+    Column("alone\ndB", lambda layer: _decibels(layer.alone_db), "right", whole=True),
+    Column("regained\ndB", lambda layer: f"{layer.regained_db:+.2f}", "right", whole=True),
+    Column("local\ndB", lambda layer: _decibels(layer.local_db), "right", whole=True),
+    Column("so far\ndB", lambda layer: _decibels(layer.accumulated_db), "right", whole=True),
+)
+_ADVICE: tuple[Column[Advice], ...] = (
+    Column("Layer", lambda one: one.fix.layer),
+    Column("What", lambda one: one.fix.what),
+    Column("SQNR, dB", lambda one: f"{one.gain_db:+.2f}", "right"),
+    Column("Latency, %", lambda one: known(one.latency, lambda price: f"{100 * price:+.1f}"), "right"),
+)

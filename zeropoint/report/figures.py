@@ -1,10 +1,22 @@
 """How numbers read in a report."""
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
+
+NOTHING = "–"
+"""What a table shows for a value that was not measured or does not exist."""
+
+_T = TypeVar("_T")
+
+
+def known(value: _T | None, text: Callable[[_T], str] = str) -> str:
+    """The ``text`` of a value, or NOTHING for None."""
+    return NOTHING if value is None else text(value)
 
 
 def figures(value: float, decimals: int = 3) -> str:
-    """Three significant figures with at most so many decimals, never an exponent: 0.421, 4.75, 1234."""
+    """Three significant digits with at most ``decimals`` decimals, never an exponent: 0.421, 4.75, 1234."""
     wanted = 2 - math.floor(math.log10(abs(value))) if value else 0
     return f"{value:.{min(max(wanted, 0), decimals)}f}"
 
@@ -19,6 +31,21 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
 
+def whole_percent(fraction: float) -> str:
+    """A fraction of 1 in percent, rounded down: 100 means all."""
+    return str(int(100 * fraction))
+
+
 def decibels(sqnr_db: float | None) -> str:
     """An SQNR with its unit; None is infinite."""
     return "∞ dB" if sqnr_db is None else f"{sqnr_db:.1f} dB"
+
+
+def megabytes(size: float) -> str:
+    """Bytes in MB (10^6 bytes), without the unit."""
+    return figures(size / 1e6)
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 thread, 2 threads."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -34,7 +34,7 @@ from zeropoint.measure import layers as layer_files
 from zeropoint.measure.layers import Distribution, Layer, Layers
 from zeropoint.measure.results import Results
 from zeropoint.report import table
-from zeropoint.report.figures import decibels, percent
+from zeropoint.report.figures import NOTHING, decibels, percent
 from zeropoint.report.files import load as load_results
 from zeropoint.report.verdict import verdict
 
@@ -303,9 +303,9 @@ def _section(number: int, run: Run, pages: int, cells: int) -> dict[str, Any]:
                 [
                     decibels(row.parity.sqnr_db_engine),
                     decibels(row.parity.sqnr_db_simulation),
-                    table.NOTHING if row.parity.agreement is None else percent(row.parity.agreement),
+                    NOTHING if row.parity.agreement is None else percent(row.parity.agreement),
                     "ok" if row.parity.ok else "failed",
-                    row.parity.cause or row.parity.operator or table.NOTHING,
+                    row.parity.cause or row.parity.operator or NOTHING,
                 ],
             )
             for row in results.rows

@@ -2,14 +2,16 @@
 
 import fnmatch
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
+from zeropoint.report.columns import Column, table
 from zeropoint.targets.rules import DYNAMIC, STATIC, WEIGHTS, Rule
 
 METHODS = {"static": STATIC, "dynamic": DYNAMIC, "weight-only": WEIGHTS}
@@ -21,28 +23,26 @@ def terminal(program: Program, layer: str | None = None) -> RenderableType:
 
     ``layer`` is a name or glob; None shows all layers.
     """
-    nodes = {node.name: node for node in program.module.graph.nodes}
-    table = _table("Layer", "Rule", "Applied")
-    counts: Counter[tuple[str, bool]] = Counter()
-    for decision in program.decisions:
-        node = nodes.get(decision.node)
-        name = decision.node if node is None else fx.module_name(node)
-        counts[decision.rule, decision.reason is None] += 1
-        if layer is None or fnmatch.fnmatchcase(name, layer):
-            table.add_row(name, decision.rule, decision.reason or "yes")
     if not program.decisions:
         return Text(f"The {program.method} Program holds no decisions of rules; quantize the model again.")
-    summary = _table("Rule", "Applied", "Did not apply")
-    for rule in dict.fromkeys(rule for rule, _ in counts):
-        summary.add_row(rule, str(counts[rule, True]), str(counts[rule, False]))
-    return Group(table, Text(), summary)
+    names = {node.name: fx.module_name(node) for node in program.module.graph.nodes}
+    lines = [
+        (names.get(decision.node, decision.node), decision.rule, decision.reason or "yes")
+        for decision in program.decisions
+    ]
+    shown = [line for line in lines if layer is None or fnmatch.fnmatchcase(line[0], layer)]
+    counts = Counter((decision.rule, decision.reason is None) for decision in program.decisions)
+    rules = dict.fromkeys(rule for rule, _ in counts)
+    summary = [(rule, str(counts[rule, True]), str(counts[rule, False])) for rule in rules]
+    return Group(
+        _table(("Layer", "Rule", "Applied"), shown),
+        Text(),
+        _table(("Rule", "Applied", "Did not apply"), summary),
+    )
 
 
-def _table(*headers: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        table.add_column(header, overflow="fold")
-    return table
+def _table(headers: Sequence[str], lines: Iterable[tuple[str, str, str]]) -> Table:
+    return table([Column(header, itemgetter(i)) for i, header in enumerate(headers)], lines, gap=2)
 
 
 def markdown() -> str:

@@ -2,18 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from zeropoint.measure.results import Parity, Results, Row
-from zeropoint.report.figures import decibels, figures, percent, ratio
+from zeropoint.report.columns import Column, table
+from zeropoint.report.figures import (
+    NOTHING,
+    count,
+    decibels,
+    figures,
+    known,
+    megabytes,
+    percent,
+    ratio,
+    whole_percent,
+)
 from zeropoint.report.verdict import verdict
 
 MARK = "*"
-NOTHING = "–"
 FAILED = "✗"
 DIFFERS = "!"
 
@@ -34,20 +43,22 @@ class _Column:
 def terminal(results: Results) -> RenderableType:
     """What a rich console prints: title, table, verdict and notes. The table is at most 120 columns wide."""
     headers, rows = cells(results)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i < 2 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell, style="bold green" if cell.startswith(MARK) else "") for cell in row))
-    footer = [Text(note, style="dim") for note in notes(results)]
+    columns: list[Column[list[str]]] = [
+        Column(header, partial(_styled, i), "left" if i < 2 else "right", whole=True)
+        for i, header in enumerate(headers)
+    ]
     return Group(
         Text(title(results), style="bold"),
-        table,
+        table(columns, rows, gap=0),
         Text(),
         Text(verdict(results), style="bold"),
         Text(),
-        *footer,
+        *(Text(note, style="dim") for note in notes(results)),
     )
+
+
+def _styled(place: int, line: Sequence[str]) -> Text:
+    return Text(line[place], style="bold green" if line[place].startswith(MARK) else "")
 
 
 def markdown(results: Results) -> str:
@@ -100,7 +111,7 @@ def _column_cells(column: _Column, rows: Sequence[Row], absent: str) -> list[str
 def title(results: Results) -> str:
     """What was compared and how, in a line."""
     parts = [results.model, results.data, f"{results.images} images", f"batch {results.batch_size}"]
-    return " · ".join([*parts, _count(results.threads, "thread")])
+    return " · ".join([*parts, count(results.threads, "thread")])
 
 
 def notes(results: Results) -> list[str]:
@@ -126,7 +137,7 @@ def _parity(rows: Sequence[Row]) -> list[str]:
     short = [(row, parity) for row, parity in compared if not parity.ok]
     if compared and not short:
         return [
-            f"parity ok: {_count(len(compared), 'row')} as close to float32 on the engine as in simulation"
+            f"parity ok: {count(len(compared), 'row')} as close to float32 on the engine as in simulation"
         ]
     return [_shortfall(row, parity) for row, parity in short]
 
@@ -165,38 +176,16 @@ def _machine(results: Results) -> str:
     machine = results.machine
     parts = [
         str(machine.get("processor") or "unknown processor"),
-        _count(machine.get("cores") or 0, "core"),
+        count(machine.get("cores") or 0, "core"),
         " ".join(machine.get("instruction_sets") or ()),
-        f"{_count(results.threads, 'thread')} used",
+        f"{count(results.threads, 'thread')} used",
         ", ".join(f"{name} {version}" for name, version in (machine.get("versions") or {}).items()),
     ]
     return f"measured on {'; '.join(part for part in parts if part)}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _bits(row: Row) -> str:
-    return f"{row.weight_bits}/{NOTHING if row.activation_bits is None else row.activation_bits}"
-
-
-def _megabytes(size: float) -> str:
-    return figures(size / 1e6)
-
-
-def _whole_percent(share: float) -> str:
-    """Rounded down: 100 is all."""
-    return str(int(100 * share))
-
-
-def _p50(row: Row) -> float | None:
-    return None if row.latency_ms is None else row.latency_ms.p50
-
-
-def _spread(row: Row) -> str:
-    latency = row.latency_ms
-    return "" if latency is None else f" ({figures(latency.p90)})"
+    return f"{row.weight_bits}/{known(row.activation_bits)}"
 
 
 _COLUMNS = (
@@ -210,12 +199,18 @@ _COLUMNS = (
         quantized_only=True,
     ),
     _Column("SQNR\ndB", lambda row: row.sqnr_db, figures, max, quantized_only=True),
-    _Column("Latency ms\np50 (p90)", _p50, figures, min, suffix=_spread),
-    _Column("int8\n%", lambda row: row.int8_share, _whole_percent, max, quantized_only=True),
+    _Column(
+        "Latency ms\np50 (p90)",
+        lambda row: row.latency_ms.p50 if row.latency_ms else None,
+        figures,
+        min,
+        suffix=lambda row: f" ({figures(row.latency_ms.p90)})" if row.latency_ms else "",
+    ),
+    _Column("int8\n%", lambda row: row.int8_share, whole_percent, max, quantized_only=True),
     _Column("×\neager", lambda row: row.speedup_eager, ratio, max),
     _Column("×\nengine", lambda row: row.speedup_engine, ratio, max),
-    _Column("Size\nMB", lambda row: row.size_bytes, _megabytes, min),
+    _Column("Size\nMB", lambda row: row.size_bytes, megabytes, min),
     _Column("Shrink\n×", lambda row: row.shrink, ratio, max),
-    _Column("Params\nMB", lambda row: row.parameter_bytes, _megabytes, min),
+    _Column("Params\nMB", lambda row: row.parameter_bytes, megabytes, min),
     _Column("Quant.\ns", lambda row: row.quantize_seconds, figures, min, quantized_only=True),
 )
