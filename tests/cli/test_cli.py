@@ -337,8 +337,8 @@ def test_compare_without_the_reports_libraries(command, folder: Path, monkeypatc
 
     monkeypatch.setattr(sys.modules["zeropoint.comparison.compare"], "LATENCY_SECONDS", 0.0)
     monkeypatch.setitem(sys.modules, "plotly", None)
-    for name in ("zeropoint.report.html", "zeropoint.report.charts"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("html", "charts", "layer_charts", "layer_pages"):
+        monkeypatch.delitem(sys.modules, f"zeropoint.report.{name}", raising=False)
     status, out, _ = command(f"compare {GOOD} --methods fp32 --engines onnxruntime")
     assert status == 0
     why = "Plotly and Jinja2 are not installed; run: pip install 'zeropoint[report]'"

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropoint.measure.layers import Distribution
-from zeropoint.report import charts
+from zeropoint.report import charts, layer_charts
 
 HOSTILE = '</script><!--<b onclick="alert(1)">&amp;\''
 
 
 def histogram(distribution, what):
-    return go.Figure(charts.histogram(distribution, what))  # which checks it
+    return go.Figure(layer_charts.histogram(distribution, what))  # which checks it
 
 
 def channel_ranges(distribution):
-    figure = charts.channel_ranges(distribution)
+    figure = layer_charts.channel_ranges(distribution)
     return figure and go.Figure(figure)
 
 
@@ -138,7 +138,7 @@ def test_sizes_and_latencies(make_row, make_results):
 
 def test_errors_along_the_network(make_layers):
     layers = make_layers(3, sqnr=lambda i: (40.0, None, 20.126)[i])
-    figure = charts.errors([(layers, [1, 2, 3]), (make_layers(3, target=""), [1, 2, 3])])
+    figure = layer_charts.errors([(layers, [1, 2, 3]), (make_layers(3, target=""), [1, 2, 3])])
     first, second = figure.data
     assert first.name == "static W4A8 for openvino"
     assert second.name == "static W4A8"
@@ -197,12 +197,12 @@ def test_channel_ranges():
 
 
 def test_many_channels_share_bars():
-    count = 2 * charts.MAX_CHANNELS
+    count = 2 * layer_charts.MAX_CHANNELS
     channels = tuple((-float(i), float(i)) for i in range(count))
     wide = Distribution(0.0, 1.0, (1,), 8, -128, 127, (1.0,) * count, (0,) * count, 0.0, channels)
     bars, *_ = channel_ranges(wide).data
     assert bars.dx == 2
-    assert len(bars.y) == charts.MAX_CHANNELS
+    assert len(bars.y) == layer_charts.MAX_CHANNELS
     assert list(bars.base)[:2] == [-1.0, -3.0]  # the least of channels 0 and 1, of 2 and 3
 
 
@@ -215,7 +215,7 @@ def test_no_name_is_read_as_html(make_row, make_results, make_layers):
         charts.tradeoff({HOSTILE: results}),
         charts.sizes(results),
         charts.latencies(results),
-        charts.errors([(layers, [1, 2])]),
+        layer_charts.errors([(layers, [1, 2])]),
     ]
     for figure in figures:
         shown = texts(figure.to_plotly_json())
@@ -226,7 +226,7 @@ def test_no_name_is_read_as_html(make_row, make_results, make_layers):
 
 def test_worst_first(make_layers):
     layers = make_layers(4, sqnr=lambda i: (30.0, None, 10.0, 20.0)[i])
-    assert charts.worst_first(layers) == [2, 3, 0, 1]
+    assert layer_charts.worst_first(layers) == [2, 3, 0, 1]
 
 
 def test_wide_axes_are_logarithmic(make_row, make_results):

@@ -12,6 +12,7 @@ from zeropoint.measure import layers as layer_files
 from zeropoint.measure.results import Parity, Row
 from zeropoint.report import html as report
 from zeropoint.report.files import save
+from zeropoint.report.layer_pages import layer_page, layer_places
 from zeropoint.report.verdict import verdict
 
 HOSTILE = "</script><!--<img src=x onerror=alert(1)>&amp;'"
@@ -188,12 +189,12 @@ def test_layers_have_rows_and_the_worst_have_pages(make_run, two_rows, make_laye
 
 def test_equal_names_are_told_apart_by_their_order(make_layers):
     twice = make_layers(3, name=lambda i: "aba"[i])
-    assert report.layer_places([twice, make_layers(2, name=lambda i: "aa"[i])]) == [[1, 2, 3], [1, 3]]
+    assert layer_places([twice, make_layers(2, name=lambda i: "aa"[i])]) == [[1, 2, 3], [1, 3]]
 
 
 def test_a_layer_that_stays_float_has_no_histogram(make_layers):
     layer = replace(make_layers(1).layers[0], weight=None, input=None)
-    page = report.layer_page("static", layer)
+    page = layer_page("static", layer)
     assert page["figures"] == []
     assert ["Weight", "stays float"] in page["facts"]
 

@@ -7,7 +7,6 @@ in it compressed, in base64: less than half the size, and no name in them can en
 import base64
 import functools
 import json
-import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -22,7 +21,8 @@ try:
     from plotly.offline import get_plotlyjs
     from plotly.utils import PlotlyJSONEncoder
 
-    from zeropoint.report import charts
+    from zeropoint.report import charts, layer_charts
+    from zeropoint.report.layer_pages import layer_address, layer_page, layer_places, layer_table, worst_rows
 except ImportError as error:
     from zeropoint.errors import InputError
 
@@ -31,10 +31,10 @@ except ImportError as error:
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.measure import layers as layer_files
-from zeropoint.measure.layers import Distribution, Layer, Layers
-from zeropoint.measure.results import Results
+from zeropoint.measure.layers import Layers
+from zeropoint.measure.results import Parity, Results
 from zeropoint.report import table
-from zeropoint.report.figures import NOTHING, decibels, percent
+from zeropoint.report.figures import NOTHING, decibels, known, percent
 from zeropoint.report.files import load as load_results
 from zeropoint.report.verdict import verdict
 
@@ -67,21 +67,10 @@ class Chart:
     figure: go.Figure
 
 
-@dataclass(frozen=True)
-class LayerRow:
-    """A layer of a run: its place in the network, and per Program its SQNR and the address of its page."""
-
-    place: int
-    name: str
-    operator: str
-    macs: int
-    cells: list[tuple[str, str]]
-
-
 def write(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> None:
     """Writes the report of the runs in ``folders`` to ``out``, whole or not at all.
 
-    Raises InputError where a folder holds no results or ``out`` cannot be written.
+    Raises InputError if a folder holds no results or ``out`` cannot be written.
     """
     text = render(read(folders))
     with atomic_write(out) as path:
@@ -89,9 +78,9 @@ def write(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
 
 
 def read(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
-    """The runs, each once, labelled by model, and where that is the same, by folder, too.
+    """The runs, each once, labelled by model, and if two have the same, by folder, too.
 
-    Layers that cannot be read are missing from a run, and the report says why. Raises InputError where a
+    Layers that cannot be read are missing from a run, and the report says why. Raises InputError if a
     folder holds no results.
     """
     paths = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
@@ -143,64 +132,6 @@ def pack(value: object) -> str:
     return _compressed(json.dumps(value, cls=PlotlyJSONEncoder, separators=(",", ":")))
 
 
-def layer_table(run: int, programs: Sequence[Layers], paged: Sequence[set[int]]) -> list[LayerRow]:
-    """A row for each layer in any of the Programs, in the order of the network.
-
-    Equal names are told apart by their order. ``paged``: for each Program the layers with a page, by index.
-    """
-    places = layer_places(programs)
-    rows: dict[int, LayerRow] = {}
-    for number, layers in enumerate(programs):
-        for i, (layer, place) in enumerate(zip(layers.layers, places[number], strict=True)):
-            if place not in rows:
-                absent = [("", "")] * len(programs)
-                rows[place] = LayerRow(place, layer.name, layer.operator, layer.macs, absent)
-            address = layer_address(run, number, place) if i in paged[number] else ""
-            rows[place].cells[number] = (_sqnr(layer), address)
-    return [rows[place] for place in sorted(rows)]
-
-
-def layer_places(programs: Sequence[Layers]) -> list[list[int]]:
-    """For each Program the places of its layers, from 1, where equal names share one."""
-    places: dict[tuple[str, int], int] = {}
-    found: dict[int, list[int]] = {}
-    for number in sorted(range(len(programs)), key=lambda i: -len(programs[i].layers)):
-        seen: dict[str, int] = {}
-        found[number] = []
-        for layer in programs[number].layers:
-            seen[layer.name] = seen.get(layer.name, 0) + 1
-            found[number].append(places.setdefault((layer.name, seen[layer.name]), len(places) + 1))
-    return [found[number] for number in range(len(programs))]
-
-
-def layer_address(run: int, program: int, place: int) -> str:
-    """What follows # in the address of a layer's page."""
-    return f"layer-{run}-{program}-{place}"
-
-
-def layer_page(program: str, layer: Layer) -> dict[str, Any]:
-    """What a layer's page shows: name, facts and charts."""
-    facts = [
-        ["Program", program],
-        ["Operator", layer.operator],
-        ["SQNR of its output", decibels(layer.sqnr_db)],
-        ["MACs of one item", f"{layer.macs:,}"],
-        ["Weight", _grid(layer.weight)],
-        ["Input", _grid(layer.input)],
-    ]
-    figures = []
-    for part, distribution in (("Weight", layer.weight), ("Input", layer.input)):
-        if distribution is not None:
-            span = f"from {distribution.low:.4g} to {distribution.high:.4g}"
-            words = f"Histogram {span}; {_grid(distribution)}."
-            figures.append([f"{part}: values and grid", words, charts.histogram(distribution, part.lower())])
-    ranges = charts.channel_ranges(layer.weight) if layer.weight else None
-    if layer.weight and ranges:
-        words = f"Least and greatest weight of {len(layer.weight.channels)} channels, and their grids' ends."
-        figures.append(["Weight: range of each channel", words, ranges])
-    return {"name": layer.name, "facts": facts, "figures": figures}
-
-
 def _layers(folder: Path) -> tuple[tuple[Layers, ...], str]:
     try:
         found = tuple(layer_files.load(folder))
@@ -248,69 +179,32 @@ def _fastest(results: Results) -> str:
 def _section(number: int, run: Run, pages: int, cells: int) -> dict[str, Any]:
     """What a run's own sections show. ``pages``: for each Program; ``cells``: in the table of layers."""
     results, layers = run.results, run.layers
-    drawn = {
-        "sizes": (
-            "Size of what each row ships",
-            "Bar chart of the artefacts' sizes on disk; the table's column Size holds the numbers.",
-            charts.sizes(results),
-        ),
-        "latencies": (
-            "Latency: from the median (bold) to the 90th percentile, the whisker to the 99th",
-            "Box chart of each row's latency; the table's column Latency holds median and 90th percentile.",
-            charts.latencies(results),
-        ),
-    }
     places = layer_places(layers)
-    if layers:
-        words = "Line chart of each layer's SQNR, a line for each Program; the table of layers follows."
-        drawn["errors"] = (
-            "Error along the network: SQNR of each layer's output, all quantizers before it at work",
-            words,
-            charts.errors(list(zip(layers, places, strict=True))),
-        )
-    worst = [charts.worst_first(one)[:pages] for one in layers]
+    worst = [layer_charts.worst_first(one)[:pages] for one in layers]
     rows = layer_table(number, layers, [set(some) for some in worst])
-    kept = _worst_rows(rows, cells // (len(layers) + 4))
     return {
         "number": number,
         "label": run.label,
-        "charts": {
-            key: Chart(f"{key}-{number}", title, words, figure)
-            for key, (title, words, figure) in drawn.items()
-            if figure is not None
-        },
+        "charts": _charts(number, run, places),
         "layers": {
             "missing": run.no_layers,
             "folder": str(run.folder / layer_files.FOLDER),
-            "programs": [charts.program_name(one) for one in layers],
+            "programs": [layer_charts.program_name(one) for one in layers],
             "seen": max((one.items for one in layers), default=0),
-            "rows": kept,
+            "rows": worst_rows(rows, cells // (len(layers) + 4)),
             "count": len(rows),
             "pages": pages,
         },
         "pages": {
             f"pages-{number}-{program}": {
                 layer_address(number, program, places[program][i]): layer_page(
-                    charts.program_name(one), one.layers[i]
+                    layer_charts.program_name(one), one.layers[i]
                 )
                 for i in sorted(worst[program])
             }
             for program, one in enumerate(layers)
         },
-        "parity": [
-            (
-                row.name,
-                [
-                    decibels(row.parity.sqnr_db_engine),
-                    decibels(row.parity.sqnr_db_simulation),
-                    NOTHING if row.parity.agreement is None else percent(row.parity.agreement),
-                    "ok" if row.parity.ok else "failed",
-                    row.parity.cause or row.parity.operator or NOTHING,
-                ],
-            )
-            for row in results.rows
-            if row.parity is not None
-        ],
+        "parity": [(row.name, _parity(row.parity)) for row in results.rows if row.parity is not None],
         "machine": _machine(results),
         "versions": sorted((results.machine.get("versions") or {}).items()),
         "options": [
@@ -323,13 +217,40 @@ def _section(number: int, run: Run, pages: int, cells: int) -> dict[str, Any]:
     }
 
 
-def _worst_rows(rows: Sequence[LayerRow], count: int) -> list[LayerRow]:
-    """All, or so many with the lowest SQNR in any Program, in the order of the network."""
+def _charts(number: int, run: Run, places: list[list[int]]) -> dict[str, Chart]:
+    """The charts of one run. ``places``: of the layers of each Program."""
+    drawn = {
+        "sizes": (
+            "Size of what each row ships",
+            "Bar chart of the artefacts' sizes on disk; the table's column Size holds the numbers.",
+            charts.sizes(run.results),
+        ),
+        "latencies": (
+            "Latency: from the median (bold) to the 90th percentile, the whisker to the 99th",
+            "Box chart of each row's latency; the table's column Latency holds median and 90th percentile.",
+            charts.latencies(run.results),
+        ),
+        "errors": (
+            "Error along the network: SQNR of each layer's output, with all quantizers before it",
+            "Line chart of each layer's SQNR, a line for each Program; the table of layers follows.",
+            layer_charts.errors(list(zip(run.layers, places, strict=True))) if run.layers else None,
+        ),
+    }
+    return {
+        key: Chart(f"{key}-{number}", title, words, figure)
+        for key, (title, words, figure) in drawn.items()
+        if figure is not None
+    }
 
-    def lowest(row: LayerRow) -> float:
-        return min((float(text) for text, _ in row.cells if text not in ("", "∞")), default=math.inf)
 
-    return sorted(sorted(rows, key=lowest)[:count], key=lambda row: row.place)
+def _parity(parity: Parity) -> list[str]:
+    return [
+        decibels(parity.sqnr_db_engine),
+        decibels(parity.sqnr_db_simulation),
+        known(parity.agreement, percent),
+        "ok" if parity.ok else "failed",
+        parity.cause or parity.operator or NOTHING,
+    ]
 
 
 def _machine(results: Results) -> list[tuple[str, str]]:
@@ -347,20 +268,6 @@ def _machine(results: Results) -> list[tuple[str, str]]:
         ("Data", f"{results.data}, {results.images} images"),
     ]
     return [(name, str(value)) for name, value in facts if value]
-
-
-def _sqnr(layer: Layer) -> str:
-    return "∞" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f}"
-
-
-def _grid(distribution: Distribution | None) -> str:
-    """The grid in words."""
-    if distribution is None:
-        return "stays float"
-    scales = len(distribution.scale)
-    each = f"{scales} scales" if scales > 1 else f"scale {distribution.scale[0]:.4g}"
-    clipped = f"{percent(distribution.clipped)}% clipped"
-    return f"{distribution.bits} bits, integers {distribution.qmin} to {distribution.qmax}, {each}, {clipped}"
 
 
 def _themes() -> dict[str, go.layout.Template]:
