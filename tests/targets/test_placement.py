@@ -418,3 +418,22 @@ def test_the_first_and_last_layer_keep_more_bits(chosen, first, inner, last):
     assert (weights["head"], inputs["flatten", "linear"]) == last
     assert inputs["relu", "max_pool2d"] == last[1]  # on the grid that it is read on
     assert inputs["relu_", "add"] == 8  # nothing is multiplied there
+
+
+class Joined(nn.Module):
+    """Two layers whose outputs are joined, and may be read by a third one; (N, 3, 8, 8) to (N, C, 8, 8)."""
+
+    def __init__(self, is_read: bool) -> None:
+        super().__init__()
+        self.boxes, self.scores = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 1)
+        self.last = nn.Conv2d(6, 2, 1) if is_read else nn.Identity()
+
+    def forward(self, x):
+        """The outputs."""
+        return self.last(torch.cat([self.boxes(x), self.scores(x).sigmoid()], 1))
+
+
+def test_what_is_joined_at_the_outputs_stays_float():
+    for is_read in (True, False):
+        found = edges(module_of(Joined(is_read)))
+        assert {user for _, user in found if user == "cat"} == ({"cat"} if is_read else set())

@@ -146,6 +146,26 @@ def has_tensors(site: Site) -> str | None:
     return runs(site) or (None if operands(site.node) else "one side is a constant")
 
 
+def joins_in_integers(site: Site) -> str | None:
+    """Whether a concatenation of computed tensors is among integer operators.
+
+    If none reads it, as at a model's outputs, one grid for all parts would only cost accuracy: the scores of
+    a detector, from 0 to 1 beside boxes in pixels, would all become 0.
+    """
+    if reason := has_tensors(site):
+        return reason
+    is_read = stays_in_integers(site.node, site.target, inputs=True)
+    return None if is_read else "no integer operator reads what is joined"
+
+
+def reduces_on_grid(site: Site) -> str | None:
+    """Whether the engine needs a quantized input for a maximum or minimum among integer operators."""
+    if not site.target.quantizes_extremes:
+        return f"{site.target.name} needs no quantizer there"
+    is_read = stays_in_integers(site.node, site.target, inputs=True)
+    return None if is_read else "no integer operator reads it"
+
+
 def is_table(site: Site) -> str | None:
     """Whether only embeddings read the table."""
     table = cast(Node, site.node.args[0])
@@ -171,6 +191,7 @@ def always(_: Site) -> None:
 
 
 LAYERS = (*CONVOLUTIONS, "linear")
+EXTREMES = ("amax", "amin", "max", "min", "adaptive_max_pool1d", "adaptive_max_pool2d")
 INTEL = "Intel Xeon with VNNI, November 2026"
 AMD = "AMD EPYC with AVX2, November 2026"
 
@@ -240,7 +261,7 @@ STATIC = (
     Rule(
         "concatenation",
         ("cat",),
-        has_tensors,
+        joins_in_integers,
         f"30% (torch) and 1% (openvino) on ShuffleNetV2; costs onnxruntime 5%: {INTEL}",
         sites.of_operands,
     ),
@@ -257,6 +278,14 @@ STATIC = (
         needs_output,
         "int8 pooling (onnxruntime)",
         sites.after_fused,
+        optional=True,
+    ),
+    Rule(
+        "maximum or minimum over axes",
+        EXTREMES,
+        reduces_on_grid,
+        f"openvino is right: 45 dB, where its own pass left 4: {AMD}",
+        sites.of_first_operand,
         optional=True,
     ),
     Rule(

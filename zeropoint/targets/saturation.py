@@ -7,7 +7,7 @@ than 32,767. Weights of different signs cannot overflow.
 
 Which two weights are neighbours was seen by giving layers two weights of 127, pair by pair (AMD EPYC with
 AVX2, November 2026; OpenVINO 2026.4.1, ONNX Runtime 1.32.0, torch 2.13.0): the weights of input channels 2k
-and 2k + 1, at one place of the kernel, in all three engines. Where a kernel of several places has an odd number
+and 2k + 1, at one place of the kernel, in all three engines. If a kernel of several places has an odd number
 of input channels, some engines go on with the next place, so that any two may be neighbours. A depthwise
 convolution has one input to an output at each place, and its kernels add in 32 bits.
 """

@@ -102,6 +102,12 @@ def of_operands(site: Site) -> list[tuple[Pair, Scheme]]:
     return _with(_edges_into(site.node, read, site.target), site.entering(site.node))
 
 
+def of_first_operand(site: Site) -> list[tuple[Pair, Scheme]]:
+    """The tensor that a reduction is over."""
+    read = [cast(Node, site.node.args[0])]
+    return _with(_edges_into(site.node, read, site.target), site.entering(site.node))
+
+
 def of_convolutions_side(site: Site) -> list[tuple[Pair, Scheme]]:
     """The side of a sum that the addition is done in."""
     return _with(_edges_into(site.node, inside(site), site.target), site.entering(site.node))
@@ -224,19 +230,22 @@ def inside(site: Site) -> list[Node]:
     return []
 
 
-def stays_in_integers(addition: Node, target: Target) -> bool:
-    """Whether a residual stream is read by integer operators, as in a convolutional network.
+def stays_in_integers(value: Node, target: Target, *, inputs: bool = False) -> bool:
+    """Whether a value is read by integer operators, as a residual stream is in a convolutional network.
 
     In a transformer only layer norms and further additions read it: it stays float there. A mean over space,
-    as before a classifier, keeps integers, one over tokens does not count.
+    as before a classifier, keeps integers, one over tokens does not count. With ``inputs`` layers do not
+    count whose weights alone are integers.
     """
-    seen, waiting = set(), [addition]
+    layers = target.weighted - target.weights_alone if inputs else target.weighted
+    seen, waiting = set(), [value]
     while waiting:
         for user in waiting.pop().users:
-            if weighted(user) and family(user) in target.weighted:
+            if weighted(user) and family(user) in layers:
                 return True
             kind = family(user)
-            in_integers = _pools(user) if kind in POOLING else kind in ("add", "relu", *target.inputs)
+            passes = ("add", "relu", "batch_norm", *target.inputs)
+            in_integers = _pools(user) if kind in POOLING else kind in passes
             if (user.target in MOVES or in_integers) and user not in seen:
                 seen.add(user)
                 waiting.append(user)

@@ -61,6 +61,7 @@ class Target:
     ``products``: the scheme of activations that are multiplied by each other, as in attention; VNNI
     instructions multiply unsigned by signed integers, and need a correction for two signed ones.
     ``pools_sums``: a residual addition that only pooling reads, as at the end of a ResNet, is quantized too.
+    ``quantizes_extremes``: a maximum or minimum over axes is wrong unless its input is quantized.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
     ``processor``: the kind that these rules are for, one of ``zeropoint.targets.processor.PROCESSORS``.
     ``limits``: the values of Options that it cannot run with some methods.
@@ -79,6 +80,7 @@ class Target:
     products: Scheme = _INT8
     pools_sums: bool = False
     zero_in_middle: bool = True
+    quantizes_extremes: bool = False
     processor: str = "vnni"
     limits: tuple[Limit, ...] = ()
 
