@@ -11,9 +11,11 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 
 out, err = Console(), Console(stderr=True)
+LONG = 14  # columns of a cell, above which it may be folded
 
 
 def say(line: str, style: str = "") -> None:
@@ -32,26 +34,40 @@ def print_table(shown: RenderableType, key: int = 1, width: int = 160) -> None:
     Each part begins with the first ``key`` columns. ``width`` is that of a file or a pipe.
     """
     console = Console(width=None if out.is_terminal or "COLUMNS" in os.environ else width)
-    for part in shown.renderables if isinstance(shown, Group) else [shown]:
-        if isinstance(part, Table):
-            console.print(*_parts(console, part, key), sep="\n\n")
-        else:
-            console.print(part)
+    for part in _fitting(console, shown, key):
+        console.print(part)
 
 
-def _parts(console: Console, table: Table, key: int) -> Iterator[Table]:
-    first, columns = range(key), list(range(key, len(table.columns)))
-    while columns:
-        count = len(columns)
-        while count > 1 and not _fits(console, _of_columns(table, [*first, *columns[:count]])):
+def _fitting(console: Console, shown: RenderableType, key: int) -> Iterator[RenderableType]:
+    if isinstance(shown, Group):
+        for part in shown.renderables:
+            yield from _fitting(console, part, key)
+        return
+    table, free = shown, console.width
+    if isinstance(shown, Padding):
+        table, free = shown.renderable, console.width - shown.left - shown.right
+    if not isinstance(table, Table) or _width(console, table) <= free:
+        yield shown
+        return
+    left = list(range(key, len(table.columns)))
+    while left:
+        count = len(left)
+        while count > 1 and _width(console, _of_columns(table, [*range(key), *left[:count]])) > console.width:
             count -= 1
-        yield _of_columns(table, [*first, *columns[:count]])
-        columns = columns[count:]
+        yield _of_columns(table, [*range(key), *left[:count]])
+        left = left[count:]
+        if left:
+            yield ""
 
 
-def _fits(console: Console, table: Table) -> bool:
-    unlimited = console.options.update(max_width=10_000)
-    return Measurement.get(console, unlimited, table).minimum <= console.width
+def _width(console: Console, table: Table) -> int:
+    """The least width of a table in which no cell is cut off, and only long ones are folded."""
+    options, total = console.options.update(max_width=10_000), len(table.columns) - 1
+    for number, column in enumerate(table.columns):
+        width = Measurement.get(console, options, _of_columns(table, [number]))
+        folded = min(width.minimum, LONG) if column.overflow == "fold" else width.minimum
+        total += width.maximum if column.no_wrap else folded
+    return total
 
 
 def _of_columns(table: Table, numbers: list[int]) -> Table:
