@@ -62,7 +62,8 @@ def _fitting(console: Console, shown: RenderableType, key: int) -> Iterator[Rend
 
 def _width(console: Console, table: Table) -> int:
     """The least width of a table in which no cell is cut off, and only long ones are folded."""
-    options, total = console.options.update(max_width=10_000), len(table.columns) - 1
+    options = console.options.update(max_width=10_000)
+    total = len(table.columns) - 1 if table.box else 0  # between columns
     for number, column in enumerate(table.columns):
         width = Measurement.get(console, options, _of_columns(table, [number]))
         folded = min(width.minimum, LONG) if column.overflow == "fold" else width.minimum

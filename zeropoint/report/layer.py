@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from rich.console import Group, RenderableType
@@ -15,7 +16,7 @@ from zeropoint.report.columns import Column, table
 from zeropoint.report.figures import NOTHING, count, known, percent
 
 MARK = "*"
-SCALES = 6  # in a line
+SCALES = 70  # columns of the terminal that a line of scales fills
 STATES = {"integer": "in integers", "weights": "integer weights, float inputs", "float": "in float"}
 
 _V = TypeVar("_V", Value, BiasValue)
@@ -113,7 +114,11 @@ def _values(
     columns: Sequence[Column[_V]], values: Sequence[_V], size: int, moved: str
 ) -> list[RenderableType]:
     """The first ``values`` of ``size``, in the columns that hold anything; why some are not the nearest."""
-    held = [column for column in columns if not values or any(column.cell(one) != NOTHING for one in values)]
+    held = [
+        replace(column, whole=True)
+        for column in columns
+        if not values or any(column.cell(one) != NOTHING for one in values)
+    ]
     notes: list[str] = []
     if len(values) < size:
         notes.append(f"  the first {len(values)} of {size:,} values; --values N lists more")
@@ -123,17 +128,18 @@ def _values(
 
 
 def _scales(grid: Grid) -> list[RenderableType]:
-    """Every scale, SCALES in a line, after the number of the first channel."""
+    """Every scale, several in a line, after the number of the first channel."""
     affine = any(zero_point != grid.zero_point[0] for zero_point in grid.zero_point)
-    lines = Table.grid(*[""] * (SCALES + 1), padding=(0, 2, 0, 0))
-    for column in lines.columns:
-        column.justify = "right"
     cells = [
         f"{_exact(scale)} ({zero_point})" if affine else _exact(scale)
         for scale, zero_point in zip(grid.scale, grid.zero_point, strict=True)
     ]
-    for start in range(0, len(cells), SCALES):
-        lines.add_row(f"{start}:", *cells[start : start + SCALES])
+    together = max(1, SCALES // (max(map(len, cells)) + 2))
+    lines = Table.grid(*[""] * (together + 1), padding=(0, 2, 0, 0))
+    for column in lines.columns:
+        column.justify = "right"
+    for start in range(0, len(cells), together):
+        lines.add_row(f"{start}:", *cells[start : start + together])
     what = "groups" if grid.granularity == "per-group" else "channels"
     zero = " (zero point in brackets)" if affine else ""
     return [Text(f"  scales of its {len(cells)} {what}{zero}:"), Padding(lines, (0, 0, 0, 2))]
