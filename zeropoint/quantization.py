@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from zeropoint import engines
+from zeropoint import engines, progress
 from zeropoint.data.batches import Loader, check
 from zeropoint.errors import InputError
 from zeropoint.graph.program import Program
@@ -58,7 +58,8 @@ def quantize(
         validation=validation,
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
-    program = run(asked.passes, program, job)
+    with progress.about(f"{named(method, options)} for {rules.name}"):
+        program = run(asked.passes, program, job)
     return replace(program, quantize_seconds=time.perf_counter() - started)
 
 
@@ -122,12 +123,13 @@ def train_quantized(
         may_rise = () if options.progressive else ("epochs",)
         open_folder(place, _settings(program, rules, options), resume=resume, may_rise=may_rise)
     started = time.perf_counter()
-    if program.method == "fp32":
-        data = train if calibration is None else calibration
-        job = Job(program, rules, options, data, train, validation, folder=place)
-        trained = run(QAT, program, job)
-    else:
-        trained = fine_tuned(program, teacher, options, train, validation, folder=place)
+    with progress.about(f"{named('qat', options)} for {rules.name}"):
+        if program.method == "fp32":
+            data = train if calibration is None else calibration
+            job = Job(program, rules, options, data, train, validation, folder=place)
+            trained = run(QAT, program, job)
+        else:
+            trained = fine_tuned(program, teacher, options, train, validation, folder=place)
     trained = replace(trained, quantize_seconds=time.perf_counter() - started)
     if place is not None and is_first():
         trained.save(place.program)

@@ -282,7 +282,7 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     assert "Ship " in out
     assert "Results: runs/model.py-make_model/results.json" in out
     assert out.endswith("\nReport: runs/model.py-make_model/report.html\n")
-    assert "static on onnxruntime: timing" in err
+    assert "static W8A8 on onnxruntime: timing" in err
     record = json.loads((folder / "runs/model.py-make_model/results.json").read_text())
     assert record["command"] == f"zeropoint {line}"
     assert record["options"]["skip"] == ["4"]
@@ -465,7 +465,7 @@ def test_auto_quantizes_for_the_fastest_target(command, folder: Path):
     target = load(folder / "new.pt2").target
     assert out.startswith(f"fastest engine: {target} (")
     assert f"static W8A8 for {target} in " in out
-    assert "static on openvino: compiling" in err
+    assert "static W8A8 on openvino: compiling" in err
 
 
 def test_help_names_every_command_and_warns_of_code_that_is_run(command):

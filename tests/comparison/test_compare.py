@@ -139,7 +139,7 @@ def test_the_same_command_again_measures_nothing(
 
 def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupt(line: str) -> None:
-        if line == "static on openvino: timing":
+        if line == "static W8A8 on openvino: timing":
             raise KeyboardInterrupt
 
     arguments = {"methods": ["fp32", "static"], "engines": ["openvino"]}

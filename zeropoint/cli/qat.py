@@ -51,6 +51,7 @@ def qat(
     """
     from zeropoint.cli.resolve import program_and_data
     from zeropoint.measure.size import on_disk
+    from zeropoint.methods import label
     from zeropoint.quantization import train_quantized
     from zeropoint.training.folder import Folder
     from zeropoint.training.processes import is_first
@@ -72,6 +73,6 @@ def qat(
             resume=resume,
         )
     if is_first():
-        file, made = Folder(out).program, f"qat W{trained.weight_bits}A{trained.activation_bits}"
-        size, seconds = on_disk(file) / 1e6, trained.quantize_seconds
-        output.say(f"{made} for {trained.target} in {seconds:.1f} s: {file}, {size:.2f} MB")
+        file, seconds = Folder(out).program, trained.quantize_seconds
+        size = on_disk(file) / 1e6
+        output.say(f"{label(trained)} for {trained.target} in {seconds:.1f} s: {file}, {size:.2f} MB")

@@ -57,7 +57,7 @@ def quantize(
     from zeropoint import engines
     from zeropoint.cli.resolve import AUTO, program_and_data
     from zeropoint.measure.size import on_disk
-    from zeropoint.methods import find
+    from zeropoint.methods import find, label
     from zeropoint.quantization import check_target
     from zeropoint.quantization import quantize as run_method
     from zeropoint.report.bench import chosen
@@ -85,6 +85,5 @@ def quantize(
             )
     quantized.save(out)
     beside(out).unlink(missing_ok=True)
-    made = f"{method} W{quantized.weight_bits}A{quantized.activation_bits}"  # bf16 has bits of its own
     seconds, size = quantized.quantize_seconds, on_disk(out) / 1e6
-    output.say(f"{made} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB")
+    output.say(f"{label(quantized)} for {target} in {seconds:.1f} s: {out}, {size:.2f} MB")

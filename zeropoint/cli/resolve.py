@@ -15,6 +15,7 @@ from zeropoint.errors import InputError
 from zeropoint.graph import program
 from zeropoint.graph.capture import capture
 from zeropoint.graph.program import Program, at_batch
+from zeropoint.methods import label
 from zeropoint.models.userfile import is_userfile
 from zeropoint.tune.choose import Choice, fastest_engine
 
@@ -78,7 +79,7 @@ def compiled(
     """The Program on an engine, or for "auto" on the fastest one."""
     if engine == AUTO:
         return fastest_engine(program, threads=threads, batch_size=batch_size, say=say)
-    say(f"{program.method} on {engine}: compiling")
+    say(f"{label(program)} on {engine}: compiling")
     return engines.compile(program, engine, threads=threads, batch_size=batch_size), None
 
 

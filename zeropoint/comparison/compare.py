@@ -29,7 +29,7 @@ from zeropoint.measure.latency import interleave, paired_ratio, summarize
 from zeropoint.measure.layerwise import layerwise
 from zeropoint.measure.results import Results, Row
 from zeropoint.measure.size import on_disk, parameter_bytes
-from zeropoint.methods import find, named
+from zeropoint.methods import find, label, named
 from zeropoint.quantization import quantize
 from zeropoint.report.files import load as load_results
 from zeropoint.report.files import save as save_results
@@ -227,11 +227,11 @@ def _rows(
     """A row for each engine, with the number of images evaluated; one pass over the data serves all."""
     if not names:
         return
-    program = _quantized(run, method, options, target)
+    program, what = _quantized(run, method, options, target), named(method, options)
     reference = _reference(run, "torch", machine.cores())
     runners: dict[str, Runner] = {}
     for name in names:
-        run.say(f"{method} on {name}: compiling")
+        run.say(f"{what} on {name}: compiling")
         try:
             if program is run.program:
                 runners[name] = _reference(run, name, machine.cores())
@@ -243,7 +243,7 @@ def _rows(
             yield _failed(program, name, error), 0
     if not runners:
         return
-    run.say(f"{method}: evaluating on {', '.join(runners)}")
+    run.say(f"{what} on {', '.join(runners)}: evaluating")
     quantized = find(method).quantizes
     try:
         evaluations = evaluate_all(
@@ -251,7 +251,7 @@ def _rows(
             run.data.evaluation,
             float32=reference,
             simulation=program if quantized else None,
-            description=f"evaluating {method}",
+            description=f"{what}: evaluating",
         )
     except InputError:
         raise
@@ -259,7 +259,7 @@ def _rows(
         yield from ((_failed(program, name, error), 0) for name in runners)
         return
     for name, runner in runners.items():
-        run.say(f"{method} on {name}: timing")
+        run.say(f"{what} on {name}: timing")
         try:
             row = _row(run, program, runner, evaluations[name], evaluations.get("simulation"))
         except Exception as error:
@@ -279,8 +279,9 @@ def _quantized(run: _Run, method: str, options: Options, target: str) -> Program
     path = run.folder / PROGRAMS / f"{'-'.join(part for part in parts if part)}.pt2"
     if path.exists():
         return load(path)
+    what = named(method, options)
     run.say(
-        f"{method}: quantizing for {target}" if find(method).needs("calibration") else f"{method}: converting"
+        f"{what} for {target}: quantizing" if find(method).needs("calibration") else f"{what}: converting"
     )
     data, kept = run.data, beside(path)
     torch.set_num_threads(machine.cores())  # those of the row timed last would give other last bits
@@ -300,7 +301,7 @@ def _quantized(run: _Run, method: str, options: Options, target: str) -> Program
         try:
             layers.save(layers.describe(program, layerwise(program, data.evaluation, LOOKED_AT)), run.folder)
         except Exception as error:  # the report lacks a picture, but the row can be measured
-            run.say(f"{method}: cannot look at its layers: {first_line(error)}")
+            run.say(f"{named(method, options)}: cannot look at its layers: {first_line(error)}")
     return program
 
 
@@ -338,7 +339,7 @@ def _row(
     if simulation is not None and simulation.fidelity and fidelity and evaluation.parity:
         judged = parity.judge(fidelity, simulation.fidelity, evaluation.parity)
         if not judged.ok:
-            run.say(f"{program.method} on {name}: finding where it differs from the simulation")
+            run.say(f"{label(program)} on {name}: finding where it differs from the simulation")
             judged = parity.explained(judged, program, name, example_inputs(run.data.evaluation))
     size = on_disk(runner.artefact)
     done = integers(program, runner) if find(program.method).quantizes else None

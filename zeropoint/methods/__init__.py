@@ -1,6 +1,7 @@
 """Methods by name: what a user asks for, each a tuple of passes."""
 
 from zeropoint.errors import InputError, closest
+from zeropoint.graph.program import Program
 from zeropoint.methods.bf16 import BF16
 from zeropoint.methods.dynamic import DYNAMIC
 from zeropoint.methods.method import Method
@@ -26,6 +27,14 @@ def find(name: str) -> Method:
     if name not in METHODS:
         raise InputError(f"unknown method '{name}'; {closest(name, METHODS)}")
     return METHODS[name]
+
+
+def label(program: Program) -> str:
+    """The method and bits of a Program, as in "static W4A8"."""
+    quantized = program.weight_bits < 16
+    return (
+        f"{program.method} W{program.weight_bits}A{program.activation_bits}" if quantized else program.method
+    )
 
 
 def named(method: str, options: Options) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from zeropoint import progress
 from zeropoint.data.batches import Batch, Loader, limit
 from zeropoint.graph.program import Program
 from zeropoint.targets.options import Options
@@ -51,6 +52,8 @@ def step(*needs: str, integers: tuple[str, ...] = ()) -> Callable[[Callable[[Pro
 def run(passes: tuple[Pass, ...], program: Program, job: Job) -> Program:
     """The Program after the passes, one after the other."""
     for each in passes:
+        if each.needs:  # the others take no time
+            progress.say(each.run.__name__.replace("_", " "))
         program = each.run(program, job)
     return program
 

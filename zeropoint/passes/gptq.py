@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 from torch.nn import functional
 
+from zeropoint import progress
 from zeropoint.data.batches import inputs_of
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import (
@@ -71,7 +72,7 @@ def gptq(
     integers: list[dict[Node, Any]] = [dict(values) for values in floats]
     done = Interpreter(module).user_to_last_uses
     with torch.no_grad():
-        for node in module.graph.nodes:
+        for node in progress.track(list(module.graph.nodes), "fitting weights"):
             description = weighted(node)
             quantizer = by_weight.get(ungrouped(_weight(node, description))) if description else None
             bias = None

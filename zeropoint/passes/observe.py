@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from zeropoint import progress
 from zeropoint.data.batches import gathered, inputs_of
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.graph import edits as fx
@@ -117,7 +118,8 @@ def run_on(
 
     is_free = not alone and _is_batch_free(module)
     with torch.no_grad():
-        for inputs in gathered(checked(), GATHERED) if is_free else checked():
+        batches = gathered(checked(), GATHERED) if is_free else checked()
+        for inputs in progress.track(batches, "calibrating"):
             try:
                 observer.run(*inputs)
             except (RuntimeError, IndexError) as error:

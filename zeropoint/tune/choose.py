@@ -13,6 +13,7 @@ from zeropoint.errors import InputError, first_line
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.measure.latency import Latency, interleave, summarize
 from zeropoint.methods import find as find_method
+from zeropoint.methods import label, named
 from zeropoint.methods.method import Job
 from zeropoint.methods.static import placement
 from zeropoint.quantization import quantize
@@ -81,13 +82,13 @@ def fastest_target(
     programs: dict[str, Program] = {}
     failed = {name: reason for name in names if (reason := unsupported(name, timed, options))}
     for group in by_placement(program, timed, [name for name in names if name not in failed], options):
-        say(f"{timed}: quantizing for {', '.join(group)}")
+        say(f"{named(timed, options)} for {', '.join(group)}: quantizing")
         quantized = quantize(program, timed, **data, target=group[0], options=options)
         programs |= {name: _named(quantized, name) for name in group}
     _, choice = _fastest(programs, threads, batch_size, seconds, say, failed)
     if not trains:
         return programs[choice.engine], choice
-    say(f"{method}: training for {choice.engine}")
+    say(f"{named(method, options)} for {choice.engine}: training")
     return quantize(program, method, **data, target=choice.engine, options=options), choice
 
 
@@ -127,7 +128,7 @@ def _fastest(
     before = torch.get_num_threads()  # the torch engine sets it for the whole process
     try:
         for name, program in programs.items():
-            say(f"{program.method} on {name}: compiling")
+            say(f"{label(program)} on {name}: compiling")
             inputs = at_batch(program, batch_size).example_inputs
             try:
                 runner = compile(program, name, threads=threads, batch_size=batch_size)
