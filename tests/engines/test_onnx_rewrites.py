@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from zeropoint.engines import compile
-from zeropoint.engines.onnx_rewrites import rewrite
+from zeropoint.engines.onnxruntime.rewrites import rewrite
 from zeropoint.graph.capture import capture
 
 # Powers of two, so that every sum is exact in float32 and in whatever order a kernel takes it.

@@ -9,8 +9,9 @@ from networks import images, randomized
 from torch import nn
 
 import zeropoint as zp
-from zeropoint.engines import openvino, openvino_kernels
-from zeropoint.engines.openvino_kernels import BEFORE, TRIED, Timed, choose_kernels
+from zeropoint.engines.openvino import kernels as openvino_kernels
+from zeropoint.engines.openvino.kernels import BEFORE, TRIED, Timed, choose_kernels
+from zeropoint.engines.openvino.profile import mean_since
 from zeropoint.targets import machine
 
 FILE = """<?xml version="1.0"?>
@@ -122,5 +123,5 @@ def test_the_same_integers_from_other_kernels(tmp_path, monkeypatch):
 
 def test_the_mean_of_the_latest_calls():
     """Two calls of 9 and 5 seconds, then three of 1, 2 and 3: OpenVINO says 7, and then 4."""
-    assert openvino.mean_since(7.0, 2, 0.0, 0) == 7.0
-    assert openvino.mean_since(4.0, 5, 7.0, 2) == 2.0
+    assert mean_since(7.0, 2, 0.0, 0) == 7.0
+    assert mean_since(4.0, 5, 7.0, 2) == 2.0

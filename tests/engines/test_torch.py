@@ -1,7 +1,6 @@
 """The PyTorch compiler really calls oneDNN's integer kernels: seen in the code that it writes."""
 
 import re
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from zeropoint.engines import compile
-from zeropoint.engines.qdq import pairs, to_pairs
-from zeropoint.engines.torch import unsupported
-from zeropoint.engines.torch_rewrites import move_integers
+from zeropoint.engines.qdq import to_pairs
+from zeropoint.engines.torch import lowering, unsupported
+from zeropoint.engines.torch.rewrites import move_integers
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph.capture import capture
@@ -24,12 +23,12 @@ from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.quantization import quantize
+from zeropoint.torch_private.pairs import pairs
 
 
 def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The oneDNN kernels that the compiled code calls, which is left out of the package."""
-    module = sys.modules["zeropoint.engines.torch"]
-    code, repack = [], module.repack
+    code, repack = [], lowering.repack
 
     def spy(source: Path, *arguments: object, **options: object) -> None:
         with zipfile.ZipFile(source) as archive:
@@ -38,7 +37,7 @@ def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             )
         repack(source, *arguments, **options)
 
-    monkeypatch.setattr(module, "repack", spy)
+    monkeypatch.setattr(lowering, "repack", spy)
     # Of one image and at most 16 by 16 weights, the compiler rather writes a loop of its own.
     artefact = compile(program, "torch", threads=1, batch_size=3).artefact
     with zipfile.ZipFile(artefact) as archive:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from zeropoint.engines import target
 from zeropoint.engines.qdq import to_pairs
-from zeropoint.engines.torch_rewrites import QUANTIZE, pack_pixels
+from zeropoint.engines.torch.rewrites import QUANTIZE, pack_pixels
 from zeropoint.graph import edits as fx
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import aten

@@ -6,7 +6,7 @@ from networks import ADDS_INSIDE, Function, images, options, randomized, residua
 from torch import Tensor, nn
 
 from zeropoint.engines import compile
-from zeropoint.engines.onnxruntime import TARGET as ONNXRUNTIME
+from zeropoint.engines.onnxruntime.target import TARGET as ONNXRUNTIME
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import WEIGHTED, bias_of
 from zeropoint.graph.program import Program

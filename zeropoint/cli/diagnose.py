@@ -88,7 +88,7 @@ def diagnose(
     if program.method == "fp32":
         parts: dict[str, Any] = loaders.parts()
         program = quantize(program, method, **parts, target=engine, options=options)
-    timed, kind = engine if engine != "torch" else None, options.processor
+    timed, kind = engine if engines.find(engine).layer_seconds else None, options.processor
     # Fixes are chosen by this data, so accuracy must not be evaluated on it afterwards.
     seen = loaders.calibration if loaders.validation is None else loaders.validation
     diagnosis = diagnosing.diagnose(

@@ -10,7 +10,6 @@ from zeropoint import engines, models
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
 from zeropoint.engines import Runner, artefact
-from zeropoint.engines.torch import PACKAGE_SUFFIX
 from zeropoint.errors import InputError
 from zeropoint.graph import program
 from zeropoint.graph.capture import capture
@@ -67,8 +66,8 @@ def captured(model: str, weights: str, data: str | None) -> Program:
 
     Raises InputError where the model cannot be had, and for an engine's artefact: it is no Program any more.
     """
-    own = artefact.engine_of(model)
-    if own is not None and (model.endswith(PACKAGE_SUFFIX) or not models.is_program(model)):
+    if artefact.is_compiled(model):
+        own = artefact.engine_of(model)
         raise InputError(f"{model} is an artefact of {own}; give the .pt2 or the model that it was made from")
     return program_and_data(model, weights, data, 1, 1)[0]
 
@@ -110,7 +109,7 @@ def candidate(
     if engine not in (None, AUTO, own):
         raise InputError(f"{model} is an artefact of {own} and runs on no other engine; leave {engine} out")
     runner = artefact.load(model, threads)
-    inputs = artefact.example_inputs(runner, batch_size)
+    inputs = engines.find(own).example_inputs(runner.artefact, batch_size)
     if data is not None and inputs is None:
         first = example_inputs(data_sets.resolve(data, batch_size=1, limit_batches=1).evaluation)
         inputs = tuple(tensor[:1].repeat(batch_size, *[1] * (tensor.dim() - 1)) for tensor in first)

@@ -27,7 +27,7 @@ from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.integers import integers
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
 from zeropoint.measure.layerwise import layerwise
-from zeropoint.measure.results import Results, Row
+from zeropoint.measure.results import EAGER, Results, Row
 from zeropoint.measure.size import on_disk, parameter_bytes
 from zeropoint.methods import find, label, named
 from zeropoint.quantization import quantize
@@ -228,7 +228,7 @@ def _rows(
     if not names:
         return
     program, what = _quantized(run, method, options, target), named(method, options)
-    reference = _reference(run, "torch", machine.cores())
+    reference = _reference(run, EAGER, machine.cores())
     runners: dict[str, Runner] = {}
     for name in names:
         run.say(f"{what} on {name}: compiling")
@@ -326,7 +326,7 @@ def _row(
 ) -> Row:
     name = runner.engine
     timed = {
-        "eager": _reference(run, "torch", run.threads),
+        "eager": _reference(run, EAGER, run.threads),
         "engine": _reference(run, name, run.threads),
         "row": load_artefact(name, runner.artefact, run.threads),
     }

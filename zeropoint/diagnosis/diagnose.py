@@ -115,8 +115,9 @@ def diagnose(
     """
     if program.method in ("fp32", "bf16"):
         raise InputError(f"the Program is {program.method}; quantize it before it is diagnosed")
-    if engine is not None and not hasattr(engines.find(engine), "layer_seconds"):
-        raise InputError(f"{engine} tells no times of layers; give openvino or onnxruntime, or none")
+    if engine is not None and engines.find(engine).layer_seconds is None:
+        able = " or ".join(name for name in engines.NAMES if engines.named(name).layer_seconds)
+        raise InputError(f"{engine} tells no times of layers; give {able}, or none")
     kind = program.processor if processor is None else find_processor(processor).name
     looked = layerwise(program, data, items, sensitivity=True, processor=kind, description="diagnosing")
     worst = sorted(looked.seen, key=lambda seen: seen.at_outputs, reverse=True)
@@ -233,12 +234,14 @@ def _times(
         return {}
     say(f"timing layers on {engine}")
     found = []
+    layer_seconds = engines.find(engine).layer_seconds
+    assert layer_seconds is not None
     with tempfile.TemporaryDirectory() as folder:
         for number, one in enumerate((program, _float(program))):
             one = at_batch(one, 1)
             path = Path(folder) / f"{number}{engines.find(engine).artefact_name(one)}"
             lower(one, engine, path, threads)
-            kernels = engines.find(engine).layer_seconds(one, path, threads, CALLS)
+            kernels = layer_seconds(one, path, threads, CALLS)
             found.append(_by_layer(kernels, [seen.node for seen in looked.seen]))
     quantized, floats = found
     return {name: (quantized.get(name), floats.get(name)) for name in {*quantized, *floats}}

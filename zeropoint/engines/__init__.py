@@ -6,13 +6,13 @@ import importlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, get_num_threads, set_num_threads
 
+from zeropoint.engines.engine import Engine, Run
 from zeropoint.errors import InputError, closest, first_line
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.graph.sizes import Shape, input_shapes, keeping_bounds, misfit
@@ -22,27 +22,39 @@ from zeropoint.targets.options import Options
 from zeropoint.targets.processor import NATIVE, warn_of
 from zeropoint.targets.target import Target
 
-NAMES = ("torch", "onnxruntime", "openvino")
+if TYPE_CHECKING:  # that each of them has every member of Engine
+    from zeropoint.engines import onnxruntime, openvino, torch
+
+    _TORCH: Engine = torch
+    _ONNXRUNTIME: Engine = onnxruntime
+    _OPENVINO: Engine = openvino
+
+# Each is a module of this folder, and an extra of the package to install.
+NAMES = (
+    "torch",
+    "onnxruntime",
+    "openvino",
+)
 
 
 @dataclass(frozen=True)
 class Runner:
     """A compiled model on an engine. ``threads`` is the number it computes with, ``artefact`` its file.
 
-    ``shapes``: the sizes that the inputs' axes may have; empty where only the artefact knows.
+    ``shapes``: the sizes that the inputs' axes may have; empty if only the artefact knows.
     """
 
     engine: str
     threads: int
     artefact: Path
-    run: Callable[..., tuple[Tensor, ...]]
+    run: Run
     shapes: tuple[Shape, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The output tensors, float32 on the CPU, of the positional input tensors.
 
-        Raises InputError for an input of a shape that the model was not captured for: engines would read past
-        its end, or give outputs that mean nothing.
+        Raises InputError for an input of a shape that the model was not captured for: engines would read
+        after its end, or give meaningless outputs.
         """
         if self.shapes:
             _check(inputs, self.shapes)
@@ -57,18 +69,19 @@ def _check(inputs: tuple[Tensor, ...], shapes: tuple[Shape, ...]) -> None:
             raise InputError(f"input {number} {wrong}")
 
 
-def find(name: str) -> ModuleType:
-    """The module of an engine; raises InputError where the name is unknown or a package is not installed."""
-    module = _module(name)
+def find(name: str) -> Engine:
+    """The engine of a name; raises InputError if the name is unknown or a package is not installed."""
+    engine = named(name)
     if hint := missing().get(name):
         raise InputError(f"engine '{name}' is not installed; install it with: {hint}")
-    return module
+    return engine
 
 
-def _module(name: str) -> ModuleType:
+def named(name: str) -> Engine:
+    """The engine of a name, whose packages may be missing; raises InputError if the name is unknown."""
     if name not in NAMES:
         raise InputError(f"unknown engine '{name}'; {closest(name, NAMES)}")
-    return importlib.import_module(f"zeropoint.engines.{name}")
+    return cast(Engine, importlib.import_module(f"zeropoint.engines.{name}"))
 
 
 def missing() -> dict[str, str]:
@@ -76,7 +89,7 @@ def missing() -> dict[str, str]:
     absent = [
         name
         for name in NAMES
-        if any(importlib.util.find_spec(package) is None for package in _module(name).PACKAGES)
+        if any(importlib.util.find_spec(package) is None for package in named(name).PACKAGES)
     ]
     return {name: f"pip install 'zeropoint[{name}]'" for name in absent}
 
@@ -88,9 +101,9 @@ def installed() -> list[str]:
 
 
 def target(name: str, processor: str = NATIVE) -> Target:
-    """The placement rules of an engine for a kind of processor, which need no package of it."""
-    module, kind = _module(name), processors.find(processor)
-    return dataclasses.replace(module.WITHOUT_VNNI if kind.saturates else module.TARGET, processor=kind.name)
+    """The placement rules of an engine for a kind of processor; the engine may be missing."""
+    kind = processors.find(processor)
+    return dataclasses.replace(named(name).target_for(kind), processor=kind.name)
 
 
 def refusal(rules: Target, method: str, settings: Options | Program) -> str | None:
@@ -104,7 +117,7 @@ def refusal(rules: Target, method: str, settings: Options | Program) -> str | No
 
 def unsupported(name: str, method: str, settings: Options | Program) -> str | None:
     """Why an engine cannot run a method with these settings on this processor, or None."""
-    return refusal(target(name), method, settings) or _module(name).unsupported(method)
+    return refusal(target(name), method, settings) or named(name).unsupported(method)
 
 
 def compile(
@@ -118,15 +131,14 @@ def compile(
     """The Program lowered to an engine and ready to run.
 
     ``threads`` defaults to all cores. Any batch can be run; the torch engine is fastest at ``batch_size``.
-    The artefact is written to ``path`` with the engine's own ending added where it is lacking, or to a
-    temporary folder that goes when Python ends.
-    Raises InputError where the engine is unknown, not installed, or cannot run the Program.
+    The artefact is written to ``path`` with the engine's own ending added if it is missing, or to a
+    temporary folder that is deleted when Python stops.
+    Raises InputError if the engine is unknown, not installed, or cannot run the Program.
     """
-    module = find(engine)
+    ending = find(engine).artefact_name(program)
     if reason := unsupported(engine, program.method, program):
         raise InputError(f"{engine} cannot run {program.method}: {reason}")
     warn_of(program.processor, "the Program")
-    ending = module.artefact_name(program)
     file = Path(path) if path is not None else Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
     if not file.name.endswith(ending):
         file = file.with_name(file.name + ending)
@@ -136,7 +148,7 @@ def compile(
         runner = dataclasses.replace(
             load_artefact(engine, file, threads), shapes=input_shapes(program.module)
         )
-        runner(*sized.example_inputs)  # engines compile for the shapes that they meet, or fail to
+        runner(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
         return runner
     except InputError:
         raise
@@ -147,7 +159,7 @@ def compile(
 def lower(program: Program, engine: str, path: Path, threads: int | None = None) -> None:
     """Writes the artefact of a Program at ``path``, to run with ``threads`` threads: by default one per core.
 
-    The PyTorch compiler lays weights out for the number of threads that PyTorch has as it compiles.
+    The PyTorch compiler lays weights out for the number of threads that PyTorch has during compilation.
     """
     before = get_num_threads()
     set_num_threads(threads or cores())

@@ -21,6 +21,7 @@ from torch.fx.node import map_arg
 from zeropoint.graph import edits as fx
 from zeropoint.graph.exported import assemble, complete_shapes, is_size
 from zeropoint.graph.operators import aten
+from zeropoint.torch_private.operators import has_kernel, is_operator
 
 
 def decomposable(module: GraphModule) -> ExportedProgram:
@@ -57,10 +58,10 @@ def decompose(module: GraphModule, table: Any) -> None:
 def _decomposes(node: Node, table: Any) -> bool:
     """Whether ``run_decompositions`` would not leave an operator as it is."""
     target: Any = node.target
-    if not isinstance(target, torch._ops.OpOverload) or is_size(node):
+    if not is_operator(target) or is_size(node):
         return False
     # A composite operator that is not even in the default table cannot be kept, say a ``reshape``.
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd")
+    composite = has_kernel(target.name(), "CompositeImplicitAutograd")
     return target in table or (composite and target not in default_table())
 
 

@@ -1,11 +1,10 @@
 """Lowering to quantize/dequantize pairs around float operators, which compilers fuse into integer kernels.
 
 Both the PyTorch compiler and the ONNX exporter know ``torch.ops.quantized_decomposed``; weights become
-integer constants with a dequantize behind them.
+integer constants with a dequantize after them.
 """
 
 import torch
-import torch._inductor.decomposition  # registers torch.ops.quantized_decomposed
 from torch.fx import GraphModule, Node
 
 from zeropoint.engines.tables import look_up_integers
@@ -13,8 +12,7 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, aten
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import Quantizer, drop_wide, quantizers
-
-pairs = torch.ops.quantized_decomposed
+from zeropoint.torch_private.pairs import pairs
 
 
 def to_pairs(program: Program) -> GraphModule:

@@ -1,10 +1,14 @@
-"""Shapes: engines that are faster when compiled for the very shapes they run on, so that they are."""
+"""Shapes: runs that are compiled for the shapes of their inputs, and example inputs of given shapes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-Run = Callable[..., tuple[Tensor, ...]]
+from zeropoint.engines.engine import Run
+
 Shapes = tuple[tuple[int, ...], ...]
 
 KEPT = 4  # a data set needs three: the batch timed, the batch evaluated, and the shorter last one
@@ -13,8 +17,8 @@ KEPT = 4  # a data set needs three: the batch timed, the batch evaluated, and th
 def by_shape(compile: Callable[[Shapes | None], Run]) -> Run:
     """A run that is compiled for the shapes of its inputs when it first meets them.
 
-    ``compile`` is given the shapes, or None for all. Beyond the first few shapes one run that is compiled for
-    all takes the rest, so that neither time nor memory grow with the data.
+    ``compile`` is given the shapes, or None for all shapes. After the first KEPT - 1 shapes one run for all
+    shapes takes the rest, so that neither time nor memory grow with the data.
     """
     runs: dict[Shapes | None, Run] = {}
 
@@ -27,3 +31,27 @@ def by_shape(compile: Callable[[Shapes | None], Run]) -> Run:
         return runs[shapes](*inputs)
 
     return run
+
+
+def stand_in(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A seeded example input: standard normal, or zeros for a dtype that is not floating point."""
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return torch.zeros(shape, dtype=dtype)
+
+
+def stand_ins(
+    inputs: Iterable[tuple[Sequence[int | None], Any]], batch_size: int
+) -> tuple[Tensor, ...] | None:
+    """Example inputs of these shapes and NumPy types; a size None is free, and at axis 0 it is the batch.
+
+    None if a size at another axis is free.
+    """
+    made = []
+    for sizes, dtype in inputs:
+        shape = [batch_size if size is None and axis == 0 else size for axis, size in enumerate(sizes)]
+        known = [size for size in shape if size is not None]
+        if len(known) < len(shape):
+            return None
+        made.append(stand_in(known, torch.from_numpy(np.empty(0, dtype)).dtype))
+    return tuple(made)

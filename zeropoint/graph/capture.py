@@ -26,6 +26,7 @@ from zeropoint.graph.operators import aten
 from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program
 from zeropoint.graph.verify import check_capture
+from zeropoint.torch_private.operators import signature
 
 
 def capture(
@@ -313,7 +314,7 @@ def _memory(graph: Graph) -> tuple[dict[Node, Node], list[Node]]:
     writes: list[Node] = []
     for node in graph.nodes:
         first = node.args[0] if node.op == "call_function" and node.args else None
-        schema = getattr(node.target, "_schema", None)
+        schema = signature(node.target)
         if schema is not None and schema.is_mutable:
             writes.append(node)
         views = schema is not None and schema.arguments and schema.arguments[0].alias_info is not None
@@ -341,9 +342,8 @@ def _pure_twin(node: Node) -> Any:
     if not packet.endswith("_") or packet == "copy_":
         return None
     twin: Any = getattr(getattr(aten, packet.removesuffix("_"), None), overload, None)
-    written: Any = node.target
-    same = twin and [a.name for a in twin._schema.arguments] == [a.name for a in written._schema.arguments]
-    return twin if same else None
+    names = [[a.name for a in signature(one).arguments] for one in (twin, node.target) if one]
+    return twin if names[0] == names[-1] else None
 
 
 _DROPOUTS = {

@@ -1,6 +1,5 @@
 """Small moves on an ``fx.GraphModule`` that every pass needs: copy, read and set tensors, name a node."""
 
-import copy as copy_module
 import math
 import operator
 from collections.abc import Callable, Collection
@@ -11,13 +10,16 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
+from zeropoint.torch_private.graphs import copy_calling, tensor_names
+from zeropoint.torch_private.operators import is_operator
+
 
 def copy(module: GraphModule) -> GraphModule:
     """A GraphModule with a graph and containers of its own that shares every tensor with ``module``."""
     graph = Graph()
     output = graph.graph_copy(module.graph, {})
     graph.output(output)
-    graph.set_codegen(copy_module.copy(module.graph._codegen))
+    copy_calling(module.graph, graph)
     return GraphModule(module, graph)
 
 
@@ -32,9 +34,9 @@ def constant(module: GraphModule, node: Node) -> Tensor | None:
     needed, waiting = set(), [node]
     while waiting:
         part = waiting.pop()
-        is_operator = part.target is operator.getitem or isinstance(part.target, torch._ops.OpOverload)
+        known = part.target is operator.getitem or is_operator(part.target)
         is_random = torch.Tag.nondeterministic_seeded in getattr(part.target, "tags", ())
-        if part.op != "get_attr" and not (part.op == "call_function" and is_operator and not is_random):
+        if part.op != "get_attr" and not (part.op == "call_function" and known and not is_random):
             return None
         needed.add(part)
         waiting += [source for source in part.all_input_nodes if source not in needed]
@@ -114,7 +116,7 @@ def remove_unused(module: GraphModule) -> None:
     module.graph.lint()
     used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for path, submodule in list(module.named_modules()):
-        for name in [*submodule._parameters, *submodule._buffers]:
+        for name in tensor_names(submodule):
             if f"{path}.{name}".lstrip(".") not in used:
                 delattr(submodule, name)
     module.delete_all_unused_submodules()

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
 from torch.export.graph_signature import (
@@ -19,9 +18,11 @@ from torch.export.graph_signature import (
 )
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_structure
 
 from zeropoint.graph import edits as fx
+from zeropoint.torch_private.graphs import VERIFIER, output_structure
+from zeropoint.torch_private.operators import is_higher_order, signature
+from zeropoint.torch_private.trees import tree_structure
 
 
 def is_size(node: Node) -> bool:
@@ -31,7 +32,7 @@ def is_size(node: Node) -> bool:
 
 def has_branches(module: GraphModule) -> bool:
     """Whether there are graphs in the graph, of a ``cond`` or a loop: such a module has to be traced."""
-    return any(isinstance(node.target, HigherOrderOperator) for node in module.graph.nodes)
+    return any(is_higher_order(node.target) for node in module.graph.nodes)
 
 
 def complete_shapes(module: GraphModule) -> None:
@@ -47,12 +48,8 @@ def complete_shapes(module: GraphModule) -> None:
             arguments, keywords = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
             with mode, torch.no_grad():
                 node.meta["val"] = node.target(*arguments, **keywords)
-        elif isinstance(value, tuple) and len(_returns(node)) == 1:
+        elif isinstance(value, tuple) and len(getattr(signature(node.target), "returns", ())) == 1:
             node.meta["val"] = list(value)  # one result that is a list; by a tuple exporters know several
-
-
-def _returns(node: Node) -> list[Any]:
-    return getattr(getattr(node.target, "_schema", None), "returns", [])
 
 
 def _fake_mode(module: GraphModule) -> Any:
@@ -100,7 +97,7 @@ def assemble(module: GraphModule, kind: type[ExportedProgram] = ExportedProgram)
         range_constraints=_ranges(module),
         module_call_graph=[ModuleCallEntry("", _calling(module))],
         constants={},
-        verifiers=[torch._export.verifier.TrainingIRVerifier],
+        verifiers=[VERIFIER],
     )
 
 
@@ -127,6 +124,5 @@ def _calling(module: GraphModule) -> ModuleCallSignature:
     graph = module.graph
     results: Any = graph.output_node().args[0]
     names = [str(node.target) for node in graph.find_nodes(op="placeholder")]
-    known = getattr(graph._codegen, "pytree_info", None)
-    outputs = known.out_spec if known else tree_structure(tuple(results))
+    outputs = output_structure(graph) or tree_structure(tuple(results))
     return ModuleCallSignature([], [], tree_structure((tuple(names), {})), outputs, names)

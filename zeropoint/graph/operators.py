@@ -12,6 +12,7 @@ import torch
 from torch.fx import Node
 
 from zeropoint.numerics.learned import fake_quantize_learned
+from zeropoint.torch_private.operators import has_kernel
 
 aten = torch.ops.aten
 
@@ -155,5 +156,5 @@ for _name in (
     "fake_quantize_per_channel_affine_cachemask",
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
 ):
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_name}", "Meta"):
+    if not has_kernel(f"aten::{_name}", "Meta"):
         _shape_rules.impl(_name, _same_shape_and_mask, "Meta")

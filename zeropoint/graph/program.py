@@ -26,6 +26,8 @@ from zeropoint.graph.packing import pack, unpack
 from zeropoint.graph.quantizers import quantizers, restore_schemes
 from zeropoint.graph.sizes import input_shapes
 from zeropoint.numerics.scheme import Scheme
+from zeropoint.torch_private.graphs import drop_example_inputs
+from zeropoint.torch_private.trees import tree_leaves
 
 METADATA = "zeropoint.json"
 
@@ -81,7 +83,7 @@ class Program:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the Program to one ``.pt2`` file; raises InputError where it cannot be written."""
         packed = export(dataclasses.replace(self, module=pack(self.module)))
-        packed._example_inputs = None  # they would add their own size to the file
+        drop_example_inputs(packed)  # they would add their own size to the file
         for name, tensor in packed.state_dict.items():  # run-time quantizers refuse to be differentiated
             if isinstance(tensor, nn.Parameter):
                 packed.state_dict[name] = nn.Parameter(tensor.detach(), requires_grad=False)
@@ -109,7 +111,7 @@ _METADATA_FIELDS = tuple(
 
 def flat_tensors(outputs: Any) -> tuple[Tensor, ...]:
     """The tensors in a model's output, in order: of a tensor, tuple, list, dict or dataclass."""
-    leaves = torch.utils._pytree.tree_leaves(outputs)
+    leaves = tree_leaves(outputs)
     return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 

@@ -12,6 +12,7 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten
 from zeropoint.numerics import scheme as schemes
 from zeropoint.numerics.scheme import Scheme
+from zeropoint.torch_private.operators import OpOverload
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def insert_dynamic(module: GraphModule, source: Node, scheme: Scheme) -> Node:
         highest = graph.call_function(aten.amax.default, (source,))
     previous = highest
 
-    def then(target: torch._ops.OpOverload, *arguments: object, **keywords: object) -> Node:
+    def then(target: OpOverload, *arguments: object, **keywords: object) -> Node:
         nonlocal previous
         with graph.inserting_after(previous):
             previous = graph.call_function(target, arguments, keywords)  # type: ignore[arg-type]

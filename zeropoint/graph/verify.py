@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 
 from zeropoint.errors import InputError, first_line
 from zeropoint.graph import edits as fx
+from zeropoint.torch_private.trees import tree_leaves
 
 # Of an output, as SQNR. Other orders of float32 sums differ by 100 dB and more; what is lost is far below.
 LEAST_DB = 60.0
@@ -64,7 +65,7 @@ def _same(wanted: Tensor, found: Tensor) -> bool:
 def _outputs(run: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(0)
-        leaves = torch.utils._pytree.tree_leaves(run(*(tensor.clone() for tensor in inputs)))
+        leaves = tree_leaves(run(*(tensor.clone() for tensor in inputs)))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
@@ -93,7 +94,7 @@ def _first_difference(model: nn.Module, module: GraphModule, inputs: tuple[Tenso
     for name, part in model.named_modules():
 
         def keep(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
-            first = next((x for x in torch.utils._pytree.tree_leaves(output) if isinstance(x, Tensor)), None)
+            first = next((x for x in tree_leaves(output) if isinstance(x, Tensor)), None)
             if name and first is not None and not first.is_nested:
                 given.setdefault(name, first.detach())
 
@@ -136,5 +137,5 @@ def _cause(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
 
 def _unseeded(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     with torch.no_grad():
-        leaves = torch.utils._pytree.tree_leaves(_stateless(model, tuple(t.clone() for t in inputs)))
+        leaves = tree_leaves(_stateless(model, tuple(t.clone() for t in inputs)))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -5,7 +5,6 @@ Run as a module, this file is that process: it takes one argument of JSON and pr
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import statistics
@@ -84,10 +83,9 @@ def _measure(request: dict[str, Any]) -> ColdStart:
     import torch
 
     from zeropoint.engines import find, load_artefact
-    from zeropoint.engines.artefact import stand_in
+    from zeropoint.engines.shapes import stand_in
 
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as the engine does
-    importlib.import_module(find(request["engine"]).PACKAGES[0])
+    find(request["engine"]).import_packages()
     import_seconds = time.perf_counter() - started
 
     inputs = [stand_in(shape, getattr(torch, dtype)) for shape, dtype in request["inputs"]]

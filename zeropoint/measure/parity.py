@@ -15,6 +15,7 @@ from zeropoint.measure.fidelity import Fidelity, FidelityMeter
 from zeropoint.measure.results import Parity
 from zeropoint.measure.simulate import exceeding
 from zeropoint.targets import processor
+from zeropoint.torch_private.trees import tree_leaves
 
 MAX_SQNR_LOSS_DB = 0.5
 MIN_AGREEMENT = 0.995
@@ -58,7 +59,7 @@ def where_they_part(program: Program, engine: str, inputs: tuple[Tensor, ...]) -
     module = fx.copy(program.module)
     watched = [quantizer for quantizer in quantizers(module) if not quantizer.is_weight]
     (output,) = (node for node in module.graph.nodes if node.op == "output")
-    results = [leaf for leaf in torch.utils._pytree.tree_leaves(output.args[0]) if isinstance(leaf, Node)]
+    results = [leaf for leaf in tree_leaves(output.args[0]) if isinstance(leaf, Node)]
     output.args = ((*(quantizer.node for quantizer in watched), *results),)
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()

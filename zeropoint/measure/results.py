@@ -7,6 +7,9 @@ from typing import Any
 
 from zeropoint.measure.latency import Latency
 
+EAGER = "torch"
+"""The engine whose float32 rows are eager PyTorch: the reference for speed and accuracy."""
+
 
 @dataclass(frozen=True)
 class Parity:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
+from zeropoint import engines
 from zeropoint.graph.operators import FAKE_QUANTIZE, WEIGHTED, ungrouped, weighted
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.quantizers import Quantizer, Simulation, quantizers
@@ -56,8 +57,9 @@ def overflowing(program: Program, processor: str) -> dict[Node, Overflowing]:
     channels ONNX Runtime goes on with the next place, which the others do not.
     """
     found = {}
+    across = program.target in engines.NAMES and engines.target(program.target).pairs_across_places
     for layer, quantizer, pairing in _paired(program.module, processor):
-        goes_on = pairing.order == "any" and pairing.axis == 1 and program.target == "onnxruntime"
+        goes_on = pairing.order == "any" and pairing.axis == 1 and across
         pairs = _pairs(program.module, layer, quantizer, pairing, goes_on)
         if len(pairs.first):
             found[layer] = pairs

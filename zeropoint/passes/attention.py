@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program
+from zeropoint.torch_private.operators import signature
 
 
 def decompose_attention(program: Program) -> Program:
@@ -32,7 +33,7 @@ def decompose_attention(program: Program) -> Program:
 
 
 def _arguments(node: Node) -> dict[str, Any]:
-    schema = cast(Any, node.target)._schema.arguments
+    schema = signature(node.target).arguments
     given = {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
     return {argument.name: argument.default_value for argument in schema} | given | node.kwargs
 

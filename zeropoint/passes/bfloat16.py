@@ -2,12 +2,12 @@
 
 import torch
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_map_only
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import is_heavy
 from zeropoint.graph.program import Program
 from zeropoint.targets import machine
+from zeropoint.torch_private.trees import tree_map_only
 
 
 def narrowed(module: GraphModule) -> GraphModule:

@@ -25,6 +25,7 @@ from zeropoint.passes.blocks import block_ends, relative_error, without_quantize
 from zeropoint.passes.descent import BATCH, Descent, items_a_step
 from zeropoint.passes.learnable import constant, learnable, parameter_groups
 from zeropoint.progress import track
+from zeropoint.torch_private.trees import tree_leaves
 from zeropoint.training.checkpoint import checkpoint
 
 MEMORY = 1 << 29  # bytes of inputs that are held, at most about
@@ -167,7 +168,7 @@ def _values(
     """The outputs, and what leaves the blocks."""
     ends: dict[str, Tensor] = {}
     watching = fx.Watching(module, blocks, lambda node, value: ends.update({node.name: value}))
-    outputs = torch.utils._pytree.tree_leaves(watching.run(*inputs))
+    outputs = tree_leaves(watching.run(*inputs))
     tensors = [output for output in outputs if isinstance(output, Tensor) and output.is_floating_point()]
     return tensors, [ends[name] for name in blocks]
 

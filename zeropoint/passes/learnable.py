@@ -22,6 +22,7 @@ from zeropoint.graph.quantizers import Quantizer, insert_activation, insert_weig
 from zeropoint.numerics.learned import LSQ, fake_quantize_learned
 from zeropoint.numerics.scheme import Scheme, per_channel_shape
 from zeropoint.targets import saturation
+from zeropoint.torch_private.tensors import clamp_min_
 
 LEAST = 1e-8  # that a step size may shrink to, in steps of its start
 # Rates beside that of weights: of step sizes, of biases in their own sizes, and of zero points.
@@ -100,9 +101,7 @@ def parameter_groups(
 def keep_positive(module: GraphModule, places: list[Learnable]) -> None:
     """Puts step sizes that a descent has taken to zero or beyond back to LEAST."""
     with torch.no_grad():
-        torch._foreach_clamp_min_(
-            [module.get_parameter(name) for name in {one.scale for one in places}], LEAST
-        )
+        clamp_min_([module.get_parameter(name) for name in {one.scale for one in places}], LEAST)
 
 
 def keep_within_limits(

@@ -1,6 +1,6 @@
 """The verdict: which row to ship, and why, in one line."""
 
-from zeropoint.measure.results import Results, Row
+from zeropoint.measure.results import EAGER, Results, Row
 from zeropoint.report.figures import decibels, figures, percent, ratio
 
 MAX_TOP1_LOSS = 0.01
@@ -76,7 +76,7 @@ def keeps_accuracy(row: Row, float32_top1: float | None) -> bool:
 
 def _float32_top1(rows: list[Row]) -> float | None:
     """Eager float32's top-1, or where it was not measured, another engine's."""
-    float32 = sorted((row for row in rows if row.weight_bits >= 32), key=lambda row: row.engine != "torch")
+    float32 = sorted((row for row in rows if row.weight_bits >= 32), key=lambda row: row.engine != EAGER)
     return float32[0].top1 if float32 else None
 
 

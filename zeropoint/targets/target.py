@@ -63,6 +63,8 @@ class Target:
     ``pools_sums``: a residual addition that only pooling reads, as at the end of a ResNet, is quantized too.
     ``quantizes_extremes``: a maximum or minimum over axes is wrong unless its input is quantized.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
+    ``pairs_across_places``: whether kernels without VNNI pair weights of neighbouring places, too, where the
+    number of input channels is odd.
     ``processor``: the kind that these rules are for, one of ``zeropoint.targets.processor.PROCESSORS``.
     ``limits``: the values of Options that it cannot run with some methods.
     """
@@ -81,6 +83,7 @@ class Target:
     pools_sums: bool = False
     zero_in_middle: bool = True
     quantizes_extremes: bool = False
+    pairs_across_places: bool = False
     processor: str = "vnni"
     limits: tuple[Limit, ...] = ()
 

@@ -21,6 +21,7 @@ from zeropoint import progress
 from zeropoint.data.batches import Loader, split
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.memory import keeping_freed
+from zeropoint.torch_private.compiler import compile_error
 from zeropoint.training import randomness
 from zeropoint.training.checkpoint import Checkpoint
 from zeropoint.training.labels import check_data, check_labels
@@ -105,7 +106,7 @@ def train(
     with randomness.kept(), checkpoint.tells("training"), deferred(checkpoint.path is not None) as stop:
         try:
             result = _Loop(task, loader, options, fabric, checkpoint, stop).run(validation, folder)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except compile_error() as error:
             raise InputError(f"cannot compile: {first_line(error)}; train without --compile") from error
     _set_mode(task.module, training=False)
     move(task.module, torch.device("cpu"))

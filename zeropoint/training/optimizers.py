@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from zeropoint.torch_private.tensors import lerp_
 from zeropoint.training.options import TrainingOptions
 
 RATE = 0.01  # learning rate if none is given
@@ -50,7 +51,7 @@ def moving_average(module: nn.Module, most: float) -> AveragedModel:
     """
 
     def lerp(averages: Any, weights: Any, count: Any) -> None:
-        torch._foreach_lerp_(averages, weights, 1 - min(most, int(count) / (int(count) + 9)))
+        lerp_(averages, weights, 1 - min(most, int(count) / (int(count) + 9)))
 
     averaged = AveragedModel(module, multi_avg_fn=torch.no_grad()(lerp))
     averaged.update_parameters(module)

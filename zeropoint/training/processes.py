@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from zeropoint import progress
 from zeropoint.data.batches import Loader, split
 from zeropoint.errors import InputError
+from zeropoint.torch_private.trees import tree_map_only
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -1,14 +1,9 @@
-"""The ONNX Runtime engine: quantize/dequantize pairs in ONNX, which it fuses into its integer kernels."""
+"""Lowering to ONNX: quantize/dequantize pairs, in the form that ONNX Runtime fuses into integer kernels."""
 
 import contextlib
 import dataclasses
 import io
-import json
-import re
-import statistics
-import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +12,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint.engines.decompositions import decomposable
-from zeropoint.engines.onnx_rewrites import rewrite
-from zeropoint.engines.qdq import pairs, to_pairs
-from zeropoint.engines.shapes import Shapes, by_shape
+from zeropoint.engines.onnxruntime.run import PROCESSOR
+from zeropoint.engines.qdq import to_pairs
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
@@ -29,42 +23,13 @@ from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.fold import fold_batch_norms
-from zeropoint.targets.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
-
-TARGET = Target(
-    name="onnxruntime",
-    weighted=frozenset({"conv", "conv1d", "linear"}),
-    # Quantizers around concatenations and average pools cost 5% on ShuffleNetV2.
-    inputs=frozenset({"add", "mean", "avg_pool"}),
-    # A convolution runs in int8 only between quantizers, and takes a ReLU or clip in by its output's range.
-    outputs=frozenset({"conv", "conv1d", "mean", "avg_pool"}),
-    fused=frozenset({"relu"}),
-    adds_before_rounding=False,
-    limits=(
-        *AT_RUN_TIME,
-        Limit(("dynamic",), "weight_symmetric", (None, True), "it needs symmetric weights there"),
-        NO_GROUPS,
-    ),
-)
-WITHOUT_VNNI = TARGET
-PACKAGES = ("onnxruntime", "onnx", "onnxscript")
-PROCESSOR = "zeropoint_processor"  # in a file's metadata: the kind that it was quantized for
-# The fused addition and layer norm takes nine times as long as the two alone: 19% on a BERT-base encoder.
-DISABLED = ["SkipLayerNormFusion"]
-
-
-def unsupported(method: str) -> str | None:
-    """Why this engine cannot run a method on this processor, or None."""
-    return "ONNX Runtime has no bfloat16 kernels for this processor" if method == "bf16" else None
-
-
-def artefact_name(program: Program) -> str:
-    """The ending of the artefact's file name."""
-    return ".onnx"
+from zeropoint.torch_private.pairs import pairs
 
 
 def lower(program: Program, path: Path) -> None:
     """Writes the ``.onnx`` file."""
+    from zeropoint.engines.onnxruntime.rewrites import rewrite  # needs ONNX's packages
+
     if program.method == "fp32":  # other methods have folded those that the user did not keep apart
         program = fold_batch_norms(program)  # left apart they make MobileNetV3 2.4 times slower
     _check_pooling(program)
@@ -244,107 +209,3 @@ def _with_products(module: GraphModule) -> GraphModule:
             layer.replace_all_uses_with(offset, delete_user_cb=lambda user, offset=offset: user is not offset)
     fx.remove_unused(module)
     return module
-
-
-def processor_of(path: Path) -> str:
-    """The kind of processor that an artefact was quantized for; empty where it does not tell."""
-    import onnx
-
-    metadata = onnx.load(path, load_external_data=False).metadata_props
-    return next((str(entry.value) for entry in metadata if entry.key == PROCESSOR), "")
-
-
-def load(path: Path, threads: int) -> Callable[..., tuple[Tensor, ...]]:
-    """The artefact as a callable from tensors to a tuple of tensors."""
-    import onnx
-    import onnxruntime
-
-    inputs = onnx.load(path, load_external_data=False).graph.input
-    names = [value.name for value in inputs]
-    free = [[size.dim_param for size in value.type.tensor_type.shape.dim] for value in inputs]
-
-    def compile(shapes: Shapes | None) -> Callable[..., tuple[Tensor, ...]]:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        for dimensions, shape in zip(free, shapes or (), strict=shapes is not None):
-            for name, size in zip(dimensions, shape, strict=True):
-                if name:
-                    options.add_free_dimension_override_by_name(name, size)
-        session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
-        )
-
-        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-            feed: dict[str, Any] = {
-                name: tensor.detach().numpy() for name, tensor in zip(names, inputs, strict=True)
-            }
-            return tuple(torch.from_numpy(result) for result in session.run(None, feed))
-
-        return run
-
-    return by_shape(compile)
-
-
-_INTEGER = {
-    "QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger",
-}  # fmt: skip
-
-
-def integer_operators(program: Program, path: Path) -> set[str]:
-    """The names of the Program's nodes that the artefact computes in integers, by its optimized graph."""
-    import onnx
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = f"{folder}/optimized.onnx"
-        onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
-        )
-        kernels = onnx.load(options.optimized_model_filepath).graph.node
-    found = {_origin(kernel.name) for kernel in kernels if kernel.op_type in _INTEGER}
-    nodes = [node for node in program.module.graph.nodes if node.target in WEIGHTED]
-    # Those of dynamic layers are numbered by all operators of the graph, in its order.
-    dynamic = sorted(int(name.rpartition("_")[2]) for name in found if name.startswith("MatMulInteger_"))
-    layers = [node.name for node in nodes if _is_dynamic(node)]
-    in_order = set(layers) if len(dynamic) == len(layers) else set()
-    return {node.name for node in nodes if not _is_dynamic(node)} & found | in_order
-
-
-def _origin(kernel: str) -> str:
-    """The name of the Program's node that a kernel was made of."""
-    return re.sub(r"^node_|_token_\d+$|_quant$", "", kernel)
-
-
-def layer_seconds(
-    program: Program, path: Path, threads: int, calls: int
-) -> list[tuple[float, tuple[str, ...]]]:
-    """The median time of every kernel over so many calls, and the names of the Program's nodes in it."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = f"{folder}/profile"
-        session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
-        )
-        names = [value.name for value in session.get_inputs()]
-        feed = {name: value.numpy() for name, value in zip(names, program.example_inputs, strict=True)}
-        for _ in range(calls):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    taken: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            taken.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] * 1e-6)
-    return [(statistics.median(times), (_origin(name),)) for name, times in taken.items()]
-
-
-def _is_dynamic(node: Node) -> bool:
-    source = node.args[WEIGHTED[node.target].input]
-    return isinstance(source, Node) and source.target is FAKE_QUANTIZE_DYNAMIC

@@ -1,0 +1,69 @@
+"""What an engine offers: the members that its module has."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from zeropoint.graph.program import Program
+from zeropoint.targets.processor import Processor
+from zeropoint.targets.target import Target
+
+Run = Callable[..., tuple[Tensor, ...]]
+"""A call of a model: tensors in, a tuple of tensors out."""
+LayerSeconds = Callable[[Program, Path, int, int], list[tuple[float, tuple[str, ...]]]]
+
+
+class Engine(Protocol):
+    """An engine is a module of ``zeropoint.engines``. Its import needs none of PACKAGES."""
+
+    PACKAGES: tuple[str, ...]
+    """The Python packages that the engine needs."""
+
+    ENDINGS: tuple[str, ...]
+    """The endings of the file names of its artefacts; no other engine has the same."""
+
+    PROGRAM_ENDINGS: tuple[str, ...]
+    """Those of ENDINGS whose files are saved Programs, which ``zeropoint.graph.program.load`` opens."""
+
+    @property
+    def layer_seconds(self) -> LayerSeconds | None:
+        """The time of each kernel of an artefact, and the names of the Program's nodes in the kernel.
+
+        Called with the Program, its artefact, the number of threads and the number of calls to measure. None
+        if the engine cannot measure kernels.
+        """
+
+    def import_packages(self) -> None:
+        """Imports what ``load`` needs, so that the time of the import can be measured apart from it."""
+
+    def target_for(self, processor: Processor) -> Target:
+        """The placement rules for a kind of processor."""
+
+    def unsupported(self, method: str) -> str | None:
+        """Why the engine cannot run a method on this machine; None if it can."""
+
+    def artefact_name(self, program: Program) -> str:
+        """The ending of the artefact's file name, one of ENDINGS."""
+
+    def lower(self, program: Program, path: Path) -> None:
+        """Writes the artefact of a Program at ``path``, for as many threads as PyTorch has."""
+
+    def load(self, path: Path, threads: int) -> Run:
+        """The artefact at ``path``, ready to run on so many threads."""
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """All files of the artefact at ``path``; they may be missing."""
+
+    def processor_of(self, path: Path) -> str:
+        """The kind of processor that an artefact was quantized for; empty if the file does not say."""
+
+    def example_inputs(self, path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
+        """Inputs of the shapes and types that an artefact takes; None if the file does not say.
+
+        Raises InputError for an artefact that was compiled for another batch size.
+        """
+
+    def integer_operators(self, program: Program, path: Path) -> set[str]:
+        """The names of the Program's nodes that the artefact computes in integers."""

@@ -1,0 +1,26 @@
+"""What ONNX Runtime runs in int8: its placement rules."""
+
+from zeropoint.targets.processor import Processor
+from zeropoint.targets.target import AT_RUN_TIME, NO_GROUPS, Limit, Target
+
+TARGET = Target(
+    name="onnxruntime",
+    weighted=frozenset({"conv", "conv1d", "linear"}),
+    # Quantizers around concatenations and average pools cost 5% on ShuffleNetV2.
+    inputs=frozenset({"add", "mean", "avg_pool"}),
+    # A convolution runs in int8 only between quantizers. A ReLU or clip is fused as the output's range.
+    outputs=frozenset({"conv", "conv1d", "mean", "avg_pool"}),
+    fused=frozenset({"relu"}),
+    adds_before_rounding=False,
+    pairs_across_places=True,
+    limits=(
+        *AT_RUN_TIME,
+        Limit(("dynamic",), "weight_symmetric", (None, True), "it needs symmetric weights there"),
+        NO_GROUPS,
+    ),
+)
+
+
+def target_for(processor: Processor) -> Target:
+    """The placement rules, the same for all kinds of processor."""
+    return TARGET

@@ -1,0 +1,182 @@
+"""Lowering to OpenVINO, whose PyTorch front end reads fake-quantize nodes and integer weights as they are."""
+
+import dataclasses
+import operator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.passes.shape_prop import TensorMetadata
+
+from zeropoint.engines.decompositions import decompose, default_table
+from zeropoint.engines.openvino.kernels import CHOSEN_FOR, choose_kernels
+from zeropoint.engines.openvino.package import openvino
+from zeropoint.engines.openvino.profile import timed_convolutions
+from zeropoint.engines.openvino.rewrites import (
+    fold_weights,
+    halve_weights,
+    is_product,
+    keep_zero_points,
+    share_ends,
+    without_indentation,
+)
+from zeropoint.engines.tables import look_up_integers
+from zeropoint.errors import first_line
+from zeropoint.files import atomic_write
+from zeropoint.graph import edits as fx
+from zeropoint.graph.exported import has_branches
+from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten, weighted
+from zeropoint.graph.packing import pack
+from zeropoint.graph.program import Program, export
+from zeropoint.graph.quantizers import drop_wide, quantizers
+from zeropoint.numerics.scheme import choose_parameters, off_middle
+from zeropoint.targets.processor import PROCESSORS, native
+
+
+def lower(program: Program, path: Path) -> None:
+    """Writes the ``.xml`` and, beside it, the ``.bin`` with the weights."""
+    package = openvino()
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    module = pack(look_up_integers(program).module, planes=False)
+    _narrow_addends(module)
+    drop_wide(module)
+    _drop_dynamic(module)
+    _stack_groups(module)
+    products = [node for node in module.graph.nodes if is_product(node)]
+    for node in products:
+        node.target = torch.ops.zeropoint.product.default
+    _use_core_operators(module)
+    if has_branches(module):
+        module.recompile()
+        module = export(program, module).run_decompositions(_table()).module(check_guards=False)
+    else:
+        decompose(module, _table())
+    for node in module.graph.find_nodes(op="placeholder"):  # what the decoder reads shapes and types from
+        value = node.meta["val"]
+        node.meta["tensor_meta"] = TensorMetadata(
+            value.shape, value.dtype, False, value.stride(), None, False, {}
+        )
+    model = package.convert_model(
+        TorchFXPythonDecoder(module), extension=[_product_rule([node.name for node in products])]
+    )
+    if program.processor in PROCESSORS and PROCESSORS[program.processor].saturates:
+        fold_weights(model)
+    halve_weights(model)
+    share_ends(model)
+    if program.processor in ("arm", "any"):
+        keep_zero_points(model)
+    model.set_rt_info(program.method, ["zeropoint", "method"])
+    model.set_rt_info(program.processor, ["zeropoint", "processor"])
+    with atomic_write(path) as temporary:
+        try:
+            package.save_model(model, temporary, compress_to_fp16=False)
+        except RuntimeError as error:  # of a full disk it only says "iostream error"
+            raise OSError(f"{first_line(error)}, perhaps for want of space") from error
+        without_indentation(temporary)
+        quantized = any(node.target is FAKE_QUANTIZE_TENSOR for node in program.module.graph.nodes)
+        if quantized and native().name in CHOSEN_FOR:
+            weights = temporary.with_suffix(".bin")
+            choose_kernels(temporary, lambda file: timed_convolutions(program, file, weights))
+
+
+def _narrow_addends(module: GraphModule) -> None:
+    """Gives what a convolution adds to a sum 8 bits in place of 16: OpenVINO cuts it to that range alone."""
+    for one in [one for one in quantizers(module) if one.scheme.bits == 16 and not one.is_weight]:
+        users = list(one.node.users)
+        if weighted(one.source) and [user.target for user in users] == [aten.add.Tensor]:
+            scheme = dataclasses.replace(one.scheme, bits=8)
+            low, high = ((end - one.zero_point) * one.scale for end in (one.scheme.qmin, one.scheme.qmax))
+            scale, zero_point = off_middle(*choose_parameters(low, high, scheme), scheme)
+            one.node.args = (one.source, float(scale), int(zero_point), scheme.qmin, scheme.qmax)
+
+
+def _drop_dynamic(module: GraphModule) -> None:
+    """Drops run-time quantizers: OpenVINO quantizes activations before integer weights by itself."""
+    for node in [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]:
+        node.replace_all_uses_with(node.args[0])
+    module.graph.eliminate_dead_code()
+
+
+def _stack_groups(module: GraphModule) -> None:
+    """Has weights that are packed in groups hold these as (O, G, g), not as rows (O * G, g).
+
+    OpenVINO would unpack rows when it compiles, and not multiply them by inputs that it quantizes itself.
+    """
+    for whole in [node for node in module.graph.nodes if node.target is aten.reshape.default]:
+        waiting, parts = [whole.args[0]], []
+        while waiting and waiting[-1].target in _UNPACKING:
+            value = waiting.pop()
+            parts.append(value)
+            parts += [part for part in value.all_input_nodes if part.op == "get_attr"]
+            waiting += [part for part in value.all_input_nodes if part.op != "get_attr"]
+        if waiting or not parts:  # what is reshaped is no weight
+            continue
+        outputs = whole.args[1][0]
+        for part in parts:
+            if part.op == "get_attr":
+                stacked = fx.tensor_of(module, part).unflatten(0, (outputs, -1))
+                fx.set_tensor(module, str(part.target), stacked)
+            part.meta.pop("val", None)
+
+
+_UNPACKING = (aten._to_copy.default, aten.sub.Tensor, aten.mul.Tensor)
+
+
+@torch.library.custom_op("zeropoint::product", mutates_args=())
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """A matrix product of more than two dimensions; only ever lowered, to OpenVINO's MatMul.
+
+    Its front end knows ``aten.matmul`` only taken apart into views of a product of three dimensions, in which
+    the engine no longer finds the attention that it fuses.
+    """
+    raise NotImplementedError
+
+
+@product.register_fake
+def _(left: Tensor, right: Tensor) -> Tensor:
+    batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    return left.new_empty([*batch, left.shape[-2], right.shape[-1]])
+
+
+def _product_rule(names: list[str]) -> Any:
+    """How products are converted; ``names`` of all of them in the order of the graph."""
+    from openvino.frontend.pytorch import ConversionExtension
+    from openvino.opset13 import matmul
+
+    remaining = iter(names)
+
+    def convert(node: Any) -> Any:
+        made = matmul(node.get_input(0), node.get_input(1), False, False)
+        made.set_friendly_name(next(remaining))
+        return made.outputs()
+
+    return ConversionExtension("zeropoint.product.default", convert)
+
+
+def _use_core_operators(module: GraphModule) -> None:
+    """Writes the commonest operators as those that the front end knows: far faster than decomposing them."""
+    for node in list(module.graph.nodes):
+        if node.target in (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default):
+            axes = node.args[1].meta["val"].dim() - 2
+            if node.kwargs or node.meta["val"].dim() != axes + 2:  # of one image without a batch
+                continue
+            given = node.args[2:]
+            bias, *lists, groups = given + (None, [1] * axes, [0] * axes, [1] * axes, 1)[len(given) :]
+            node.args = (*node.args[:2], bias, *lists, False, [0] * axes, groups)
+            node.target = aten.convolution.default
+        elif node.target is FAKE_QUANTIZE_TENSOR:
+            with module.graph.inserting_before(node):
+                masked = aten.fake_quantize_per_tensor_affine_cachemask.default
+                both = module.graph.call_function(masked, node.args)
+            node.target, node.args = operator.getitem, (both, 0)
+
+
+def _table() -> dict[Any, Any]:
+    """What the front end has operators taken apart into, those that it knows left out."""
+    from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
+
+    known = set(ops_to_not_decompose())
+    return {target: parts for target, parts in default_table().items() if target not in known}

@@ -1,0 +1,127 @@
+"""Running artefacts on PyTorch: saved Programs and compiled packages."""
+
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeropoint.engines.engine import Run
+from zeropoint.errors import InputError
+from zeropoint.graph.operators import family, weighted
+from zeropoint.graph.program import Program, at_batch, flat_tensors
+from zeropoint.graph.program import load as load_program
+from zeropoint.torch_private.compiler import load_package
+from zeropoint.torch_private.compiler import package_metadata as metadata_of
+
+PROGRAM_ENDING, PACKAGE_ENDING = ".torch.pt2", ".torch.aoti.pt2"
+KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order
+# Keys of a package's metadata: the batch size that it is compiled for, the shapes of its inputs, and the kind
+# of processor that it was quantized for.
+BATCH, SHAPES, PROCESSOR = "zeropoint_batch", "zeropoint_shapes", "zeropoint_processor"
+
+
+def files(path: Path) -> tuple[Path, ...]:
+    """The file, which holds everything."""
+    return (path,)
+
+
+def load(path: Path, threads: int) -> Run:
+    """The artefact as a callable from tensors to a tuple of tensors."""
+    if path.name.endswith(PACKAGE_ENDING):
+        package = load_package(path)
+        metadata = package.loader.get_metadata()
+        batch = metadata.get(BATCH)
+        call = of_shapes(_in_batches(package, int(batch)) if batch else package, metadata)
+    else:
+        call = load_program(path).module
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        with torch.inference_mode():
+            # A package does not check strides: its inputs have to be laid out as at compilation.
+            return flat_tensors(call(*(tensor.contiguous() for tensor in inputs)))
+
+    return run
+
+
+def processor_of(path: Path) -> str:
+    """The kind of processor that an artefact was quantized for; empty if the file does not say."""
+    return str(package_metadata(path).get(PROCESSOR, ""))
+
+
+def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
+    """A saved Program's own example inputs; None for a compiled package.
+
+    Raises InputError for a package of another batch size: it pads or splits a batch, so that its latency
+    would be misread.
+    """
+    if not path.name.endswith(PACKAGE_ENDING):
+        return at_batch(load_program(path), batch_size).example_inputs
+    size = package_metadata(path).get(BATCH)
+    if size and int(size) != batch_size:
+        raise InputError(f"{path} is compiled for batches of {size}; give --batch-size {size}")
+    return None
+
+
+def package_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a compiled package; empty for a saved Program."""
+    return metadata_of(path) if path.name.endswith(PACKAGE_ENDING) else {}
+
+
+def of_shapes(call: Callable[..., Any], metadata: dict[str, str]) -> Callable[..., Any]:
+    """``call``, which does not check its inputs, for the sizes that it is compiled for, and no others."""
+    shapes = [tuple(shape) for shape in json.loads(metadata.get(SHAPES, "[]"))]
+    first = 1 if metadata.get(BATCH) else 0  # any batch is split to the size
+
+    def run(*inputs: Tensor) -> Any:
+        for number, (tensor, shape) in enumerate(zip(inputs, shapes, strict=bool(shapes)), 1):
+            sizes = tuple(tensor.shape)
+            if sizes[first:] != shape[first:]:
+                axis = next(i for i in range(first, len(shape)) if sizes[i : i + 1] != shape[i : i + 1])
+                raise InputError(
+                    f"input {number} has shape {sizes}; a package of the torch engine takes one size, here"
+                    f" {shape[axis]} along axis {axis}: capture on such inputs and compile another,"
+                    " or run it on onnxruntime or openvino"
+                )
+        return call(*inputs)
+
+    return run
+
+
+def _in_batches(call: Callable[..., Any], size: int) -> Run:
+    """``call``, which takes batches of one size, for batches of any size; the last one is padded."""
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        count = len(inputs[0])
+        if count == size:
+            return flat_tensors(call(*inputs))
+        missing = -count % size
+        full = [torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) for tensor in inputs]
+        parts = [
+            flat_tensors(call(*batch)) for batch in zip(*(tensor.split(size) for tensor in full), strict=True)
+        ]
+        return tuple(torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True))
+
+    return run
+
+
+def integer_operators(program: Program, path: Path) -> set[str]:
+    """The names of the Program's nodes that the artefact computes in integers, by the kernels it calls."""
+    if not path.name.endswith(PACKAGE_ENDING):
+        return set()
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(KERNELS))
+        kernels = json.loads(archive.read(name))
+    found = set()
+    for families, words in ((("conv", "conv1d", "conv_transpose"), "conv"), (("linear",), "linear|addmm")):
+        layers = [n for n in program.module.graph.nodes if weighted(n) and family(n) in families]
+        called = [kernel for kernel in kernels if re.search(words, kernel)]
+        if len(called) == len(layers):
+            found |= {n.name for n, kernel in zip(layers, called, strict=True) if kernel.startswith("q")}
+    return found

@@ -1,0 +1,33 @@
+"""Operators: their types, signatures and kernels."""
+
+from typing import Any, TypeGuard
+
+import torch
+from torch._ops import HigherOrderOperator, OpOverload
+
+__all__ = ["OpOverload"]
+
+
+def is_operator(target: object) -> TypeGuard[OpOverload]:
+    """Whether the target of a node is one overload of an operator."""
+    return isinstance(target, OpOverload)
+
+
+def is_higher_order(target: object) -> bool:
+    """Whether the target of a node takes graphs, as ``cond`` and loops do."""
+    return isinstance(target, HigherOrderOperator)
+
+
+def signature(target: object) -> Any:
+    """The arguments and results of an operator, and whether it writes to one; None for other functions."""
+    return getattr(target, "_schema", None)
+
+
+def has_kernel(name: str, key: str) -> bool:
+    """Whether the operator ``name``, such as ``aten::relu``, has a kernel for a dispatch key."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
+
+
+def has_bfloat16_kernels() -> bool:
+    """Whether oneDNN has bfloat16 kernels for this processor."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
