@@ -48,7 +48,7 @@ def test_another_engine_s_artefact_is_refused(folder):
 
 
 def test_data_stands_in_for_a_shape_that_the_artefact_does_not_tell(folder, monkeypatch):
-    monkeypatch.setattr(resolve.artefact, "example_inputs", lambda *_: None)
+    monkeypatch.setattr(resolve.engines.find("onnxruntime"), "example_inputs", lambda *_: None)
     one = candidate(f"{folder}/m.onnx", None, "torch", **SETTINGS)
     assert one.inputs is None
     with pytest.raises(InputError, match=r"m\.onnx does not tell the shape .*give --data"):

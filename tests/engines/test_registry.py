@@ -49,7 +49,7 @@ def fourth(monkeypatch: pytest.MonkeyPatch) -> None:
         "PROGRAM_ENDINGS": (),
         "layer_seconds": None,
         "import_packages": lambda: None,
-        "target_for": lambda processor: Target(name="fourth", weighted=frozenset({"conv"})),
+        "target_for": lambda processor: Target(name="fourth", weighted=frozenset(), inputs=frozenset()),
         "unsupported": lambda method: None,
         "artefact_name": lambda program: ".fourth",
         "lower": lower,
