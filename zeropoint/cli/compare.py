@@ -70,8 +70,8 @@ def compare(
     again continues a run that was interrupted.
     """
     from zeropoint.cli.resolve import program_and_data
-    from zeropoint.comparison.compare import check_methods
     from zeropoint.comparison.compare import compare as run_comparison
+    from zeropoint.comparison.start import check_methods
     from zeropoint.report.files import record
     from zeropoint.report.table import terminal
 

@@ -3,8 +3,7 @@
 Everything is read from the graph: a quantizer is a node in it, and what stayed float is what has none.
 """
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -32,22 +31,19 @@ from zeropoint.graph.operators import (
     weighted,
 )
 from zeropoint.graph.program import Program
-from zeropoint.graph.quantizers import Quantizer
 from zeropoint.inspection.facts import (
     Bias,
-    BiasValue,
     Fused,
     Grid,
     Input,
     Inspection,
     Key,
     Layer,
-    Value,
     Weight,
 )
 from zeropoint.inspection.reference import Reference, node_keys
+from zeropoint.inspection.tensors import bias_in_units, float_weight, grid_of, integer_weight, real_values
 from zeropoint.measure.size import parameter_bytes
-from zeropoint.numerics.scheme import Scheme, dequantize, quantize
 from zeropoint.passes.integer_bias import bias_units
 from zeropoint.targets.rules import OPTIONAL
 
@@ -97,7 +93,7 @@ class _Reader:
         self.reference = (
             None if reference is None else Reference(reference, nodes, program.method in REORDERED)
         )
-        clips = {self.clip_behind(node) for node in nodes}
+        clips = {self.clip_after(node) for node in nodes}
         self.nodes = [node for node in nodes if node not in clips]
 
     def computes(self, node: Node) -> bool:
@@ -111,13 +107,13 @@ class _Reader:
         has_values = any(fx.is_float(part) for part in read) or len(read) < len(node.all_input_nodes)
         return is_float and not is_part and bool(read) and has_values
 
-    def clip_behind(self, node: Node) -> Node | None:
+    def clip_after(self, node: Node) -> Node | None:
         """The ReLU or clip that alone reads a node, and that quantizers alone read."""
         users = list(node.users)
         if len(users) != 1 or users[0].target not in CLAMPS or node.target in CLAMPS:
             return None
-        behind = list(users[0].users)
-        return users[0] if behind and all(user in self.by_node for user in behind) else None
+        readers = list(users[0].users)
+        return users[0] if readers and all(user in self.by_node for user in readers) else None
 
     def read(self) -> Inspection:
         program = self.program
@@ -204,67 +200,28 @@ class _Reader:
             bits = (qmax - qmin).bit_length()
             return Grid(bits, qmin < 0, False, "per-tensor, at run time", qmin, qmax, (), ())
         quantizer = self.by_node.get(node)
-        return None if quantizer is None else _grid(quantizer)
+        return None if quantizer is None else grid_of(quantizer)
 
     def weight(self, part: Node, stored: Node, description: Weighted | None, key: Key) -> Weight:
         tensor, quantizer = fx.tensor_of(self.module, stored), self.by_node.get(ungrouped(part))
-        name, dtype = str(stored.target), str(tensor.dtype).removeprefix("torch.")
+        name = str(stored.target)
         if quantizer is None:
-            listed = tensor.flatten()[: self.values].tolist() if tensor.is_floating_point() else []
-            values = tuple(
-                Value(_index(number, tensor.shape), None, value=_finite(value))
-                for number, value in enumerate(listed)
-            )
-            return Weight(name, tuple(tensor.shape), dtype, None, tensor.nbytes, values)
-        grid, integers = _grid(quantizer), quantizer.integers(self.module)
-        if ungrouped(part) is not part:
-            grid = replace(grid, granularity="per-group")
-        on_grid = dequantize(integers, quantizer.scale, quantizer.zero_point, quantizer.axis)
-        source = None
+            return float_weight(name, tensor, self.values)
+        integers, source = quantizer.integers(self.module), None
         if self.reference:
             source = self.reference.weight(key if description else name, tensor.shape)
-        if source is None and self.reference is None and not torch.equal(on_grid, tensor):
+        elif not torch.equal(tensor, real_values(quantizer, integers)):  # the Program was not saved
             source, self.knows_own = tensor, True
-        parameters = quantizer.scale.nbytes
-        parameters += 0 if quantizer.scheme.symmetric else quantizer.zero_point.nbytes
-        weight = Weight(
-            name,
-            tuple(part.meta["val"].shape),
-            dtype,
-            grid,
-            -(-tensor.numel() * grid.bits // 8) + parameters,
-            tuple(_values(quantizer, integers, source, self.values)),
-        )
-        if source is None:
-            return weight
-        nearest = quantize(source, quantizer.scale, quantizer.zero_point, quantizer.scheme, quantizer.axis)
-        off = (integers.int() - nearest.int()).abs()
-        same = float((off == 0).sum()) / max(off.numel(), 1)
-        return replace(weight, nearest=same, furthest=int(off.max()) if off.numel() else 0)
+        weight = integer_weight(name, part.meta["val"], quantizer, integers, source, self.values)
+        if weight.grid and ungrouped(part) is not part:
+            weight = replace(weight, grid=replace(weight.grid, granularity="per-group"))
+        return weight
 
     def bias(self, node: Node, description: Weighted, bias_node: Node, key: Key) -> Bias:
         bias = fx.tensor_of(self.module, bias_node)
         source = self.reference.bias(key, bias.shape) if self.reference else None
         unit = self.unit(node, description, len(bias))
-        units = None if unit is None else (bias.double() / unit).round()
-        exact = None if unit is None or units is None else (units * unit).float() == bias
-        values = []
-        for channel in range(min(self.values, len(bias))):
-            is_whole = exact is not None and bool(exact[channel])
-            known = None if source is None else _finite(source[channel].item())
-            step = None if unit is None else float(unit[channel])
-            values.append(
-                BiasValue(
-                    channel,
-                    known,
-                    step,
-                    None if known is None or step is None else round(known / step),
-                    int(units[channel]) if units is not None and is_whole else None,
-                    bias[channel].item(),
-                )
-            )
-        whole = None if exact is None else bool(exact.all())
-        return Bias(str(bias_node.target), len(bias), bias.nbytes, whole, tuple(values))
+        return bias_in_units(str(bias_node.target), bias, source, unit, self.values)
 
     def unit(self, node: Node, description: Weighted, size: int) -> Tensor | None:
         """What one unit of the int32 sums is worth, by output channel (float64); None if they are float."""
@@ -274,7 +231,7 @@ class _Reader:
         return bias_units(input, weight, size) if input and weight else None
 
     def outputs(self, node: Node) -> tuple[Grid, ...]:
-        last = self.clip_behind(node) or node
+        last = self.clip_after(node) or node
         grids = (self.grid(user) for user in last.users if user.target in FAKE_QUANTIZE)
         return tuple(dict.fromkeys(grid for grid in grids if grid is not None))
 
@@ -288,7 +245,7 @@ class _Reader:
             weight = _stored(cast(Node, node.args[description.weight]))
             if weight is not None and str(bias_node.target).startswith(f"{weight.target}__bias"):
                 yield Fused("", "batch_norm", "folded into the weight, and a bias made of it")
-        clip = self.clip_behind(node)
+        clip = self.clip_after(node)
         if clip is not None:
             yield Fused(fx.module_name(clip), short_name(clip.target), _clipped(clip, self.outputs(node)))
 
@@ -307,7 +264,7 @@ def _range_arithmetic(module: GraphModule) -> set[Node]:
 
 
 def _stored(node: Node) -> Node | None:
-    """The model's tensor behind a quantizer and the reshape of groups; None for what is computed."""
+    """The model's tensor before a quantizer and the reshape of groups; None for what is computed."""
     node = ungrouped(node)
     while node.target in FAKE_QUANTIZE:
         node = cast(Node, node.args[0])
@@ -316,58 +273,6 @@ def _stored(node: Node) -> Node | None:
 
 def _is_computed(node: Node) -> bool:
     return _stored(node) is None and node.op in ("placeholder", "call_function")
-
-
-def _grid(quantizer: Quantizer) -> Grid:
-    scheme: Scheme = quantizer.scheme
-    return Grid(
-        scheme.bits,
-        scheme.signed,
-        scheme.symmetric,
-        scheme.granularity,
-        scheme.qmin,
-        scheme.qmax,
-        tuple(quantizer.scale.tolist()),
-        tuple(quantizer.zero_point.tolist()),
-        quantizer.axis,
-    )
-
-
-def _values(quantizer: Quantizer, integers: Tensor, source: Tensor | None, count: int) -> Iterator[Value]:
-    """The first of a quantized weight, one after the other along its last axis."""
-    scale, zero_point, scheme = quantizer.scale, quantizer.zero_point, quantizer.scheme
-    flat, sources = integers.flatten()[:count], None if source is None else source.flatten()[:count]
-    for number, integer in enumerate(flat.tolist()):
-        index = _index(number, integers.shape)
-        channel = index[quantizer.axis] if len(scale) > 1 else 0
-        part = slice(channel, channel + 1)
-        value = dequantize(flat[number : number + 1], scale[part], zero_point[part])
-        nearest = None
-        if sources is not None:
-            near = quantize(sources[number : number + 1], scale[part], zero_point[part], scheme)
-            nearest = int(near)
-        yield Value(
-            index,
-            None if sources is None else _finite(sources[number].item()),
-            scale[channel].item(),
-            int(zero_point[channel]),
-            nearest,
-            integer,
-            value.item(),
-        )
-
-
-def _index(number: int, shape: Iterable[int]) -> tuple[int, ...]:
-    """The index of a value in a tensor that is flattened."""
-    index: list[int] = []
-    for size in reversed(list(shape)):
-        number, place = divmod(number, size)
-        index.insert(0, place)
-    return tuple(index)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _first(node: Node) -> Any:
@@ -387,7 +292,7 @@ def _state(weights: list[Weight], inputs: tuple[Input, ...]) -> str:
 
 
 def _clipped(clip: Node, grids: tuple[Grid, ...]) -> str:
-    """Who does the clipping of a ReLU or clip behind which the output is rounded."""
+    """What clips, for a ReLU or clip whose output is rounded."""
     low, high = CLAMPS[clip.target](*clip.args) if not clip.kwargs else (None, None)
     ranges = [grid.range for grid in grids if grid.range]
     inside = all(

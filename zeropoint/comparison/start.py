@@ -1,0 +1,132 @@
+"""The start of a comparison: what must hold before anything is measured, and what an earlier run left."""
+
+import dataclasses
+import datetime
+import hashlib
+import operator
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeropoint.data import Loaders
+from zeropoint.data.batches import example_inputs, split
+from zeropoint.engines import find as engine
+from zeropoint.engines import installed, missing, refusal, target
+from zeropoint.errors import InputError
+from zeropoint.graph import edits as fx
+from zeropoint.graph.program import Program
+from zeropoint.graph.sizes import check_inputs, has_free_sizes, input_shapes
+from zeropoint.measure import layers
+from zeropoint.measure.results import Results
+from zeropoint.methods import find, named
+from zeropoint.report.files import load as load_results
+from zeropoint.targets import machine
+from zeropoint.targets.options import Options
+from zeropoint.training.checkpoint import update, update_program
+
+PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
+BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
+SAME = ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint")  # in a continued run
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, for the cache of references
+class Run:
+    """What stays the same from row to row of one comparison."""
+
+    program: Program
+    data: Loaders
+    folder: Path
+    options: Options
+    threads: int
+    say: Callable[[str], None]
+
+
+def check_methods(methods: Sequence[str], engines: Sequence[str] | None, variants: Sequence[Options]) -> None:
+    """Raises InputError for an unknown method or engine, or if no engine can run what is to be quantized.
+
+    It needs neither model nor data. ``engines`` None: those installed.
+    """
+    engines = installed() if engines is None else engines
+    if not methods or not engines:
+        raise InputError("there is nothing to compare; name at least one method and one engine")
+    quantizing = [method for method in methods if find(method).quantizes]
+    for name in engines:
+        engine(name)
+    refused = {
+        named(method, options): [
+            refusal(target(name, options.processor), method, options) for name in engines
+        ]
+        for method in quantizing
+        for options in variants
+    }
+    if refused and all(reason for reasons in refused.values() for reason in reasons):
+        row, (reason, *_) = next(iter(refused.items()))
+        raise InputError(f"{' and '.join(engines)} cannot run {row}: {reason}")
+
+
+def check(program: Program, data: Loaders, methods: list[str], options: Options) -> None:
+    """Raises InputError for what would fail only later, before anything is measured or written."""
+    if program.method != "fp32":
+        raise InputError(f"the Program is {program.method} already; compare the float one")
+    needs = [find(method) for method in methods]
+    if any(need.needs("train") for need in needs) and data.train is None:
+        raise InputError(
+            f"qat needs training data, and {data.name} has none; leave qat out or add a train loader"
+        )
+    options.check_patterns(fx.module_names(program.module))
+    example_inputs(data.evaluation)
+    try:
+        calibration = example_inputs(data.calibration)
+    except InputError as error:
+        raise InputError(f"the calibration set is empty or unreadable: {error}") from error
+    check_inputs(program.module, calibration, "calibration batch 1")
+
+
+def begin(run: Run, command: str) -> Results:
+    """The results that the folder holds of the same comparison, or empty ones."""
+    options = {key: list(v) if isinstance(v, tuple) else v for key, v in run.options.as_dict().items()}
+    options = {key: v for key, v in options.items() if key not in BITS}
+    fresh = Results(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        model=run.program.origin or "a model",
+        data=run.data.name,
+        threads=run.threads,
+        batch_size=len(run.program.example_inputs[0]) if run.program.example_inputs[0].dim() else 1,
+        images=0,
+        machine=machine.describe(),
+        options=options,
+        missing=missing(),
+        fingerprint=_fingerprint(run.program, run.data),
+    )
+    if not (run.folder / "results.json").exists():
+        for part in (PROGRAMS, ARTEFACTS, layers.FOLDER):  # of a comparison whose results were deleted
+            shutil.rmtree(run.folder / part, ignore_errors=True)
+        return fresh
+    earlier = load_results(run.folder)
+    if changed := next((name for name in SAME if getattr(earlier, name) != getattr(fresh, name)), None):
+        what = {"fingerprint": "weights or other data"}.get(changed, changed.replace("_", " "))
+        if changed == "options":
+            pairs = [(key, earlier.options.get(key), value) for key, value in fresh.options.items()]
+            what += "".join(f", {key} {old} and not {new}" for key, old, new in pairs if old != new)
+        raise InputError(
+            f"{run.folder} holds a comparison with other {what}; give another --out, or delete it"
+        )
+    run.say(f"continuing the run in {run.folder}; finished rows: {len(earlier.rows)}")
+    return dataclasses.replace(fresh, rows=earlier.rows, images=earlier.images, created=earlier.created)
+
+
+def _fingerprint(program: Program, data: Loaders) -> str:
+    """A hash of the float graph, its weights and free sizes, the first batches of data, and their number."""
+    digest = hashlib.sha256()
+    update_program(digest, program)
+    first = [split(next(iter(loader))) for loader in (data.calibration, data.evaluation)]
+    parts = [part for inputs, labels in first for part in (*inputs, labels) if part is not None]
+    batches = [("batch", part) for part in parts]
+    update(digest, batches)
+    if has_free_sizes(program.module):
+        digest.update(f"{input_shapes(program.module)}".encode())
+    for loader in (data.calibration, data.evaluation, data.train):
+        digest.update(f"{0 if loader is None else operator.length_hint(loader)} batches".encode())
+    return digest.hexdigest()
