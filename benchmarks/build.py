@@ -11,9 +11,9 @@ import networks
 from rows import artefacts, rows
 
 from zeropoint.engines.artefact import load
-from zeropoint.graph.program import Program
+from zeropoint.graph.program import Program, parameter_bytes
 from zeropoint.measure.integers import integers
-from zeropoint.measure.size import on_disk, parameter_bytes
+from zeropoint.measure.size import on_disk
 
 
 @dataclass(frozen=True)

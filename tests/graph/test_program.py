@@ -397,3 +397,14 @@ def test_size_expressions(saved, tmp_path, marker, kind):
         assert expression.encode() in members["models/model.json"].replace(b'\\"', b'"') != before
 
     refused(doctored(saved, tmp_path / "b.pt2", edit), marker, "the size expression")
+
+
+def test_printed_it_is_a_line():
+    program = replace(static(residual(), ADDS_INSIDE, [images()], options()), origin="here", processor="avx2")
+    nodes = program.module.graph.nodes
+    quantizers = sum("fake_quantize" in str(node.target) for node in nodes)
+    # Weights of int8 and biases of float32, with a scale for each of the 4 + 4 + 5 outputs.
+    size = 4 * 3 * 9 + 4 * 4 * 9 + 64 * 5 + 4 * 13 + 4 * 13
+    line = f"3 layers with weights · {quantizers} quantizers · {size} bytes"
+    assert str(program) == f"here · static W8A8 for inside on avx2 · {line}"
+    assert str(residual()).startswith("fp32 · 3 layers with weights · 0 quantizers · ")

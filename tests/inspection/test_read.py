@@ -13,10 +13,9 @@ from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph.capture import capture
 from zeropoint.graph.macs import multiply_accumulates
-from zeropoint.graph.program import Program
+from zeropoint.graph.program import Program, parameter_bytes
 from zeropoint.inspection.differences import only, pairs
 from zeropoint.inspection.facts import Inspection, Layer
-from zeropoint.measure.size import parameter_bytes
 from zeropoint.quantization import quantize
 from zeropoint.report import inspect as report
 

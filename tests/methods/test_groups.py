@@ -10,10 +10,9 @@ from torch import nn
 from zeropoint.engines import compile
 from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
-from zeropoint.graph.program import Program, load
+from zeropoint.graph.program import Program, load, parameter_bytes
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.measure.integers import Integers, integers
-from zeropoint.measure.size import parameter_bytes
 from zeropoint.quantization import quantize
 from zeropoint.targets.options import Options
 from zeropoint.targets.placement import place_static

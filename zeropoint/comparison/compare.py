@@ -14,14 +14,14 @@ from zeropoint.engines import Runner, installed, load_artefact, lower, target, u
 from zeropoint.engines import find as engine
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
-from zeropoint.graph.program import Program, at_batch, load
+from zeropoint.graph.program import Program, at_batch, load, parameter_bytes
 from zeropoint.measure import layers, parity
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.integers import integers
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
 from zeropoint.measure.layerwise import layerwise
 from zeropoint.measure.results import EAGER, Results, Row
-from zeropoint.measure.size import on_disk, parameter_bytes
+from zeropoint.measure.size import on_disk
 from zeropoint.methods import find, label, named
 from zeropoint.quantization import quantize
 from zeropoint.report.files import save as save_results

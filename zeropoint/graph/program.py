@@ -22,6 +22,7 @@ from zeropoint.files import atomic_write
 from zeropoint.graph import archive
 from zeropoint.graph import edits as fx
 from zeropoint.graph.exported import assemble, has_branches
+from zeropoint.graph.operators import EMBEDDINGS, FAKE_QUANTIZE, RECURRENT, weighted
 from zeropoint.graph.packing import pack, unpack
 from zeropoint.graph.quantizers import quantizers, restore_schemes
 from zeropoint.graph.sizes import input_shapes
@@ -75,6 +76,20 @@ class Program:
         with torch.no_grad():
             return flat_tensors(self.module(*inputs))
 
+    def __str__(self) -> str:
+        """Origin, method, bits, target, processor, layers, quantizers and size, in a line."""
+        name = self.method
+        name += f" W{self.weight_bits}A{self.activation_bits}" if self.weight_bits < 16 else ""
+        name += f" for {self.target}" if self.target else ""
+        name += f" on {self.processor}" if self.processor else ""
+        nodes = list(self.module.graph.nodes)
+        layers = sum(weighted(node) is not None or node.target in EMBEDDINGS | RECURRENT for node in nodes)
+        rounding = sum(node.target in FAKE_QUANTIZE for node in nodes)
+        size = parameter_bytes(self)
+        shown = f"{size / 1e6:.2f} MB" if size >= 100_000 else f"{size:,} bytes"
+        counts = f"{layers} layers with weights · {rounding} quantizers · {shown}"
+        return " · ".join(part for part in (self.origin, name, counts) if part)
+
     @property
     def schemes(self) -> dict[str, Scheme]:
         """The scheme of every quantizer with constant scales: by the weight's name, or by its node's."""
@@ -107,6 +122,24 @@ _METADATA_FIELDS = tuple(
     for each in dataclasses.fields(Program)
     if each.name not in ("module", "example_inputs", "unfitted")
 )
+
+
+def parameter_bytes(program: Program) -> int:
+    """The bytes that the Program's tensors need at their bits: integer weights with scales, all else whole.
+
+    A symmetric quantizer's zero points are all the same and cost nothing.
+    """
+    module = program.module
+    total = sum(fx.tensor_of(module, node).nbytes for node in module.graph.nodes if node.op == "get_attr")
+    for quantizer in quantizers(module):
+        if quantizer.is_weight:
+            weight, scheme = fx.tensor_of(module, quantizer.source), quantizer.scheme
+            total += -(-weight.numel() * scheme.bits // 8) - weight.nbytes
+            if scheme.granularity == "per-tensor":  # its parameters are arguments, not tensors of the graph
+                total += quantizer.scale.nbytes + quantizer.zero_point.nbytes
+            if scheme.symmetric:
+                total -= quantizer.zero_point.nbytes
+    return total
 
 
 def flat_tensors(outputs: Any) -> tuple[Tensor, ...]:

@@ -30,7 +30,7 @@ from zeropoint.graph.operators import (
     ungrouped,
     weighted,
 )
-from zeropoint.graph.program import Program
+from zeropoint.graph.program import Program, parameter_bytes
 from zeropoint.inspection.facts import (
     Bias,
     Fused,
@@ -43,7 +43,6 @@ from zeropoint.inspection.facts import (
 )
 from zeropoint.inspection.reference import Reference, node_keys
 from zeropoint.inspection.tensors import bias_in_units, float_weight, grid_of, integer_weight, real_values
-from zeropoint.measure.size import parameter_bytes
 from zeropoint.passes.integer_bias import bias_units
 from zeropoint.targets.rules import OPTIONAL
 
