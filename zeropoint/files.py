@@ -41,8 +41,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path to write to, in a temporary folder beside ``path``; moved to ``path`` on success.
 
     On any failure, Ctrl-C included, the temporary folder is removed and ``path`` stays unchanged. The yielded
-    file keeps the name of ``path``, since some writers choose a format by it; files that a writer puts beside it
-    (the weights of an OpenVINO model) move along, before it.
+    file keeps the name of ``path``, since some writers choose a format by it; files that a writer puts beside
+    it (the weights of an OpenVINO model) move along, before it.
 
     Raises InputError if ``path`` cannot be written or the disk is full.
     """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, get_num_threads, set_num_threads
 
 from zeropoint.engines.engine import Engine, Run
+from zeropoint.engines.verify import WrongError, check_lowering
 from zeropoint.errors import InputError, closest, first_line
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.graph.sizes import Shape, input_shapes, keeping_bounds, misfit
@@ -127,13 +128,16 @@ def compile(
     threads: int | None = None,
     batch_size: int = 1,
     path: str | os.PathLike[str] | None = None,
+    verify: bool = True,
 ) -> Runner:
     """The Program lowered to an engine and ready to run.
 
     ``threads`` defaults to all cores. Any batch can be run; the torch engine is fastest at ``batch_size``.
     The artefact is written to ``path`` with the engine's own ending added if it is missing, or to a
     temporary folder that is deleted when Python stops.
-    Raises InputError if the engine is unknown, not installed, or cannot run the Program.
+    ``verify`` compares the artefact with the simulation on the example.
+    Raises InputError if the engine is unknown, not installed, cannot run the Program, or computes something
+    else than the simulation on the example.
     """
     ending = find(engine).artefact_name(program)
     if reason := unsupported(engine, program.method, program):
@@ -148,8 +152,15 @@ def compile(
         runner = dataclasses.replace(
             load_artefact(engine, file, threads), shapes=input_shapes(program.module)
         )
-        runner(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
+        if verify:
+            check_lowering(program, runner.run, engine, batch_size)
+        else:
+            runner(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
         return runner
+    except WrongError:
+        for part in (file, file.with_suffix(".bin")):  # a wrong artefact is not handed out
+            part.unlink(missing_ok=True)
+        raise
     except InputError:
         raise
     except Exception as error:

@@ -65,7 +65,7 @@ def where_they_part(program: Program, engine: str, inputs: tuple[Tensor, ...]) -
     module.recompile()
     probe = dataclasses.replace(program, module=module)
     try:
-        actual = engines.compile(probe, engine)(*inputs)
+        actual = engines.compile(probe, engine, verify=False)(*inputs)
     except InputError:
         return None
     sources: list[Node] = [*(quantizer.source for quantizer in watched), *results]

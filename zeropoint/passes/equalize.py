@@ -10,7 +10,7 @@ foretold from a few inputs, says how far to go.
 import dataclasses
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.channels import Channels, trace
 from zeropoint.graph.macs import work
-from zeropoint.graph.operators import TRANSPARENT, WEIGHTED, aten, bias_of, family, weighted
+from zeropoint.graph.operators import SPLITS, TRANSPARENT, WEIGHTED, aten, bias_of, family, weighted
 from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.bfloat16 import observable
@@ -53,13 +54,22 @@ _CLIPS = {aten.hardtanh.default, aten.clamp.default}
 
 @dataclasses.dataclass
 class _Region:
-    """Values whose channels can only be scaled alike, what makes them, and what reads them."""
+    """Values whose channels share grids, what makes them, and what reads them.
 
-    axes: dict[Node, int] = dataclasses.field(default_factory=dict)  # of the channels, by value
-    makers: list[Node] = dataclasses.field(default_factory=list)
-    readers: list[Node] = dataclasses.field(default_factory=list)
-    clips: list[Node] = dataclasses.field(default_factory=list)
-    is_closed: bool = True  # nothing else makes or reads the values
+    ``places`` are the channels of each value, counted in the region, along its axis in ``axes``.
+    """
+
+    width: int
+    axes: dict[Node, int]
+    places: dict[Node, Tensor]
+    makers: list[Node]
+    readers: list[Node]
+    clips: list[Node]
+
+    def whole(self, of: Node, channels: Tensor) -> Tensor:
+        """Values that are no less than 0, one for each channel of a node, as one for each of the region."""
+        empty = torch.zeros(self.width, dtype=torch.float64)
+        return empty.scatter_reduce(0, self.places[of], channels.double(), "amax")
 
 
 def equalize(
@@ -95,45 +105,56 @@ def _is_skipped(region: _Region, options: Options) -> bool:
 
 
 def _regions(module: GraphModule) -> list[_Region]:
-    """The regions that can be scaled, in the order of the graph."""
-    region_of: dict[Node, _Region] = defaultdict(_Region)
-
-    def axis(node: Node) -> int | None:
-        return region_of[node].axes.get(node)
-
-    for node in module.graph.nodes:
-        region = region_of[node]
-        operands = [operand for operand in node.all_input_nodes if fx.is_float(operand)]
-        if _is_maker(node):
-            region.makers = [node]
-            region.axes[node] = 1 if _is_convolution(node) else node.meta["val"].dim() - 1
-        elif (shared := _passed_axis(node, [axis(operand) for operand in operands])) is not None:
-            region.axes[node] = shared
-            region.clips = [node] if node.target in _CLIPS else []
-            for operand in operands:
-                _join(region_of, region_of[operand], region_of[node])
-            continue
-        else:
-            region.is_closed = False
-        for operand in operands:
-            if operand.op != "get_attr":
-                if _reads(node, operand, axis(operand)):
-                    region_of[operand].readers.append(node)
-                else:
-                    region_of[operand].is_closed = False
-    found = {id(region): region for region in region_of.values()}
-    return [region for region in found.values() if region.is_closed and region.makers and region.readers]
+    """The regions that can be scaled, in the order of the graph: nothing else makes or reads their values."""
+    found = trace(module, _made_axis, _passed_axis)
+    sets: dict[int, set[Node]] = {}  # by channel, the values that share a grid with it, one way or another
+    for node, channels in found.items():
+        joined = {id(one): one for name in channels.names.tolist() if (one := sets.get(name)) is not None}
+        values = {node}.union(*joined.values())
+        names = {name for value in values for name in found[value].names.tolist()}
+        sets.update(dict.fromkeys(names, values))
+    open_ends = {
+        operand
+        for node in module.graph.nodes
+        for operand in node.all_input_nodes
+        if operand in found and not _keeps_scale(node, operand, found)
+    }
+    regions = {id(values): values for values in sets.values()}
+    return [
+        _region(module, values, found)
+        for values in regions.values()
+        if not values & open_ends and _readers(module, values, found)
+    ]
 
 
-def _join(region_of: dict[Node, _Region], one: _Region, other: _Region) -> None:
-    """Makes the two regions one."""
-    if one is not other:
-        one.axes |= other.axes
-        one.makers += other.makers
-        one.readers += other.readers
-        one.clips += other.clips
-        one.is_closed &= other.is_closed
-        region_of.update(dict.fromkeys(other.axes, one))
+def _keeps_scale(node: Node, operand: Node, found: dict[Node, Channels]) -> bool:
+    """Whether a node that reads scaled channels can make up for it, or gives them on."""
+    if _reads(node, operand, found[operand].axis):
+        return True
+    parts = node.users if node.target in SPLITS else [node]
+    return all(part in found and not _is_maker(part) for part in parts) and bool(parts)
+
+
+def _readers(module: GraphModule, values: set[Node], found: dict[Node, Channels]) -> list[Node]:
+    return [
+        node
+        for node in module.graph.nodes
+        for operand in node.all_input_nodes
+        if operand in values and _reads(node, operand, found[operand].axis)
+    ]
+
+
+def _region(module: GraphModule, values: set[Node], found: dict[Node, Channels]) -> _Region:
+    ordered = [node for node in found if node in values]
+    names = torch.cat([found[node].names for node in ordered]).unique()
+    return _Region(
+        len(names),
+        {node: found[node].axis for node in ordered},
+        {node: torch.searchsorted(names, found[node].names) for node in ordered},
+        [node for node in ordered if _is_maker(node)],
+        _readers(module, values, found),
+        [node for node in ordered if node.target in _CLIPS],
+    )
 
 
 def _is_convolution(node: Node) -> bool:
@@ -160,6 +181,13 @@ def _is_maker(node: Node) -> bool:
     return bool(weighted(node)) and _is_own(node) and (_is_convolution(node) or _is_matrix(node))
 
 
+def _made_axis(node: Node) -> int | None:
+    """The axis of the output channels of a layer that can be scaled."""
+    if not _is_maker(node):
+        return None
+    return 1 if _is_convolution(node) else node.meta["val"].dim() - 1
+
+
 def _is_matrix(node: Node) -> bool:
     description = WEIGHTED[node.target]
     weight = cast(Node, node.args[description.weight])
@@ -176,7 +204,7 @@ def _reads(node: Node, operand: Node, axis: int | None) -> bool:
     return _is_matrix(node) and axis == operand.meta["val"].dim() - 1
 
 
-def _passed_axis(node: Node, axes: list[int | None]) -> int | None:
+def _passed_axis(node: Node, axes: Sequence[int | None]) -> int | None:
     """The axis of the node's channels, where it gives scaled ones back scaled alike, each in its place."""
     if node.op != "call_function" or not axes or axes[0] is None:
         return None
@@ -184,7 +212,7 @@ def _passed_axis(node: Node, axes: list[int | None]) -> int | None:
         return None
     axis, shape, new = axes[0], fx.item_sizes(node.args[0]), fx.item_sizes(node)
     if node.target is aten.add.Tensor:
-        passes = axes == [axis, axis] and not node.kwargs and new == shape
+        passes = list(axes) == [axis, axis] and not node.kwargs and new == shape
     elif node.target in _CLIPS:
         passes = len(node.args) == 3 and isinstance(node.args[2], int | float) and bool(node.args[1] == 0)
     elif node.target is aten.mean.dim:
@@ -252,17 +280,19 @@ def _best_scale(
     activations: bool,
 ) -> Tensor | None:
     """What each channel is divided by for the least noise, (channels,); None to leave them as they are."""
-    values = [seen[value] for value in region.axes if value in seen]
-    spread = _relative(torch.stack([_relative(value.high - value.low) for value in values]).amax(0))
-    columns = [_relative(reader.largest.amax(1).flatten()) for reader in readers]
+    values = {value: seen[value] for value in region.axes if value in seen}
+    ranges = [region.whole(node, _relative(value.high - value.low)) for node, value in values.items()]
+    spread = _relative(torch.stack(ranges).amax(0))
+    columns = [region.whole(one.input, _relative(one.largest.amax(1).flatten())) for one in readers]
     weights = _relative(torch.stack(columns).amax(0))
     reached, least = _clipped(region, seen)
 
     def noise(scale: Tensor) -> float:
-        total = FITTED * sum(_weight_noise(reader, scale, options) for reader in readers)
+        of = {node: scale[places] for node, places in region.places.items()}
+        total = FITTED * sum(_weight_noise(reader, of[reader.input], options) for reader in readers)
         if activations:
-            steps = [_step(value, scale, options.activation_bits) for value in values]
-            gain = sum(float((scale**2 * reader.gains).sum()) for reader in readers)
+            steps = [_step(value, of[node], options.activation_bits) for node, value in values.items()]
+            gain = sum(float((of[reader.input] ** 2 * reader.gains).sum()) for reader in readers)
             total += gain * sum(step**2 for step in steps) / 12
         return total
 
@@ -278,10 +308,10 @@ def _relative(ranges: Tensor) -> Tensor:
 
 def _clipped(region: _Region, seen: dict[Node, _Channels]) -> tuple[Tensor, Tensor]:
     """Which channels reach a clip, and what the others have to be divided by, at least, not to."""
-    widths = len(next(seen[value] for value in region.axes if value in seen).high)
-    reached, least = torch.zeros(widths, dtype=torch.bool), torch.zeros(widths, dtype=torch.float64)
+    reached = torch.zeros(region.width, dtype=torch.bool)
+    least = torch.zeros(region.width, dtype=torch.float64)
     for clip in region.clips:
-        share = seen[clip].high / cast(float, clip.args[2])
+        share = region.whole(clip, seen[clip].high / cast(float, clip.args[2]))
         reached, least = reached | (share >= 1 - 1e-6), least.maximum(share / MARGIN)
     return reached, least
 
@@ -295,6 +325,7 @@ def _step(value: _Channels, scale: Tensor, bits: int) -> float:
 class _Reader:
     """A layer that reads scaled channels, and what noise does to its outputs, relative to their power."""
 
+    input: Node
     largest: Tensor  # absolute weight from an input channel to an output, (groups, outputs, inputs)
     area: int  # of the kernel
     gains: Tensor  # of squared noise in each channel, (channels,)
@@ -303,11 +334,12 @@ class _Reader:
 
 def _reader(module: GraphModule, layer: Node, seen: dict[Node, _Channels]) -> _Reader:
     weight = _by_group(layer, fx.tensor_of(module, _parameters(layer)[0])).double()
-    squares = seen[cast(Node, layer.args[WEIGHTED[layer.target].input])].mean_square
+    read = cast(Node, layer.args[WEIGHTED[layer.target].input])
+    squares = seen[read].mean_square
     gains = weight.square().sum((1, 3)).flatten()
     power = (gains * squares).sum().clamp(min=1e-30)  # as of channels that have nothing to do with each other
     mean_squares = (squares / power).reshape(len(weight), -1)
-    return _Reader(weight.abs().amax(3), weight.shape[3], gains / power, mean_squares)
+    return _Reader(read, weight.abs().amax(3), weight.shape[3], gains / power, mean_squares)
 
 
 def _weight_noise(reader: _Reader, scale: Tensor, options: Options) -> float:
@@ -329,23 +361,26 @@ def _by_group(layer: Node, weight: Tensor) -> Tensor:
     return weight.flatten(2).unflatten(0, (groups, -1))
 
 
-def _apply(module: GraphModule, region: _Region, scale: Tensor) -> None:
+def _apply(module: GraphModule, region: _Region, scales: Tensor) -> None:
     for layer in region.makers:
-        description = weighted(layer)
+        description, scale = weighted(layer), scales[region.places[layer]]
         axis = description.channel_axis if description else 0
         for part in _parameters(layer):
             old = fx.tensor_of(module, part)
             shape = per_channel_shape(scale, old.dim(), axis if old.dim() > 1 else 0)
             _set(module, part, old / scale.reshape(shape))
     for layer in region.readers:
-        part = _parameters(layer)[0]
-        old = fx.tensor_of(module, part)
+        part, description = _parameters(layer)[0], WEIGHTED[layer.target]
+        old, scale = (
+            fx.tensor_of(module, part),
+            scales[region.places[cast(Node, layer.args[description.input])]],
+        )
         if _is_convolution(layer):
             groups = len(scale) // old.shape[1]
             by_output = scale.reshape(groups, 1, -1).expand(-1, old.shape[0] // groups, -1).flatten(0, 1)
             _set(module, part, old * by_output.reshape(*old.shape[:2], *[1] * (old.dim() - 2)))
         else:
-            inputs = 1 - WEIGHTED[layer.target].channel_axis % 2
+            inputs = 1 - description.channel_axis % 2
             _set(module, part, old * scale.reshape(per_channel_shape(scale, 2, inputs)))
 
 

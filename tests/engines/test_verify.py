@@ -1,0 +1,81 @@
+"""An artefact that computes something else than its Program is not handed out."""
+
+import dataclasses
+
+import pytest
+import torch
+from networks import images, options, residual
+
+import zeropoint as zp
+from zeropoint.engines import find
+from zeropoint.engines.verify import WrongError, check_lowering
+from zeropoint.errors import InputError
+from zeropoint.graph import edits as fx
+from zeropoint.numerics.sqnr import sqnr_db
+
+
+@pytest.fixture
+def lower_wrongly(monkeypatch):
+    """ONNX Runtime, with the biases of one layer changed while it lowers."""
+    engine = find("onnxruntime")
+    lower = engine.lower
+
+    def wrong(program, path):
+        module = fx.copy(program.module)
+        bias = fx.tensor_of(module, next(n for n in module.graph.nodes if n.target == "inner.bias"))
+        fx.set_tensor(module, "inner.bias", bias + 10.0)
+        lower(dataclasses.replace(program, module=module), path)
+
+    monkeypatch.setattr(engine, "lower", wrong)
+
+
+@pytest.mark.parametrize("method", ["fp32", "static"])
+def test_a_wrong_artefact_is_an_error_and_leaves_no_file(lower_wrongly, tmp_path, method):
+    program = residual()
+    if method == "static":
+        program = zp.quantize(program, calibration=[images()], options=options(), target="onnxruntime")
+    with pytest.raises(InputError, match=r"computes something else than the Program: output 1 .* dB"):
+        zp.compile(program, "onnxruntime", path=tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+    assert zp.compile(program, "onnxruntime", path=tmp_path / "m", verify=False).artefact.exists()
+
+
+def outputs_of(change):
+    """A run that gives the Program's outputs, changed."""
+    program = residual()
+    return program, lambda *inputs: tuple(change(list(program(*inputs))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda out: out * 2, "gives 2 outputs where the Program has 1"),
+        (lambda out: [out[0][:, :-1]], r"output 1 of shape \(1, 4\) where the Program has \(1, 5\)"),
+        (lambda out: [out[0] * float("nan")], "output 1 has NaN in other places"),
+        (lambda out: [out[0] + out[0].abs().mean()], "output 1 has an SQNR of"),
+        (lambda out: [torch.zeros_like(out[0])], "an SQNR of 0.0 dB"),
+    ],
+)
+def test_what_is_wrong_is_said(change, message):
+    program, run = outputs_of(change)
+    with pytest.raises(WrongError, match=message):
+        check_lowering(program, run, "mine", 1)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_is_right_passes(batch):
+    program, run = outputs_of(lambda out: [out[0] * (1 + 1e-4)])  # 80 dB
+    check_lowering(program, run, "mine", batch)
+
+
+def test_a_program_for_another_processor_is_left_out(monkeypatch):
+    program, run = outputs_of(lambda out: [out[0] * 2])
+    monkeypatch.setattr("zeropoint.engines.verify.mismatch", lambda _: "made for another")
+    check_lowering(program, run, "mine", 1)
+
+
+def test_sqnr_by_hand():
+    signal = torch.tensor([3.0, 4.0])
+    assert sqnr_db(signal, torch.tensor([3.0, 4.5])) == pytest.approx(20.0)  # 25 / 0.25
+    assert sqnr_db(signal, signal) == float("inf")
+    assert sqnr_db(signal, torch.zeros(2)) == 0.0

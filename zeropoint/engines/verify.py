@@ -1,0 +1,73 @@
+"""Verify: whether an artefact computes what its Program does, seen once as it is made."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zeropoint.errors import InputError
+from zeropoint.graph.program import Program, at_batch
+from zeropoint.numerics.sqnr import sqnr_db
+from zeropoint.targets.processor import mismatch
+
+# The least SQNR of an engine's outputs to the simulation, in dB, by the bits of the Program. Engines round
+# sums in another order, so a value may fall on the next step of its grid: 35 dB and more at 8 bits, and 20 in
+# deep networks at 4. What was wrong had 1.5 to 6.
+FLOAT, BFLOAT16, INT8, FEW_BITS = 40.0, 15.0, 12.0, 8.0
+
+
+class WrongError(InputError):
+    """An artefact computes something else than its Program."""
+
+
+def check_lowering(program: Program, run: Callable[..., tuple[Tensor, ...]], engine: str, batch: int) -> None:
+    """Runs the Program and its artefact on the example, at a batch of this size, and compares the outputs.
+
+    A Program that was made for another kind of processor is left out, since it overflows here, of which there
+    is a warning; so is one that draws random numbers.
+
+    Raises WrongError for outputs of other number or shape, NaN that the simulation has not, and values that
+    differ more than rounding explains.
+    """
+    found = run(*at_batch(program, batch).example_inputs)
+    if mismatch(program.processor) or _is_random(program):
+        return
+    wanted = program(*at_batch(program, 1).example_inputs)  # of which the batch is copies
+    if len(wanted) != len(found):
+        raise WrongError(
+            f"{engine} gives {len(found)} outputs where the Program has {len(wanted)}; take another engine"
+        )
+    for number, (one, whole) in enumerate(zip(wanted, found, strict=True), 1):
+        is_batch = one.shape[:1] == (1,) and whole.shape[:1] == (batch,)
+        other = whole[:1] if is_batch else whole
+        if one.shape != other.shape:
+            raise WrongError(
+                f"{engine} gives output {number} of shape {tuple(other.shape)} where the Program has"
+                f" {tuple(one.shape)}; take another engine"
+            )
+        if one.is_floating_point() and (reason := _difference(one, other.to(one.dtype), least(program))):
+            raise WrongError(
+                f"{engine} computes something else than the Program: output {number} {reason};"
+                " take another engine, or keep the layers before it float with --skip"
+            )
+
+
+def least(program: Program) -> float:
+    """The SQNR in dB that an engine's outputs have at least to the simulation of the Program."""
+    bits = min(program.weight_bits, program.activation_bits)
+    if bits >= 32:
+        return FLOAT
+    return BFLOAT16 if bits == 16 else INT8 if bits >= 8 else FEW_BITS
+
+
+def _difference(wanted: Tensor, found: Tensor, least_db: float) -> str | None:
+    if not torch.equal(wanted.isnan(), found.isnan()):
+        return "has NaN in other places"
+    finite = wanted.isfinite() & found.isfinite()
+    difference = sqnr_db(wanted[finite], found[finite])
+    return None if difference >= least_db else f"has an SQNR of {difference:.1f} dB to the simulation"
+
+
+def _is_random(program: Program) -> bool:
+    tags = (getattr(node.target, "tags", ()) for node in program.module.graph.nodes)
+    return any(torch.Tag.nondeterministic_seeded in of for of in tags)
