@@ -174,3 +174,11 @@ def test_completion_knows_the_commands(command: Command, monkeypatch: pytest.Mon
     monkeypatch.setenv("COMP_WORDS", "zeropoint ins")
     monkeypatch.setenv("COMP_CWORD", "1")
     assert command("") == (0, "inspect\n", "")
+
+
+def test_rules_that_applied_and_why_others_did_not(command: Command):
+    assert command(f"quantize model.py:make_model {DATA} --skip 4 --out m.pt2")[0] == 0
+    code, out, _ = command("inspect m.pt2 --rules")
+    assert code == 0
+    assert "weight of a layer" in out
+    assert "skipped by the user ('4')" in out

@@ -21,6 +21,9 @@ def inspect(
         int | None,
         typer.Option(min=0, help="Number of values shown of each tensor; default: 9, or 27 with --layer."),
     ] = None,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Show which placement rules applied in each layer, or why not.")
+    ] = False,
     weights: Weights = "default",
     data: Shape = None,
     json: Json = False,
@@ -35,6 +38,11 @@ def inspect(
     from zeropoint.report import inspect as report
 
     programs = [captured(name, weights, data) for name in (model, other) if name is not None]
+    if rules:
+        from zeropoint.report import rules as report_rules
+
+        output.print_table(report_rules.terminal(programs[-1], layer), width=report.WIDTH)
+        return
     shown = values if values is not None else read.VALUES if layer is None else read.IN_FULL
     before, after = programs[0], programs[-1]
     reference = before if before.method == "fp32" and after.method != "fp32" else None
