@@ -17,7 +17,6 @@ PAGES += [ROOT / "Makefile", *sorted((ROOT / "examples").iterdir())]
 ANYWHERE = {"--debug", "--quiet"}
 OF_TYPER = {"--help", "--install-completion", "--show-completion"}
 OF_OTHERS = {"--nnodes", "--rdzv-endpoint"}  # torchrun's
-SOON = {"--rules"}
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CALL = re.compile(r"^\s*(?:\$ |\$\(BIN\)/|torchrun .*-m )?zeropoint (.+)$", re.MULTILINE)
 
@@ -75,7 +74,7 @@ def test_a_command_in_a_sentence_has_options_that_exist(call):
     assert name in commands.keys() | OF_TYPER
     known = {option for each in commands.values() if each.name == name for option in options(each)}
     given = {word for word in words if word.startswith("--")}
-    assert given <= known | ANYWHERE | OF_TYPER | SOON
+    assert given <= known | ANYWHERE | OF_TYPER
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.suffix == ".md"], ids=lambda page: page.name)
