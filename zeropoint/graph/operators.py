@@ -28,66 +28,111 @@ class Weighted:
     channel_axis: int
 
 
-WEIGHTED: dict[Any, Weighted] = {
-    aten.conv1d.default: Weighted("conv1d", 0, 1, 2, 0),
-    aten.conv2d.default: Weighted("conv", 0, 1, 2, 0),
-    aten.conv3d.default: Weighted("conv", 0, 1, 2, 0),
-    aten.conv2d.padding: Weighted("conv", 0, 1, 2, 0),
-    aten.conv1d.padding: Weighted("conv1d", 0, 1, 2, 0),
-    aten.conv_transpose1d.default: Weighted("conv_transpose", 0, 1, 2, 1),
-    aten.conv_transpose2d.input: Weighted("conv_transpose", 0, 1, 2, 1),
-    aten.linear.default: Weighted("linear", 0, 1, 2, 0),
-    aten.matmul.default: Weighted("linear", 0, 1, None, -1),
-    aten.mm.default: Weighted("linear", 0, 1, None, 1),
-    aten.addmm.default: Weighted("linear", 1, 2, 0, 1),
+Clamp = Callable[..., tuple[float | None, float | None]]
+"""The lower and upper limit that an operator of these arguments clamps to; None if it is open."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What passes and rules need to know of an operator: a row of the table, in which most columns are empty.
+
+    ``family``: the name that rules use for it if no argument is a weight. ``weighted``: if one is. ``moves``:
+    it only moves values or picks among them, so its output has the grid of its input. ``splits``: so do its
+    parts, taken one by one. ``clamps``: the range that it clamps to. ``by_channel``: every output channel
+    depends on the same input channel alone, in the same way, so that channels may change places.
+    ``scales``: an input channel times a positive number gives the output channel times that number.
+    """
+
+    family: str | None = None
+    weighted: Weighted | None = None
+    moves: bool = False
+    splits: bool = False
+    clamps: Clamp | None = None
+    by_channel: bool = False
+    scales: bool = False
+
+
+def _layer(family: str, input: int, weight: int, bias: int | None, channel_axis: int) -> Operator:
+    return Operator(weighted=Weighted(family, input, weight, bias, channel_axis))
+
+
+_MOVE = Operator(moves=True)
+_SPLIT = Operator(splits=True)
+_BY_CHANNEL = Operator(by_channel=True)
+_POOL = Operator("avg_pool", by_channel=True, scales=True)
+
+OPERATORS: dict[Any, Operator] = {
+    aten.conv1d.default: _layer("conv1d", 0, 1, 2, 0),
+    aten.conv1d.padding: _layer("conv1d", 0, 1, 2, 0),
+    aten.conv2d.default: _layer("conv", 0, 1, 2, 0),
+    aten.conv2d.padding: _layer("conv", 0, 1, 2, 0),
+    aten.conv3d.default: _layer("conv3d", 0, 1, 2, 0),
+    aten.conv3d.padding: _layer("conv3d", 0, 1, 2, 0),
+    aten.conv_transpose1d.default: _layer("conv_transpose", 0, 1, 2, 1),
+    aten.conv_transpose2d.input: _layer("conv_transpose", 0, 1, 2, 1),
+    aten.conv_transpose3d.input: _layer("conv_transpose", 0, 1, 2, 1),
+    aten.linear.default: _layer("linear", 0, 1, 2, 0),
+    # With a weight a linear layer; of two activations a product.
+    aten.matmul.default: Operator("product", Weighted("linear", 0, 1, None, -1)),
+    aten.mm.default: _layer("linear", 0, 1, None, 1),
+    aten.addmm.default: _layer("linear", 1, 2, 0, 1),
+    aten.bmm.default: Operator("product"),
+    aten.add.Tensor: Operator("add", scales=True),
+    aten.cat.default: Operator("cat"),
+    aten.batch_norm.default: Operator("batch_norm"),
+    aten.mean.dim: Operator("mean"),
+    aten.avg_pool2d.default: _POOL,
+    aten.adaptive_avg_pool2d.default: Operator("avg_pool", scales=True),
+    aten.max_pool2d.default: Operator(moves=True, by_channel=True, scales=True),
+    aten.relu.default: Operator("relu", clamps=lambda _: (0.0, None), by_channel=True, scales=True),
+    aten.hardtanh.default: Operator(
+        "relu", clamps=lambda _, low=-1.0, high=1.0: (low, high), by_channel=True
+    ),
+    aten.clamp.default: Operator("relu", clamps=lambda _, low=None, high=None: (low, high), by_channel=True),
+    aten.leaky_relu.default: Operator(by_channel=True, scales=True),
+    aten.hardswish.default: _BY_CHANNEL,
+    aten.silu.default: _BY_CHANNEL,
+    aten.gelu.default: _BY_CHANNEL,
+    aten.sigmoid.default: _BY_CHANNEL,
+    aten.hardsigmoid.default: _BY_CHANNEL,
+    aten.elu.default: _BY_CHANNEL,
+    aten.flatten.using_ints: _MOVE,
+    aten.view.default: _MOVE,
+    aten.reshape.default: _MOVE,
+    aten.unflatten.int: _MOVE,
+    aten.transpose.int: _MOVE,
+    aten.permute.default: _MOVE,
+    aten.squeeze.dim: _MOVE,
+    aten.squeeze.dims: _MOVE,
+    aten.unsqueeze.default: _MOVE,
+    aten.slice.Tensor: _MOVE,
+    aten.select.int: _MOVE,
+    aten.expand.default: _MOVE,
+    aten.contiguous.default: Operator(moves=True, scales=True),
+    aten.clone.default: Operator(scales=True),
+    aten.channel_shuffle.default: _MOVE,
+    aten.chunk.default: _SPLIT,
+    aten.split.Tensor: _SPLIT,
+    aten.split_with_sizes.default: _SPLIT,
+    aten.unbind.int: _SPLIT,
 }
+"""The table: to teach zeropoint an operator, add its row."""
 
 SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
 EMBEDDINGS = frozenset({aten.embedding.default})
 RECURRENT = frozenset({aten.lstm.input, aten.gru.input})
+WEIGHTED = {target: of.weighted for target, of in OPERATORS.items() if of.weighted}
+CLAMPS = {target: of.clamps for target, of in OPERATORS.items() if of.clamps}
+TRANSPARENT = {target for target, of in OPERATORS.items() if of.moves}
+SPLITS = {target for target, of in OPERATORS.items() if of.splits}
 
-FAMILIES: dict[Any, str] = {
-    aten.add.Tensor: "add",
-    aten.cat.default: "cat",
-    aten.adaptive_avg_pool2d.default: "avg_pool",
-    aten.avg_pool2d.default: "avg_pool",
-    aten.mean.dim: "mean",
-    aten.matmul.default: "product",  # of two activations: that with a weight is "linear"
-    aten.bmm.default: "product",
-    aten.batch_norm.default: "batch_norm",
-    aten.relu.default: "relu",
-    aten.hardtanh.default: "relu",
-    aten.clamp.default: "relu",
-}
 
-# The two ends that a clamping operator of these arguments clamps to, None where it is open.
-CLAMPS: dict[Any, Callable[..., tuple[float | None, float | None]]] = {
-    aten.relu.default: lambda _: (0.0, None),
-    aten.hardtanh.default: lambda _, low=-1.0, high=1.0: (low, high),
-    aten.clamp.default: lambda _, low=None, high=None: (low, high),
-}
+def facts(node: Node) -> Operator:
+    """The row of a node's operator; an empty one if the table has none."""
+    return OPERATORS.get(node.target, _UNKNOWN)
 
-# Operators that only move values or pick among them: quantized in, quantized out, on the same grid.
-TRANSPARENT = {
-    aten.max_pool2d.default,
-    aten.flatten.using_ints,
-    aten.view.default,
-    aten.reshape.default,
-    aten.unflatten.int,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.expand.default,
-    aten.contiguous.default,
-    aten.channel_shuffle.default,
-}
 
-# Those whose parts, taken one by one, are moves like these.
-SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
+_UNKNOWN = Operator()
 
 FAKE_QUANTIZE_TENSOR = aten.fake_quantize_per_tensor_affine.default
 FAKE_QUANTIZE_CHANNEL = aten.fake_quantize_per_channel_affine.default
@@ -140,7 +185,7 @@ def short_name(operator: object) -> str:
 def family(node: Node) -> str | None:
     """The family of a node's operator, or None where no rule is about it."""
     description = weighted(node)
-    return description.family if description else FAMILIES.get(node.target)
+    return description.family if description else facts(node).family
 
 
 # ATen's fake-quantize kernels come without the shape rule that re-exporting a graph needs.

@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 from zeropoint.graph import edits as fx
 from zeropoint.graph.channels import Channels, trace
 from zeropoint.graph.macs import work
-from zeropoint.graph.operators import SPLITS, TRANSPARENT, WEIGHTED, aten, bias_of, family, weighted
+from zeropoint.graph.operators import SPLITS, WEIGHTED, aten, bias_of, facts, family, weighted
 from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.bfloat16 import observable
@@ -38,17 +38,6 @@ MARGIN = 0.8  # of a clip: what channels are scaled up to, as other inputs will 
 FITTED = 0.3  # of the noise of rounded weights is left where they are fitted to data, about
 LEAST_GAIN = 0.5  # of the noise before: what is foretold closer than so is left as it is
 
-# What gives on scaled channels the same, scaled alike; pools where channels are along axis 1.
-_ANY_AXIS = {
-    aten.relu.default,
-    aten.leaky_relu.default,
-    aten.add.Tensor,
-    aten.contiguous.default,
-    aten.clone.default,
-}
-_POOLS = {
-    aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default,
-}  # fmt: skip
 _CLIPS = {aten.hardtanh.default, aten.clamp.default}
 
 
@@ -217,12 +206,12 @@ def _passed_axis(node: Node, axes: Sequence[int | None]) -> int | None:
         passes = len(node.args) == 3 and isinstance(node.args[2], int | float) and bool(node.args[1] == 0)
     elif node.target is aten.mean.dim:
         passes = axis == 1 and sorted(i % len(shape) for i in cast(list[int], node.args[1])) == [2, 3]
-    elif node.target in _POOLS:
+    elif family(node) == "avg_pool" or node.target is aten.max_pool2d.default:
         passes = axis == 1
-    elif node.target in TRANSPARENT:  # (N, C, 1, 1) as (N, C)
+    elif facts(node).moves and not facts(node).scales:  # (N, C, 1, 1) as (N, C)
         passes = axis == 1 and new[1:] == shape[1:2] and all(n == 1 for n in shape[2:])
     else:
-        passes = node.target in _ANY_AXIS
+        passes = facts(node).scales
     return axis if passes else None
 
 

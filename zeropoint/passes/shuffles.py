@@ -14,17 +14,10 @@ import torch
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.operators import SPLITS, WEIGHTED, aten
+from zeropoint.graph.operators import SPLITS, WEIGHTED, aten, facts
 from zeropoint.graph.program import Program
 
 Channel = tuple[Node, int]  # of the value of a node, along axis 1
-
-# What treats every channel alike, so that channels may come and go in another order.
-_ALIKE = {
-    aten.relu.default, aten.hardtanh.default, aten.clamp.default, aten.hardswish.default, aten.silu.default,
-    aten.gelu.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.leaky_relu.default,
-    aten.elu.default, aten.max_pool2d.default, aten.avg_pool2d.default,
-}  # fmt: skip
 
 
 def fold_shuffles(program: Program) -> Program:
@@ -168,7 +161,7 @@ def _parts(move: Node) -> list[Node]:
 
 def _takes_any_order(user: Node, value: Node) -> bool:
     """Whether the weights of ``user``, or of all that read it, can be set to any order of channels."""
-    if user.target in _ALIKE or _is_depthwise(user):
+    if facts(user).by_channel or _is_depthwise(user):
         return bool(user.users) and all(_takes_any_order(reader, user) for reader in user.users)
     return _is_convolution(user, groups=1) and user.args[0] is value
 
@@ -190,7 +183,7 @@ def _is_convolution(node: Node, groups: int) -> bool:
 def _chain(layer: Node) -> list[Node] | None:
     """The nodes back to the convolution that may give its channels in any order, the layer itself first."""
     chain = [layer]
-    while chain[-1].target in _ALIKE or _is_depthwise(chain[-1]):
+    while facts(chain[-1]).by_channel or _is_depthwise(chain[-1]):
         chain.append(cast(Node, chain[-1].args[0]))
     alone = all(len(node.users) == 1 for node in chain[1:])
     return chain if alone and _is_convolution(chain[-1], groups=1) else None
@@ -252,7 +245,7 @@ def _split(layer: Node, cuts: list[int]) -> dict[int, Node]:
 def _give(module: GraphModule, layer: Node, order: list[int]) -> None:
     """Has a layer give its channels in another order: place i holds the old ``order[i]``."""
     for node in _chain(layer) or ():
-        if node.target not in _ALIKE:
+        if not facts(node).by_channel:
             _reorder(module, node, order, axis=0)
 
 
@@ -261,7 +254,7 @@ def _take(module: GraphModule, user: Node, order: list[int]) -> None:
     if _is_convolution(user, groups=1):
         _reorder(module, user, order, axis=1)
         return
-    if user.target not in _ALIKE:
+    if not facts(user).by_channel:
         _reorder(module, user, order, axis=0)
     for reader in user.users:
         _take(module, reader, order)

@@ -7,7 +7,7 @@ from zeropoint.targets.target import AT_RUN_TIME, Target
 
 TARGET = Target(
     name="openvino",
-    weighted=frozenset({"conv", "conv1d", "conv_transpose", "linear"}),
+    weighted=frozenset({"conv", "conv1d", "conv3d", "conv_transpose", "linear"}),
     # Quantizers around means cost 2 to 3% on MobileNetV3 and EfficientNetV2-S. Quantizers around
     # concatenations gain 1% on ShuffleNetV2. Attention in int8 gains 10 to 15% on ViT-B/16 and a BERT-base
     # encoder.
