@@ -55,7 +55,7 @@ def bar(description: str, total: int | None, done: int = 0) -> Iterator[Callable
     A description that is too long for the terminal goes on in a second line. ``total`` is None if unknown.
     """
     text = TextColumn("{task.description}", table_column=Column(ratio=1, overflow="fold"), markup=False)
-    columns = (text, BarColumn(bar_width=16), TaskProgressColumn(), TimeRemainingColumn(compact=True))
+    columns = (text, BarColumn(bar_width=8), TaskProgressColumn(), TimeRemainingColumn(compact=True))
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not is_watched(), transient=True, expand=True) as shown:
         task = shown.add_task(_named(description), total=total, completed=done)
