@@ -26,8 +26,8 @@ Say = Callable[[str], None]
 class Candidate:
     """A model that is ready to be benchmarked.
 
-    ``inputs`` is None where an artefact does not tell their shape. ``choice`` tells among which engines
-    the fastest was chosen, if it was.
+    ``inputs`` is None if the shape of an artefact's inputs is unknown. ``choice`` holds the engines among
+    which the fastest was chosen, if it was.
     """
 
     model: str
@@ -47,7 +47,7 @@ def program_and_data(
 ) -> tuple[Program, Loaders]:
     """The captured or loaded Program, and the data; without any data named, random images."""
     if free_sizes and models.is_program(model):
-        raise InputError(f"{model} is captured already; give --free-sizes where it is made from the model")
+        raise InputError(f"{model} is captured already; give --free-sizes when it is made from the model")
     if data is None and is_userfile(model):
         raise InputError(
             f"the shape of {model}'s inputs is that of its data; give --data, if only random:3x32x32"
@@ -62,9 +62,9 @@ def program_and_data(
 
 
 def captured(model: str, weights: str, data: str | None) -> Program:
-    """The Program that ``model`` names, to look at; ``data`` tells the shape of a user's model's inputs.
+    """The Program that ``model`` names, for inspection; ``data`` gives the shape of inputs of a user's model.
 
-    Raises InputError where the model cannot be had, and for an engine's artefact: it is no Program any more.
+    Raises InputError if the model cannot be opened, or is an engine's artefact, which is no Program.
     """
     if artefact.is_compiled(model):
         own = artefact.engine_of(model)
@@ -96,7 +96,7 @@ def candidate(
     """The model, saved Program or artefact that ``model`` names, on ``engine``.
 
     Without an ``engine`` an artefact is run by its own, any other model by ``default_engine``. Raises
-    InputError where the model cannot be had, or an artefact is another engine's.
+    InputError if the model cannot be opened, or an artefact is another engine's.
     """
     for name in {engine or default_engine} - {AUTO}:
         engines.find(name)
@@ -119,7 +119,7 @@ def candidate(
 def shared_inputs(candidates: Sequence[Candidate]) -> tuple[Tensor, ...]:
     """The inputs that all ``candidates`` are called on.
 
-    Raises InputError where they take different ones, or none of them tells.
+    Raises InputError if they take different ones, or the inputs of all are unknown.
     """
     known = [one for one in candidates if one.inputs is not None]
     if not known:

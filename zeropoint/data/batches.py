@@ -16,13 +16,13 @@ Batch = Any
 """What a loader yields: ``(inputs, labels)`` or inputs alone; inputs are a Tensor or a tuple/list of them."""
 
 Loader = Iterable[Batch]
-"""A re-iterable source of batches: a list, a DataLoader, or any object whose ``__iter__`` starts anew."""
+"""A re-iterable source of batches: a list, a DataLoader, or any object whose ``__iter__`` starts again."""
 
 
 def split(batch: Batch) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """The positional inputs of a batch and its labels, 1-D of integers (None where there are none).
+    """The positional inputs of a batch and its labels, 1-D of integers (None if there are none).
 
-    A pair is ``(inputs, labels)`` where its second item is None or a 1-D integer tensor of the batch's length
+    A pair is ``(inputs, labels)`` if its second item is None or a 1-D integer tensor of the batch's length
     (or 0-D, for a batch of one); any other sequence of tensors is inputs alone. A model of two inputs whose
     second one looks like labels is fed by ``((first, second), None)``.
 
@@ -46,7 +46,7 @@ def split(batch: Batch) -> tuple[tuple[Tensor, ...], Tensor | None]:
 
 
 def example_inputs(loader: Loader) -> tuple[Tensor, ...]:
-    """The positional inputs of the first batch. Raises InputError where there is none or it is no tensor."""
+    """The positional inputs of the first batch. Raises InputError if there is none, or it is no tensor."""
     check(loader, "the loader")
     for batch in loader:
         return split(batch)[0]
@@ -54,7 +54,7 @@ def example_inputs(loader: Loader) -> tuple[Tensor, ...]:
 
 
 def check(loader: object, name: str) -> None:
-    """Raises InputError, about ``name``, where ``loader`` cannot be iterated several times."""
+    """Raises InputError, about ``name``, if ``loader`` cannot be iterated several times."""
     if isinstance(loader, Iterator):
         raise InputError(
             f"{name} is {_describe(loader)}, which reads only once; return a list or a DataLoader instead"
@@ -72,7 +72,7 @@ def inputs_of(loader: Loader, together: int | None = None) -> Iterator[tuple[Ten
 
 
 def gathered(batches: Iterable[tuple[Tensor, ...]], items: int) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of inputs with consecutive ones put together, to at most ``items`` rows, where shapes allow."""
+    """Batches of inputs, with consecutive ones of equal shapes put together to at most ``items`` rows."""
     waiting: list[tuple[Tensor, ...]] = []
     for inputs in batches:
         rows = sum(len(before[0]) for before in waiting) + len(inputs[0])

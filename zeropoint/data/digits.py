@@ -19,7 +19,7 @@ def digits(batch_size: int, seed: int) -> Loaders:
 
     The split is stratified and does not depend on ``seed``: the demo networks were never trained on an
     evaluation image. ``seed`` chooses the calibration images among the training ones, and the training order.
-    Raises InputError where scikit-learn is not installed.
+    Raises InputError if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits

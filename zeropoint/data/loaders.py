@@ -10,7 +10,7 @@ class Loaders:
     """The parts of one data set, each re-iterable, and all but ``train`` always in the same order.
 
     ``calibration`` needs no labels. ``validation`` is held out of ``train`` to choose the best epoch by, so
-    that ``evaluation`` judges only what is finished; both are None where there is nothing to train on.
+    that ``evaluation`` judges only what is finished; both are None if there is no training data.
     """
 
     name: str

@@ -33,7 +33,7 @@ class Noise:
 def noise(size: str, default_shape: tuple[int, ...], batch_size: int, seed: int) -> Loaders:
     """Unlabeled random inputs of the shape that ``size`` writes as ``3x32x32``, or of the default one.
 
-    Raises InputError where ``size`` is no shape.
+    Raises InputError if ``size`` is not a shape.
     """
     if size and not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
         raise InputError(f"random:{size} is no shape; give sizes without the batch, as in random:3x32x32")

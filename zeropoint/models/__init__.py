@@ -50,7 +50,7 @@ def resolve(spec: str, weights: str = "default") -> nn.Module:
 
 
 def _names() -> list[str]:
-    """The models that have names, torchvision's where it is installed."""
+    """The models that have names, with those of torchvision if it is installed."""
     names = [f"digits/{name}" for name in demo.NETWORKS]
     with contextlib.suppress(InputError):
         names += [f"torchvision/{name}" for name in vision.classifiers()]
@@ -80,8 +80,8 @@ def _torchvision_model(name: str, weights: str) -> nn.Module:
         network = models.get_model(name, weights=chosen, progress=is_watched())
         return _settled(network) if chosen is None else network
     except OSError as error:  # urllib's errors are OSErrors, and so is a full disk
-        mend = "give --weights none, or --weights with the path of a state dict"
-        raise InputError(f"cannot get the weights of torchvision/{name}: {error}; {mend}") from error
+        fix = "give --weights none, or --weights with the path of a state dict"
+        raise InputError(f"cannot get the weights of torchvision/{name}: {error}; {fix}") from error
 
 
 def _demo_model(name: str, weights: str) -> nn.Module:

@@ -56,7 +56,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {"resnet": resnet, "mobilenet": m
 
 
 class _Residual(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, 1×1 where the shape changes."""
+    """Two 3×3 convolutions and a shortcut, which is a 1×1 convolution if the shape changes."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _Residual(nn.Module):
 
 
 class _InvertedResidual(nn.Module):
-    """Expand fourfold, filter each channel alone, project; added to the input where the shape is kept."""
+    """Expand fourfold, filter each channel, project; add the input if the shape stays the same."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from zeropoint.errors import InputError
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
-_MEND = "write it with torch.save(model.state_dict(), ...) or as safetensors"
+_FIX = "write it with torch.save(model.state_dict(), ...) or as safetensors"
 
 
 def load_into(network: nn.Module, path: Path) -> nn.Module:
     """``network`` itself, with the state dict of the file ``path`` loaded into it.
 
-    Raises InputError where the file cannot be read, holds anything but named tensors, or does not fit the
+    Raises InputError if the file cannot be read, holds anything but named tensors, or does not fit the
     network: the message names the first missing, unexpected or differently shaped key.
     """
     state = _read(path)
@@ -42,7 +42,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except OSError as error:
         raise InputError(f"cannot read the weights {path}: {error}") from error
     except Exception as error:  # of a torn or foreign file the unpickler raises anything, IndexError too
-        raise InputError(f"{path} cannot be read safely as a state dict; {_MEND}") from error
+        raise InputError(f"{path} cannot be read safely as a state dict; {_FIX}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} holds no plain state dict; {_MEND}")
+        raise InputError(f"{path} holds no plain state dict; {_FIX}")
     return state

@@ -17,10 +17,10 @@ def is_userfile(spec: str) -> bool:
 def call(spec: str, example: str) -> Any:
     """What the function of ``FILE.py:FUNCTION`` returns, called with no arguments; the file is run first.
 
-    As when Python runs a file, its folder goes first on ``sys.path``, so it may import its neighbours.
-    ``example`` is the function name that the message proposes where ``spec`` has none.
+    As when Python runs a file, its folder is put first on ``sys.path``, so it may import the files there.
+    ``example`` is the function name that the message proposes if ``spec`` has none.
 
-    Raises InputError where the file or the function does not exist or the user's code fails.
+    Raises InputError if the file or the function does not exist, or the user's code fails.
     """
     file, colon, name = spec.rpartition(":")
     if not (colon and file.endswith(".py") and name):

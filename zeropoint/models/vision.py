@@ -1,4 +1,4 @@
-"""torchvision, imported also where its wheel and torch's are of different builds."""
+"""torchvision, which can be imported even if its wheel and that of torch are of different builds."""
 
 import functools
 import importlib
@@ -15,7 +15,7 @@ _KEPT: list[torch.library.Library] = []  # operator schemas live as long as the 
 
 @functools.cache
 def torchvision() -> ModuleType:
-    """The torchvision package. Raises InputError where it is not installed.
+    """The torchvision package. Raises InputError if it is not installed.
 
     Its CUDA wheel cannot load its compiled operators beside a CPU-only torch, and then its import fails as it
     registers shapes for operators that nobody declared. Declared here without kernels, they let everything
@@ -39,7 +39,7 @@ def torchvision() -> ModuleType:
 
 
 def classifiers() -> list[str]:
-    """The names of torchvision's image classifiers. Raises InputError where it is not installed."""
+    """The names of torchvision's image classifiers. Raises InputError if it is not installed."""
     models = torchvision().models
     names: list[str] = models.list_models(
         module=models

@@ -1,4 +1,4 @@
-"""Checkpoints: how far a long pass has got, in a file, so that the same pass goes on from there."""
+"""Checkpoints: the state of a long pass in a file, from which the same pass continues."""
 
 import hashlib
 import io
@@ -22,8 +22,8 @@ from zeropoint.versions import versions
 class Checkpoint:
     """The file that a pass keeps its state in; without a ``path`` nothing is kept.
 
-    ``key`` says of which pass on what the state is: that of another key is not used, or, where it is
-    ``expected``, an error.
+    ``key`` identifies the pass and its inputs. A state with another key is not used; if a state is
+    ``expected``, it is an error.
     """
 
     path: Path | None
@@ -31,27 +31,27 @@ class Checkpoint:
     expected: bool = False
 
     def load(self) -> dict[str, Any] | None:
-        """The state last saved under this key, None where there is none; runs no code from the file.
+        """The state that was saved last with this key, or None; runs no code from the file.
 
-        Raises InputError where it is expected, and there is a file that is damaged or of another origin.
+        Raises InputError if it is expected, and the file is damaged or has another key.
         """
         kept = self._read()
         if kept is None and self.expected and self.path is not None and self.path.exists():
             raise InputError(
                 f"cannot go on from {self.path}: it is damaged, or of other versions of zeropoint or torch;"
-                " delete it to begin anew"
+                " delete it to start again"
             )
         return kept["state"] if kept else None
 
     def reached(self) -> str | None:
-        """How far the state that ``load`` gives had got, None where there is none."""
+        """How far the saved state is, or None if there is none."""
         kept = self._read()
         return kept["reached"] if kept else None
 
     def save(self, state: dict[str, Any], reached: str) -> None:
         """Puts ``state``, of tensors and plain values, in the place of the one before, which else stays.
 
-        ``reached`` tells a person how far that is. Raises InputError where the file cannot be written.
+        ``reached`` says how far that is, for messages. Raises InputError if the file cannot be written.
         """
         if self.path is None:
             return
@@ -62,7 +62,7 @@ class Checkpoint:
 
     @contextmanager
     def tells(self, doing: str) -> Iterator[None]:
-        """Has Ctrl-C say what it interrupts, how far that had got, and where it is kept."""
+        """The message of Ctrl-C says what it interrupts, how far that is, and where it is saved."""
         try:
             yield
         except KeyboardInterrupt:

@@ -26,8 +26,8 @@ def train_float(
 ) -> Training:
     """Trains the model that ``spec`` and ``weights`` name and writes it to ``out`` (.safetensors).
 
-    Raises InputError as ``train`` and ``models.resolve`` do, where there is no training data, and, before
-    training, where ``out`` cannot be written.
+    Raises InputError as ``train`` and ``models.resolve`` do, if there is no training data, and, before
+    training, if ``out`` cannot be written.
     """
     from zeropoint import models
 
@@ -39,7 +39,7 @@ def train_float(
     with atomic_write(out) if is_first() else nullcontext() as path:
         try:
             result = train(Task(module), loaders.train, loaders.validation, options)
-        except OSError as error:  # not of the file to write, which atomic_write would take it for
+        except OSError as error:  # of the data; atomic_write would blame the file to write
             raise InputError(f"cannot read the training data: {error}") from error
         if path is not None:
             state = {key: value.contiguous().clone() for key, value in module.state_dict().items()}

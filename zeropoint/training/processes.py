@@ -26,14 +26,14 @@ _PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes: the only one, or the first of several."""
+    """Whether this process prints and writes files: the only one, or the first of several."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def join(precision: str = "auto") -> "Fabric":
-    """The processes that ``torchrun`` started, or this one alone; on GPUs where there are any.
+    """The processes that ``torchrun`` started, or only this one; on GPUs if there are any.
 
-    Raises InputError where Lightning Fabric is not installed.
+    Raises InputError if Lightning Fabric is not installed.
     """
     try:
         from lightning_fabric import Fabric
@@ -61,17 +61,17 @@ def join(precision: str = "auto") -> "Fabric":
 
 
 def _part() -> None:
-    """Ends the threads that exchange tensors while Python still runs.
+    """Stops the threads that exchange tensors while Python still runs.
 
-    One of them that lets its last tensor go after that needs the interpreter, which is gone: it took the
-    whole process down (SIGABRT), now and then, after all the work was done.
+    A thread that frees its last tensor later needs the interpreter, which no longer exists: sometimes the
+    whole process then ended with SIGABRT, after all the work was done.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def _own(rows: Any, process: int, processes: int) -> Any:
-    """Of a batch's rows those of one process; its last one where there are too few for all."""
+    """The rows of a batch for one process; the last row if there are too few for all."""
     return rows[process::processes] or rows[-1:]
 
 
@@ -90,7 +90,7 @@ class _Share:
 
 
 def share(loader: Loader, process: int, processes: int) -> Loader:
-    """A loader of this process's rows of every batch of ``loader``: all where there is one process.
+    """A loader of this process's rows of every batch of ``loader``: all if there is one process.
 
     Together the processes have the batches of one. A DataLoader then reads those rows alone.
     """

@@ -1,4 +1,4 @@
-"""Randomness: every epoch has random states of its own, so that a training can go on in its middle."""
+"""Randomness: every epoch has its own random states, so that a training can continue inside it."""
 
 import random
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from zeropoint.data.batches import Loader
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Random states are behind it what they were before."""
+    """Restores the random states at the end of the block."""
     before = states()
     try:
         yield
