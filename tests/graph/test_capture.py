@@ -349,3 +349,42 @@ def test_inputs_on_which_the_model_fails(inputs):
 def test_what_is_no_input(inputs):
     with pytest.raises(InputError, match="example inputs must be"):
         capture(nn.ReLU(), inputs)
+
+
+class Returning(nn.Module):
+    """A model that gives back ``what``."""
+
+    def __init__(self, what) -> None:
+        super().__init__()
+        self.layer, self.what = nn.Linear(3, 2), what
+
+    def forward(self, x):
+        """What was asked for."""
+        return self.what(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "message"),
+    [
+        (
+            lambda: torch.relu,
+            torch.randn(2, 3),
+            "the model is a builtin_function_or_method; give an nn.Module",
+        ),
+        (lambda: nn.Linear(3, 2, device="meta"), torch.randn(2, 3), "on the meta device"),
+        (lambda: torch.jit.script(nn.Linear(3, 2)), torch.randn(2, 3), "TorchScript"),
+        (lambda: nn.Linear(3, 2), torch.randn(0, 3), "example input 1 is empty"),
+        (lambda: Returning(lambda _: None), torch.randn(2, 3), "returns NoneType without a tensor"),
+        (lambda: Returning(lambda y: y * float("nan")), torch.randn(2, 3), "NaN on the example"),
+    ],
+)
+def test_what_cannot_be_captured_is_one_line(model, example, message):
+    with pytest.raises(InputError, match=message) as caught:
+        capture(model(), example)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrapped_modules_are_unwrapped(wrap):
+    model, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval(), torch.randn(2, 3)
+    torch.testing.assert_close(capture(wrap(model), x)(x)[0], model(x))

@@ -8,9 +8,10 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor, get_num_threads, set_num_threads
+import numpy as np
+from torch import Tensor, as_tensor, float32, get_num_threads, set_num_threads
 
 from zeropoint.engines.engine import Engine, Run
 from zeropoint.engines.verify import WrongError, check_lowering
@@ -51,15 +52,23 @@ class Runner:
     run: Run
     shapes: tuple[Shape, ...] = ()
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The output tensors, float32 on the CPU, of the positional input tensors.
+    def __call__(self, *inputs: Tensor | np.ndarray[Any, Any]) -> tuple[Tensor, ...]:
+        """The output tensors, float32 on the CPU, of the positional inputs: tensors or NumPy arrays.
+
+        Floats of other types are converted to float32.
 
         Raises InputError for an input of a shape that the model was not captured for: engines would read
         after its end, or give meaningless outputs.
         """
+        tensors = tuple(_as_tensor(value) for value in inputs)
         if self.shapes:
-            _check(inputs, self.shapes)
-        return self.run(*inputs)
+            _check(tensors, self.shapes)
+        return self.run(*tensors)
+
+
+def _as_tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    tensor = as_tensor(value)
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype != float32 else tensor
 
 
 def _check(inputs: tuple[Tensor, ...], shapes: tuple[Shape, ...]) -> None:

@@ -24,7 +24,7 @@ from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import aten
 from zeropoint.graph.padding import packing_encoders, zeros_at_padding
-from zeropoint.graph.program import Program
+from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.verify import check_capture
 from zeropoint.torch_private.operators import signature
 
@@ -57,7 +57,9 @@ def capture(
         (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for tensor in inputs
     )
-    model = _float_on_cpu(model)
+    model = _float_on_cpu(_unwrapped(model))
+    if empty := [number for number, tensor in enumerate(inputs, 1) if not tensor.numel()]:
+        raise InputError(f"example input {empty[0]} is empty; give at least one item")
     exported, dynamic = _export(model, inputs, free_sizes)
     if free_sizes:
         _warn_of_fixed(exported, inputs)
@@ -71,6 +73,21 @@ def capture(
     with _in_eval_mode(model):
         check_capture(model, module, inputs)
     return Program(module, inputs, dynamic, origin=origin)
+
+
+def _unwrapped(model: object) -> nn.Module:
+    """The module in what a user may hold; raises InputError for what is none, or cannot be exported."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # of torch.compile
+        return _unwrapped(inner)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module cannot be exported; give the nn.Module that it was made from")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}; give an nn.Module")
+    if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
+        raise InputError("the model is on the meta device and has no weights; load them first")
+    return model
 
 
 def _float_on_cpu(model: nn.Module) -> nn.Module:
@@ -210,10 +227,15 @@ def _try_out(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.no_grad():
-            torch.func.functional_call(model, buffers, tuple(tensor.clone() for tensor in inputs))
+            output = torch.func.functional_call(model, buffers, tuple(tensor.clone() for tensor in inputs))
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
         raise InputError(f"the model fails on inputs of shape {shapes}: {_cause(error)}") from error
+    found = flat_tensors(output)
+    if not found:
+        raise InputError(f"the model returns {type(output).__name__} without a tensor; return its outputs")
+    if any(one.is_floating_point() and bool(one.isnan().all()) for one in found if one.numel()):
+        raise InputError("an output of the model is NaN on the example; check its weights and the inputs")
 
 
 @contextlib.contextmanager
