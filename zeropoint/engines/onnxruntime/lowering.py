@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from zeropoint.engines.decompositions import decomposable
 from zeropoint.engines.onnxruntime.run import PROCESSOR
 from zeropoint.engines.qdq import to_pairs
+from zeropoint.engines.rewrites import tell
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
@@ -45,7 +46,7 @@ def lower(program: Program, path: Path) -> None:
             exported, (), dynamo=True, verbose=False, optimize=False, custom_translation_table=table
         )
     assert converted is not None
-    rewrite(converted.model)
+    tell(rewrite(converted.model))
     parts: list[Any] = [*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator

@@ -14,14 +14,8 @@ from zeropoint.engines.decompositions import decompose, default_table
 from zeropoint.engines.openvino.kernels import CHOSEN_FOR, choose_kernels
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.openvino.profile import timed_convolutions
-from zeropoint.engines.openvino.rewrites import (
-    fold_weights,
-    halve_weights,
-    is_product,
-    keep_zero_points,
-    share_ends,
-    without_indentation,
-)
+from zeropoint.engines.openvino.rewrites import is_product, rewrite, without_indentation
+from zeropoint.engines.rewrites import tell
 from zeropoint.engines.tables import look_up_integers
 from zeropoint.errors import first_line
 from zeropoint.files import atomic_write
@@ -32,7 +26,7 @@ from zeropoint.graph.packing import pack
 from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import drop_wide, quantizers
 from zeropoint.numerics.scheme import choose_parameters, off_middle
-from zeropoint.targets.processor import PROCESSORS, native
+from zeropoint.targets.processor import native
 
 
 def lower(program: Program, path: Path) -> None:
@@ -62,12 +56,7 @@ def lower(program: Program, path: Path) -> None:
     model = package.convert_model(
         TorchFXPythonDecoder(module), extension=[_product_rule([node.name for node in products])]
     )
-    if program.processor in PROCESSORS and PROCESSORS[program.processor].saturates:
-        fold_weights(model)
-    halve_weights(model)
-    share_ends(model)
-    if program.processor in ("arm", "any"):
-        keep_zero_points(model)
+    tell(rewrite(model, program.processor))
     model.set_rt_info(program.method, ["zeropoint", "method"])
     model.set_rt_info(program.processor, ["zeropoint", "processor"])
     with atomic_write(path) as temporary:
