@@ -7,7 +7,12 @@ MOST = 40  # names in a message: models have thousands of modules
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used; the message is the one line that the command line prints."""
+    """Something the user gave cannot be used; the message is the one line that the command line prints.
+
+    >>> zp.compile(program, "openvin")
+    Traceback (most recent call last):
+    zeropoint.errors.InputError: unknown engine 'openvin'; did you mean openvino?
+    """
 
 
 class InputWarning(UserWarning):

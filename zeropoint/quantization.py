@@ -42,6 +42,10 @@ def quantize(
 
     Raises InputError for an unknown method or target, bits or a scheme that the target cannot run, data that
     the method needs and has not, data that does not fit the model, or a checkpoint that cannot be written.
+
+    >>> quantized = zp.quantize(program, "static", calibration=batches)
+    >>> quantized.method, quantized.weight_bits, quantized.target
+    ('static', 8, 'openvino')
     """
     asked, options = _checked(program, method, calibration, train), options or Options()
     rules = engines.target(target, options.processor) if isinstance(target, str) else target
@@ -106,6 +110,11 @@ def train_quantized(
 
     Raises InputError for data that cannot be trained on, a folder that holds another training, and as
     ``quantize`` does.
+
+    >>> options = zp.Options(training=zp.TrainingOptions(epochs=1))
+    >>> trained = zp.train_quantized(program, batches, options=options)
+    >>> trained.method
+    'qat'
     """
     options = options or Options()
     if program.method != "fp32":

@@ -174,7 +174,7 @@ def test_layers_and_advice_have_their_times(engine: str):
 def test_what_cannot_be_diagnosed():
     with pytest.raises(InputError, match="the Program is fp32; quantize it"):
         diagnose(residual(), DATA)
-    with pytest.raises(InputError, match="torch tells no times of layers"):
+    with pytest.raises(InputError, match="torch reports no times of layers"):
         diagnose(quantized(network()), DATA, engine="torch")
 
 

@@ -9,7 +9,7 @@ from zeropoint.engines import find
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
 from zeropoint.measure.fidelity import Fidelity
-from zeropoint.measure.parity import judge, where_they_part
+from zeropoint.measure.parity import first_difference, judge
 from zeropoint.quantization import quantize
 
 
@@ -32,7 +32,7 @@ def test_judge(engine_db: float, simulation_db: float, same_class: float | None,
     assert judge(engine, simulation, Fidelity(same_class, 40.0)).ok is ok
 
 
-def test_where_they_part_names_the_layer_that_an_engine_gets_wrong(monkeypatch: pytest.MonkeyPatch):
+def test_first_difference_names_the_layer_that_an_engine_gets_wrong(monkeypatch: pytest.MonkeyPatch):
     program = quantize(residual(), "static", calibration=[images()], options=options(), target="onnxruntime")
     engine = find("onnxruntime")
     lower = engine.lower
@@ -44,13 +44,13 @@ def test_where_they_part_names_the_layer_that_an_engine_gets_wrong(monkeypatch: 
         lower(dataclasses.replace(program, module=module), path)
 
     monkeypatch.setattr(engine, "lower", lower_wrongly)
-    assert where_they_part(program, "onnxruntime", (images(),)) == "inner (aten.conv2d.default)"
+    assert first_difference(program, "onnxruntime", (images(),)) == "inner (aten.conv2d.default)"
 
 
-def test_where_they_part_of_a_graph_that_the_engine_cannot_run_is_unknown(monkeypatch: pytest.MonkeyPatch):
+def test_first_difference_of_a_graph_that_the_engine_cannot_run_is_unknown(monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> None:
         raise RuntimeError("no such kernel")
 
     program = quantize(residual(), "static", calibration=[images()], options=options())
     monkeypatch.setattr(find("openvino"), "lower", fail)
-    assert where_they_part(program, "openvino", (images(),)) is None
+    assert first_difference(program, "openvino", (images(),)) is None

@@ -50,15 +50,23 @@ def compare(
     command: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
-    """Measures every method × bits × engine and gives the Results, which lie in the folder ``out`` as well.
+    """Measures every method × bits × engine on this machine and gives the Results; they are in ``out``, too.
 
-    ``bits`` are as in W4A8; none: those of ``options``.
-    ``threads`` and ``batch_size`` are those of the latency; accuracy is evaluated on all cores. ``engines``
-    defaults to those installed. Rows that ``out`` already holds from the same model, data and options are
-    kept, and quantized Programs in it are used again, as are checkpoints of those half done. ``say`` is told
-    in a line what is being done.
+    ``program`` is float. ``data`` holds what the methods need: calibration, evaluation, and for ``qat``
+    train. ``out`` is the run folder, with results.json, results.csv, results.md, ``programs``, ``artefacts``
+    and ``layers``. ``bits`` are as in W4A8; if empty, those of ``options``. ``threads`` and ``batch_size``
+    are those of the latency; accuracy is evaluated on all cores. ``engines`` None: those installed. Rows that
+    ``out`` already holds from the same model, data and options are kept; quantized Programs in it are used
+    again, and unfinished ones are continued. ``say`` is called with a line of text at the start of each
+    stage.
 
-    Raises InputError for an unknown method or engine, data that does not fit, or a folder with another run.
+    A row that an engine cannot run has an ``error`` and does not stop the comparison. Raises InputError for
+    an unknown method or engine, data that does not fit, or a folder with another run.
+
+    >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
+    >>> results = zp.compare(program, data, out="run", methods=["fp32", "static"], engines=["openvino"])
+    >>> [row.name for row in results.rows]
+    ['fp32 on openvino', 'static on openvino']
     """
     methods = list(dict.fromkeys(methods))
     engines = list(dict.fromkeys(installed() if engines is None else engines))
@@ -154,7 +162,7 @@ def _rows(
 
 
 def _quantized(run: Run, method: str, options: Options, target: str) -> Program:
-    """The Program of a method, taken from the run folder where an interrupted run left it."""
+    """The Program of a method, taken from the run folder if an interrupted run left it."""
     if method == "fp32":
         return run.program
     parts = [

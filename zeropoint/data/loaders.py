@@ -11,6 +11,10 @@ class Loaders:
 
     ``calibration`` needs no labels. ``validation`` is held out of ``train`` to choose the best epoch by, so
     that ``evaluation`` judges only what is finished; both are None if there is no training data.
+
+    >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
+    >>> data.train is None
+    True
     """
 
     name: str

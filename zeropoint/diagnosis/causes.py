@@ -1,4 +1,4 @@
-"""Causes: why a layer does not take quantization well, told from what was seen of its operands."""
+"""Causes: why a layer loses accuracy by quantization, from the statistics of its operands."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ OUTLIER = 8.0  # largest magnitude over that of all but a thousandth of the valu
 CLIPPED, CLIPPED_WEIGHTS = 0.01, 0.05  # share of values beyond the grid: few bits gain by some
 UNUSED = 0.5  # share of the grid that no value reaches
 LEVELS = 1 / 16  # of the grid that lie between the 5th and the 95th percentile
-SATURATED = 0.1  # share of a clip's outputs at its upper end
+SATURATED = 0.1  # share of a clip's outputs at its upper limit
 DEAD = 0.05  # share of channels that are zero throughout
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A ``name`` from the list below, what it was told by, and of which operand: "input", "weight"."""
+    """A ``name`` from the list below, the measured ``detail``, and of which operand: "input", "weight"."""
 
     name: str
     detail: str
@@ -141,7 +141,7 @@ def _spread(largest: Tensor) -> float:
 
 
 def _between(statistics: Statistics, share: float) -> tuple[float, float]:
-    """Between which values all lie but such a share at each end."""
+    """The limits between which all values lie but ``share`` at each side."""
     shares = statistics.histogram.cumsum(0) / statistics.histogram.sum().clamp(min=1)
     ends = torch.searchsorted(shares, torch.tensor([share, 1 - share], dtype=shares.dtype))
     low, high = statistics.centers[ends.clamp(max=len(shares) - 1)].tolist()

@@ -42,11 +42,11 @@ SECONDS = 1.0  # spent timing a fix beside the Program as it is
 class LayerDiagnosis:
     """One operator that reads quantized values, ``name`` being the module's that it comes from.
 
-    SQNRs in dB, None where infinite: ``local_db`` of its output with it alone quantized, ``accumulated_db``
+    SQNRs in dB, None if infinite: ``local_db`` of its output with it alone quantized, ``accumulated_db``
     with all before it, too; ``alone_db`` of the network's outputs with it alone quantized, to first order.
     ``regained_db``: what they gain with it alone left float, to first order. ``milliseconds``: of its kernel
     in the engine, and ``float_milliseconds`` of that in the float network, both by the engine's own profile,
-    None where it tells none.
+    None if the engine reports none.
     """
 
     name: str
@@ -73,7 +73,18 @@ class Advice:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Layers by what they cost the outputs, the worst first, and advice, that of the largest gain first."""
+    """Layers by their cost at the outputs, the worst first, and advice, that of the largest gain first.
+
+    ``sqnr_db``: of the network's outputs, in dB on ``items`` items; None if infinite. ``engine``: on which
+    layers and fixes were timed; None if they were not.
+
+    >>> diagnosis = zp.diagnose(quantized, batches, items=8)
+    >>> diagnosis.bits, diagnosis.items, diagnosis.engine
+    ('W8A8', 8, None)
+    >>> costs = [layer.regained_db for layer in diagnosis.layers]
+    >>> costs == sorted(costs, reverse=True)
+    True
+    """
 
     method: str
     bits: str
@@ -106,18 +117,23 @@ def diagnose(
 ) -> Diagnosis:
     """Looks at a quantized ``program`` on the first ``items`` of ``data``, and times it on an ``engine``.
 
-    ``engine`` None leaves times out. The statistics take one pass; only fixes of the worst layers are tried
-    by running the network again. ``processor`` names the kind whose arithmetic is simulated, by default the
-    Program's own. Give it as ``quantize`` returned it: of one that was loaded from a file the float weights
-    are known only as they were rounded.
+    ``data`` yields batches of inputs, with or without labels. ``engine`` None: no times. The statistics take
+    one pass over the items; only fixes of the worst layers are tried by running the network again.
+    ``processor`` names the kind whose arithmetic is simulated; None: the Program's own. Give the Program as
+    ``quantize`` returned it: of a Program that was loaded from a file, only the rounded weights are known.
 
-    Raises InputError for a float Program, an engine that tells no times of layers, or data that does not fit.
+    Raises InputError for a float Program, an engine that reports no times of layers, or data that does not
+    fit.
+
+    >>> diagnosis = zp.diagnose(quantized, batches, items=8)
+    >>> sorted(layer.name for layer in diagnosis.layers)
+    ['0', '3']
     """
     if program.method in ("fp32", "bf16"):
         raise InputError(f"the Program is {program.method}; quantize it before it is diagnosed")
     if engine is not None and engines.find(engine).layer_seconds is None:
         able = " or ".join(name for name in engines.NAMES if engines.named(name).layer_seconds)
-        raise InputError(f"{engine} tells no times of layers; give {able}, or none")
+        raise InputError(f"{engine} reports no times of layers; give {able}, or none")
     kind = program.processor if processor is None else find_processor(processor).name
     looked = layerwise(program, data, items, sensitivity=True, processor=kind, description="diagnosing")
     worst = sorted(looked.seen, key=lambda seen: seen.at_outputs, reverse=True)
@@ -146,10 +162,15 @@ def fixed(
     most_latency: float = math.inf,
     processor: str | None = None,
 ) -> tuple[Program, list[Advice]]:
-    """The Program with the advice taken that still helps behind what was taken before it, and that advice.
+    """The Program with the advice that still helps after the advice taken before it, and that advice.
 
-    ``most_latency``: by how much all of it may slow the network down, as a fraction, by what was measured of
-    each. One fix a layer.
+    ``most_latency``: how much slower all of it may make the network, as a fraction, by the measured latency
+    of each. At most one fix per layer is taken. ``data`` and ``processor`` are those of ``diagnose``.
+
+    >>> diagnosis = zp.diagnose(quantized, batches, items=8)
+    >>> better, taken = zp.fixed(quantized, diagnosis, batches)
+    >>> set(taken) <= set(diagnosis.advice)
+    True
     """
     kind = program.processor if processor is None else find_processor(processor).name
     noise = _judge(program, data, diagnosis.items, kind)

@@ -116,7 +116,7 @@ def _with_fine_weights(
 
 
 def left_float(program: Program, name: str, looked: Layerwise) -> Program:
-    """The Program with no quantizers in front of one layer, which has its float weights again."""
+    """The Program with no quantizers before one layer, which has its float weights again."""
     module, layer = _copied(program, name)
     for one in _operands(module, layer):
         if one.is_weight and len(one.source.users) == 1:

@@ -44,6 +44,10 @@ class Runner:
     """A compiled model on an engine. ``threads`` is the number it computes with, ``artefact`` its file.
 
     ``shapes``: the sizes that the inputs' axes may have; empty if only the artefact knows.
+
+    >>> runner = zp.compile(program, "onnxruntime", threads=1)
+    >>> runner.engine, runner.threads, runner.artefact.suffix
+    ('onnxruntime', 1, '.onnx')
     """
 
     engine: str
@@ -147,6 +151,10 @@ def compile(
     ``verify`` compares the artefact with the simulation on the example.
     Raises InputError if the engine is unknown, not installed, cannot run the Program, or computes something
     else than the simulation on the example.
+
+    >>> runner = zp.compile(quantized, "openvino", threads=1)
+    >>> runner(torch.rand(2, 3, 8, 8))[0].shape
+    torch.Size([2, 5])
     """
     ending = find(engine).artefact_name(program)
     if reason := unsupported(engine, program.method, program):

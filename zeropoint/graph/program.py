@@ -49,12 +49,17 @@ class Program:
     ``module`` is a graph of pure ATen operators over named weights; fake-quantize nodes in it are the
     quantizers.
     ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free;
-    where it is, others are, too, if they were captured so.
+    if it is, others are, too, if they were captured so.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, ``processor`` the kind of CPU that it was
     quantized for, and ``quantize_seconds`` what the method took. ``skip`` are the globs of modules that the
     user kept float, ``decisions`` what each rule of placement decided at each node. ``unfitted`` has the
-    same quantizers around the weights of the float network, where the method moved those; it is not saved.
+    same quantizers around the weights of the float network, if the method moved those; it is not saved.
+
+    >>> program.method, program.example_inputs[0].shape
+    ('fp32', torch.Size([1, 3, 8, 8]))
+    >>> program(torch.rand(2, 3, 8, 8))[0].shape
+    torch.Size([2, 5])
     """
 
     module: GraphModule
@@ -183,6 +188,10 @@ def load(path: str | os.PathLike[str]) -> Program:
     """Reads a ``.pt2`` file that ``Program.save`` wrote; runs no code from it.
 
     Raises InputError for a file that is missing, truncated, not a saved Program, or of a newer zeropoint.
+
+    >>> quantized.save("model.pt2")
+    >>> zp.load("model.pt2").method
+    'static'
     """
     path = Path(path)
     metadata, checked = archive.read(path, METADATA)

@@ -12,7 +12,7 @@ from zeropoint.targets.recipe import matches
 def pairs(before: Inspection, after: Inspection) -> tuple[Pair, ...]:
     """The layers of two Programs of one model side by side, in the order of ``after``, then what is gone.
 
-    Layers are the same by name, operator and order. Raises InputError where the two have no layer in common.
+    Layers are the same by name, operator and order. Raises InputError if the two have no layer in common.
     """
     old, new = _keyed(before.layers), _keyed(after.layers)
     if old and new and not old.keys() & new.keys():
@@ -49,7 +49,7 @@ def only(
 ) -> tuple[list[Inspection], tuple[Pair, ...]]:
     """The same with those layers alone that have a name, match a glob, or lie in such a module.
 
-    Raises InputError, with the closest names, where none does.
+    Raises InputError, with the closest names, if none does.
     """
     inside = _inside(inspections[-1].layers)  # what is asked for may be folded into another layer
     names = {layer.name for inspection in inspections for layer in inspection.layers} | inside.keys()

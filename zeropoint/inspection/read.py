@@ -59,13 +59,18 @@ _NO_LAYERS = _MOVES | FAKE_QUANTIZE
 
 
 def inspect(program: Program, reference: Program | None = None, *, values: int = VALUES) -> Inspection:
-    """What is in ``program``; ``reference`` is the float one that it was made from.
+    """What is in ``program``; ``reference`` is the float Program that it was made from.
 
-    With a ``reference`` integer weights and biases stand beside the float ones they came from, batch norms
-    folded, and what was folded is told. So they do without, where the Program was not saved and its weights
-    were only rounded; a saved file holds no float weights. ``values`` are how many of each tensor are listed.
+    With a ``reference``, integer weights and biases are shown with the float ones that they come from (batch
+    norms folded), and folded layers are named. Without it they are still shown if the Program was not saved
+    and its weights were only rounded; a saved file holds no float weights. ``values``: how many values of
+    each tensor are listed.
 
     Raises InputError for a ``reference`` that is quantized.
+
+    >>> inspection = zp.inspect(quantized, program)
+    >>> inspection.layers[0].name, inspection.layers[0].weight_bits, inspection.layers[0].state
+    ('0', 8, 'integer')
     """
     if reference is not None and reference.method != "fp32":
         raise InputError(f"the reference is {reference.method}; give the float Program")

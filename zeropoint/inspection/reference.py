@@ -18,7 +18,7 @@ from zeropoint.passes.shuffles import fold_shuffles
 
 
 class Reference:
-    """The float Program beside a quantized one: batch norms folded, channels in the order they have there."""
+    """The float Program of a quantized one: batch norms folded, channels in the order they have there."""
 
     def __init__(self, program: Program, nodes: list[Node], reorders: bool) -> None:
         def norms_of(among: Iterable[Node]) -> list[Node]:
@@ -57,7 +57,7 @@ class Reference:
         return tensor.reshape(shape) if tensor.numel() == math.prod(shape) else None
 
     def bias(self, key: Key, shape: torch.Size) -> Tensor | None:
-        """The float bias of a layer; zeros where it has none."""
+        """The float bias of a layer; zeros if it has none."""
         node = self.layers.get(key)
         description = weighted(node) if node is not None else None
         if node is None or description is None:
@@ -68,5 +68,5 @@ class Reference:
 
 
 def node_keys(nodes: list[Node]) -> Iterator[Key]:
-    """What tells the layers of these nodes apart."""
+    """The keys of the layers of these nodes."""
     return keys((fx.module_name(node), str(node.target)) for node in nodes)

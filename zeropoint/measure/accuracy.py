@@ -10,7 +10,7 @@ from zeropoint.errors import InputError
 
 @dataclass(frozen=True)
 class Accuracy:
-    """``top1`` (a fraction of 1) and mean ``loss`` (nats) over a data set; None where it has no labels."""
+    """``top1`` (a fraction of 1) and mean ``loss`` (nats) over a data set; None if it has no labels."""
 
     top1: float | None
     loss: float | None
@@ -30,7 +30,7 @@ class AccuracyMeter:
     def add(self, logits: Tensor, labels: Tensor | None) -> None:
         """Counts one batch: logits (N, classes), labels (N,) of an integer dtype, or None.
 
-        Raises InputError where a label is not a class of the model, or the shapes do not belong together.
+        Raises InputError if a label is not a class of the model, or the shapes do not belong together.
         """
         self._batches += 1
         self._images += len(logits)

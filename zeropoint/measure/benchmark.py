@@ -14,7 +14,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What running a model takes. ``items_per_second`` is the batch size over the median latency."""
+    """What running a model takes. ``items_per_second`` is the batch size over the median latency.
+
+    ``latency_ms`` is that of a batch. ``cold_start`` has the seconds of loading and of the first call in a
+    fresh process, and its memory in bytes.
+
+    >>> runner = zp.compile(quantized, "openvino", threads=1)
+    >>> result = zp.benchmark(runner, torch.rand(2, 3, 8, 8), seconds=0.1)
+    >>> result.engine, result.threads, result.batch_size
+    ('openvino', 1, 2)
+    >>> result.cold_start.peak_memory_bytes > 10**6
+    True
+    """
 
     engine: str
     threads: int
@@ -26,7 +37,15 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class BenchmarkPair:
-    """Two models timed interleaved. ``speedup`` is how many times as fast the other is as the model."""
+    """Two models timed interleaved. ``speedup``: the speed of ``other`` relative to ``model``.
+
+    ``speedup`` has the median ratio and the ``low`` and ``high`` limits of its 95% confidence interval.
+
+    >>> runners = [zp.compile(one, "openvino", threads=1) for one in (program, quantized)]
+    >>> pair = zp.benchmark_pair(*runners, torch.rand(1, 3, 8, 8), seconds=0.1)
+    >>> pair.speedup.low <= pair.speedup.median <= pair.speedup.high
+    True
+    """
 
     model: Benchmark
     other: Benchmark
@@ -45,10 +64,17 @@ def benchmark(
     seconds: float = 3.0,
     say: Say = lambda _: None,
 ) -> Benchmark:
-    """Latency and throughput of ``runner`` on ``inputs``, timed for ``seconds``, and its cold start.
+    """Latency and throughput of ``runner`` on ``inputs``, and its cold start in a fresh process.
 
-    ``say`` is told in a line what is being done. Raises InputError where the artefact fails on such inputs in
-    a fresh process.
+    ``inputs`` are one tensor or the positional tensors of one call, batch first. The runner is timed for
+    ``seconds``, after warm-up. ``say`` is called with a line of text at the start of each stage.
+
+    Raises InputError if the artefact fails on such inputs in a fresh process.
+
+    >>> runner = zp.compile(quantized, "openvino", threads=1)
+    >>> result = zp.benchmark(runner, torch.rand(1, 3, 8, 8), seconds=0.1)
+    >>> result.latency_ms.p50 <= result.latency_ms.p90 <= result.latency_ms.p99
+    True
     """
     (result,), _ = _measured([runner], inputs, seconds, say)
     return result
@@ -62,7 +88,15 @@ def benchmark_pair(
     seconds: float = 3.0,
     say: Say = lambda _: None,
 ) -> BenchmarkPair:
-    """The Benchmarks of two Runners on the same inputs, timed interleaved, and the ratio of their speeds."""
+    """The Benchmarks of two Runners on the same inputs, timed interleaved, and the ratio of their speeds.
+
+    Arguments and errors are those of ``benchmark``.
+
+    >>> runners = [zp.compile(one, "openvino", threads=1) for one in (program, quantized)]
+    >>> pair = zp.benchmark_pair(*runners, torch.rand(1, 3, 8, 8), seconds=0.1)
+    >>> pair.model.engine, pair.other.engine
+    ('openvino', 'openvino')
+    """
     results, times = _measured([runner, other], inputs, seconds, say)
     return BenchmarkPair(results[0], results[1], paired_ratio(times[0], times[1]))
 
@@ -72,7 +106,7 @@ def _measured(
 ) -> tuple[list[Benchmark], list[Seconds]]:
     """The Benchmark of each Runner, and the times of its calls.
 
-    Fresh processes come first: where inputs do not fit, it is one of those that fails.
+    Fresh processes come first: if inputs do not fit, one of those fails, not this one.
     """
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     batch_size = len(arguments[0]) if arguments[0].dim() else 1

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from zeropoint.engines import Runner
 
-MIN_CALLS, MIN_SECONDS = 20, 0.5  # calls of the fresh process: at least so many, for at least so long
+MIN_CALLS, MIN_SECONDS = 20, 0.5  # calls of the fresh process: at least this number, for at least this time
 STEADY = 1.1
-"""A call is at steady state when it takes at most so many times the median of the later half of calls."""
+"""A call is at steady state if it takes at most STEADY times the median of the later half of calls."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ColdStart:
 def cold_start(runner: "Runner", inputs: Sequence["Tensor"]) -> ColdStart:
     """Loads and runs the Runner's artefact in a fresh process, on stand-ins for ``inputs``.
 
-    Raises InputError where that process fails, with the last line of what it says.
+    Raises InputError if that process fails, with the last line of its output.
     """
     request = {
         "artefact": str(runner.artefact.resolve()),
@@ -137,7 +137,7 @@ def _peak_memory() -> int:
 
 
 def _reset_peak_memory() -> None:
-    """Makes what is resident now the peak, where the system can: after imports it is less than their peak."""
+    """Makes what is resident now the peak, if the system can: after imports it is less than their peak."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

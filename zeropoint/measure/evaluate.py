@@ -20,9 +20,17 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a run does: against the labels, against float32, and against the simulation of its Program.
+    """The accuracy of a run, and its closeness to float32 and to the simulation of its Program.
 
-    ``fidelity`` and ``parity`` are None where there was nothing to compare with.
+    ``accuracy``: top-1 as a fraction of 1, mean loss in nats, number of images. ``fidelity`` and ``parity``:
+    SQNR in dB, and agreement of the predicted class as a fraction of 1, to float32 and to the simulation;
+    None if there was nothing to compare with.
+
+    >>> evaluation = zp.evaluate(program, batches)
+    >>> 0 <= evaluation.accuracy.top1 <= 1
+    True
+    >>> evaluation.fidelity is None
+    True
     """
 
     accuracy: Accuracy
@@ -34,7 +42,7 @@ class Evaluation:
 class Fitting:
     """The batches of ``data``, each found to fit ``program`` as it is read.
 
-    Raises InputError, with the number of the batch, where the inputs have another shape, or hold NaN or Inf.
+    Raises InputError, with the number of the batch, if the inputs have another shape, or hold NaN or Inf.
     """
 
     data: Loader
@@ -52,7 +60,17 @@ class Fitting:
 def evaluate(run: Run, data: Loader, *, float32: Run | None = None) -> Evaluation:
     """Top-1 and loss of ``run`` on ``data``, and its fidelity to the run ``float32`` if one is given.
 
-    Raises InputError where the data is empty, or labels are not classes of the model.
+    ``run`` is a Program, a Runner, or any function from input tensors to a tuple of output tensors. ``data``
+    yields batches of inputs, or of inputs and labels: integers of shape (N,) for a first output of shape
+    (N, classes). Without labels, top-1 and loss are None.
+
+    Raises InputError if the data is empty, or labels are not classes of the model.
+
+    >>> evaluation = zp.evaluate(quantized, batches, float32=program)
+    >>> evaluation.accuracy.images
+    16
+    >>> evaluation.fidelity.sqnr_db > 20
+    True
     """
     return evaluate_all({"": run}, data, float32=float32)[""]
 

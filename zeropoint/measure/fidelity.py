@@ -17,8 +17,8 @@ class Fidelity:
     classes differs from model to model (1 in segmentation, the last in language).
 
     ``sqnr_db``: the signal-to-quantization-noise ratio over all outputs and images,
-    10 log10(Σ reference² / Σ (reference - output)²). Infinite where the outputs are identical, minus infinity
-    where only the reference is all zero, NaN where an output of either holds NaN or infinity.
+    10 log10(Σ reference² / Σ (reference - output)²). Infinite if the outputs are identical, minus infinity
+    if only the reference is all zero, NaN if an output of either holds NaN or infinity.
     """
 
     agreement: float | None
@@ -37,7 +37,7 @@ class FidelityMeter:
     def add(self, reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Counts one batch: both models' outputs, tensors of equal shapes in the same order.
 
-        Raises ValueError where the shapes or the number of outputs differ (they would broadcast silently).
+        Raises ValueError if the shapes or the number of outputs differ (they would broadcast silently).
         """
         shapes = [tuple(tensor.shape) for tensor in reference], [tuple(tensor.shape) for tensor in outputs]
         if shapes[0] != shapes[1]:

@@ -21,7 +21,7 @@ class Integers:
     """``share``: of the multiply-accumulates that run in int8, a fraction of 1.
 
     ``fallbacks``: the operators that are quantized, but that the engine runs in float all the same, each as
-    ``module (operator)`` with the line of the model's code where that is known.
+    ``module (operator)`` with the line of the model's code if that is known.
     """
 
     share: float

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 Seconds = NDArray[np.float64]
 
-LONG = 0.05  # seconds of a call in which loading code and weights to the caches is no matter
+LONG = 0.05  # seconds of a call from which on loading code and weights to the caches does not matter
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles of the time per call, in milliseconds."""
+    """Percentiles of the time per call, in milliseconds: the median ``p50``, ``p90`` and ``p99``.
+
+    >>> zp.Latency(p50=1.2, p90=1.4, p99=2.1).p90
+    1.4
+    """
 
     p50: float
     p90: float
@@ -41,8 +45,8 @@ def interleave(
     Element i of every array comes from the same round i, so ratios of two candidates can be paired. Each
     candidate is first called ``warmup`` times untimed. Rounds go on until ``seconds`` have passed, and for at
     least ``min_rounds``. Garbage collection is off meanwhile. Among several candidates each timed call comes
-    right behind an untimed one of the same, so that it finds its own code and weights in the caches, as it
-    does where one model runs alone: ShuffleNetV2 is a third slower after another model's call.
+    right after an untimed one of the same, so that it finds its own code and weights in the caches, as it
+    does if one model runs alone: ShuffleNetV2 is a third slower after another model's call.
     """
     for run in runs.values():
         for _ in range(warmup):
@@ -75,7 +79,7 @@ def paired_ratio(numerator: Seconds, denominator: Seconds, *, resamples: int = 1
     """The median over rounds of ``numerator / denominator``, two arrays that one ``interleave`` returned.
 
     The interval is the percentile bootstrap's (Efron, 1979) over rounds, with a fixed seed. The speed-up of B
-    over A is ``paired_ratio(A, B)``. Raises ValueError where the numbers of rounds differ.
+    over A is ``paired_ratio(A, B)``. Raises ValueError if the numbers of rounds differ.
     """
     if numerator.shape != denominator.shape:
         raise ValueError(f"cannot pair {len(numerator)} rounds with {len(denominator)}")

@@ -52,7 +52,7 @@ class Distribution:
 class Layer:
     """One operator that reads quantized values, ``name`` being the module's that it comes from.
 
-    ``sqnr_db``: of its output with all quantizers before it at work, None: infinite. ``weight`` is None where
+    ``sqnr_db``: of its output with all quantizers before it at work, None: infinite. ``weight`` is None if
     it has none or that stays float, and so is ``input``; of two it is the worse one. ``macs``:
     multiply-accumulates for one item.
     """
@@ -67,7 +67,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers of a quantized Program in the order of the network, seen on so many ``items`` of data."""
+    """The layers of a quantized Program in the order of the network, seen on ``items`` items of data."""
 
     method: str
     bits: str
@@ -131,7 +131,7 @@ def of_weight(weight: Tensor, quantizer: Quantizer) -> Distribution:
 
 
 def _is_beyond(values: Tensor, scale: Tensor, zero_point: Tensor, quantizer: Quantizer) -> Tensor:
-    """Where values are cut: further from the end of the grid than rounding takes them."""
+    """Where values are cut: beyond the limit of the grid by more than half a step."""
     levels = values / scale + zero_point
     return (levels < quantizer.scheme.qmin - 0.5) | (levels > quantizer.scheme.qmax + 0.5)
 

@@ -34,8 +34,8 @@ from zeropoint.numerics.ranges import Statistics
 from zeropoint.passes.blocks import float_network
 from zeropoint.progress import track
 
-TOGETHER = 8  # items that run at a time: what all layers give is held for so many
-PROJECTIONS = 2  # for each batch; 64 items then tell a sensitivity to 0.4 dB
+TOGETHER = 8  # items that run at a time: the outputs of all layers are held for them
+PROJECTIONS = 2  # for each batch; with 64 items a sensitivity is exact to 0.4 dB
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Seen:
     rounded to nearest: those that were fitted make up for what others do; ``accumulated``: of the error with
     everything before it quantized, too; ``at_outputs``: of what the former does to the network's outputs, to
     first order. ``operands``: what was seen of each activation that
-    is quantized in front of it, by its quantizer, and ``channels``: the largest magnitude in each channel.
+    is quantized before it, by its quantizer, and ``channels``: the largest magnitude in each channel.
     ``pairs``: neighbouring weights that overflow on the processor that was asked about, if there are any.
     """
 
@@ -68,7 +68,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Layerwise:
-    """What was ``seen``, in the order of the network, on so many ``items``.
+    """What was ``seen``, in the order of the network, on ``items`` items.
 
     ``signal`` and ``noise``: sums of squares of the float network's outputs, and of the quantized one's
     error. ``float_weights``: by the name of the parameter.
@@ -94,7 +94,7 @@ def layerwise(
 
     With a ``processor`` it is run with that one's arithmetic, which may overflow.
 
-    Raises InputError where there is no data, or it does not fit.
+    Raises InputError if there is no data, or it does not fit.
     """
     reference = float_network(program)
     weights = {name: tensor.detach() for name, tensor in reference.named_parameters()}
@@ -126,14 +126,14 @@ def _with_weights(module: GraphModule, weights: dict[str, Tensor]) -> GraphModul
 
 
 def first_items(program: Program, data: Iterable[Any], items: int) -> list[tuple[Tensor, ...]]:
-    """Batches of at most TOGETHER that hold the first ``items``; as they are where the batch is fixed."""
+    """Batches of at most TOGETHER that hold the first ``items``; unchanged if the batch is fixed."""
     parts: list[tuple[Tensor, ...]] = []
     room = items
     for number, inputs in enumerate(inputs_of(data, TOGETHER if program.dynamic_batch else None)):
         check_inputs(program.module, inputs, f"batch {number}")
         size = len(inputs[0]) if inputs[0].dim() else 1
         if program.dynamic_batch:
-            split = [tensor[:room].split(TOGETHER) for tensor in inputs]
+            split = [torch.split(tensor[:room], TOGETHER) for tensor in inputs]
             parts += list(zip(*split, strict=True))
         else:
             parts.append(inputs)
@@ -157,7 +157,7 @@ def _sites(module: GraphModule) -> list[Seen]:
 
 
 class _Float(Interpreter):
-    """The float network, which at every site computes what the quantized operator would give, too."""
+    """The float network, which at every site also computes the output of the quantized operator."""
 
     def __init__(
         self, reference: GraphModule, quantized: GraphModule, seen: dict[str, Seen], sensitivity: bool
@@ -216,7 +216,7 @@ class _Float(Interpreter):
             site.channels[quantizer.node] = largest if before is None else torch.maximum(before, largest)
 
     def _value(self, node: Node) -> Any:
-        """What a node of the quantized graph gives in the float network, quantizers computed anew."""
+        """What a node of the quantized graph gives in the float network, quantizers computed again."""
         if node in self.constants:
             return self.constants[node]
         if node.name in self.names:
@@ -295,5 +295,5 @@ def _square(tensor: Tensor) -> float:
 
 
 def decibels(signal: float, noise: float) -> float | None:
-    """An SQNR; None where it is infinite or there is no signal."""
+    """An SQNR; None if it is infinite or there is no signal."""
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None

@@ -1,4 +1,4 @@
-"""Parity: whether an engine computes what the simulation of the same Program does, and where the two part."""
+"""Parity: whether an engine computes what the simulation of the same Program does, or where it differs."""
 
 import dataclasses
 
@@ -37,11 +37,11 @@ def judge(engine: Fidelity, simulation: Fidelity, between: Fidelity) -> Parity:
 
 
 def explained(parity: Parity, program: Program, engine: str, inputs: tuple[Tensor, ...]) -> Parity:
-    """A ``parity`` that failed, with its cause where it is known: else with the operator that differs."""
+    """A ``parity`` that failed, with its cause if it is known, else with the operator that differs."""
     here = processor.native()
     layers = [fx.module_name(layer) for layer in exceeding(program, here.name)]
     if not layers:
-        return dataclasses.replace(parity, operator=where_they_part(program, engine, inputs))
+        return dataclasses.replace(parity, operator=first_difference(program, engine, inputs))
     number = f"{layers[0]} and {len(layers) - 1} more" if len(layers) > 1 else layers[0]
     cause = (
         f"int8 results overflow on this processor, {here.words}, in layers with large neighbouring weights:"
@@ -50,11 +50,11 @@ def explained(parity: Parity, program: Program, engine: str, inputs: tuple[Tenso
     return dataclasses.replace(parity, cause=cause)
 
 
-def where_they_part(program: Program, engine: str, inputs: tuple[Tensor, ...]) -> str | None:
-    """The operator behind which the engine strays from the simulation the most, as ``module (operator)``.
+def first_difference(program: Program, engine: str, inputs: tuple[Tensor, ...]) -> str | None:
+    """The operator after which the engine differs from the simulation the most, as ``module (operator)``.
 
     Every quantized activation is made an output, and the steepest fall of the engine's SQNR against the
-    simulation, in the order of the graph, names the operator. None where the engine cannot run that graph.
+    simulation, in the order of the graph, names the operator. None if the engine cannot run that graph.
     """
     module = fx.copy(program.module)
     watched = [quantizer for quantizer in quantizers(module) if not quantizer.is_weight]

@@ -15,9 +15,9 @@ EAGER = "torch"
 class Parity:
     """Closeness of an engine's outputs to the simulation of the same Program.
 
-    Both SQNRs are against float32, None where infinite. ``close``: whether the engine's is no lower than the
+    Both SQNRs are against float32, None if infinite. ``close``: whether the engine's is no lower than the
     simulation's; ``ok``: whether its classes agree, too. ``operator`` names where the two first differ, and
-    ``cause`` says why in words, where that is known.
+    ``cause`` says why in words, if that is known.
     """
 
     sqnr_db_engine: float | None
@@ -36,7 +36,7 @@ class Parity:
 class Row:
     """One method on one engine. None is "not measured"; NaN and infinity become None, as JSON has neither.
 
-    ``top1``, ``agreement``: fractions of 1. ``sqnr_db``: None also where the outputs equal float32's.
+    ``top1``, ``agreement``: fractions of 1. ``sqnr_db``: None also if the outputs equal float32's.
     ``speedup_eager``, ``speedup_engine``: over float32 in eager PyTorch and on the same engine. ``shrink``:
     float32's size over this one's. ``int8_share``: of the multiply-accumulates, those that the engine does in
     int8, a fraction of 1; ``fallbacks``: the operators that are quantized and that it does in float all the
@@ -97,14 +97,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """What one comparison measured, and under which circumstances.
+    """What one comparison measured, and how.
 
-    ``created``: ISO 8601. ``images``: evaluated per row. ``machine``: of ``measure.machine.describe``.
-    ``options``: the knobs of quantization, by name. ``missing``: engines not installed, each with the command
-    that installs it. ``fingerprint``: of the float model, so that a run is continued only with the same
-    weights.
-    ``skipped``: rows that an engine or the processor cannot run, each with the reason. ``remarks``: what
-    engines do by their rules for this processor, a line each.
+    ``created``: ISO 8601. ``threads``, ``batch_size``: of the latency. ``images``: evaluated per row.
+    ``machine``: processor, cores, memory in bytes, versions. ``options``: those of quantization, by name.
+    ``missing``: engines that are not installed, each with the command that installs it. ``fingerprint``: of
+    the float model and the data; a run is continued only if they are the same. ``skipped``: rows that an
+    engine or the processor cannot run, each with the reason. ``remarks``: what engines do by their rules for
+    this processor, a line each. ``rows``: one for each method, bits and engine.
+
+    >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
+    >>> results = zp.compare(program, data, out="run", methods=["static"], engines=["openvino"])
+    >>> results.images
+    16
+    >>> results.rows[0].latency_ms.p50 > 0
+    True
     """
 
     created: str

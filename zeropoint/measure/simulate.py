@@ -142,7 +142,7 @@ def excess(layer: Node, pairs: Overflowing, input: Tensor, grid: tuple[Any, Any]
     if cast(int, cast(Node, layer.args[WEIGHTED[layer.target].input]).args[3]) < 0:
         codes, zero_point = codes + 128, zero_point + 128  # as kernels make signed activations unsigned
     total = torch.zeros_like(output)
-    for part in torch.arange(len(pairs.first)).split(TOGETHER):
+    for part in torch.split(torch.arange(len(pairs.first)), TOGETHER):
         if is_linear:
             values = [codes[..., channel] for channel in pairs.channels[part].t()]
             total.index_add_(-1, pairs.output[part], _beyond(pairs, part, values, -1))
@@ -156,7 +156,7 @@ def excess(layer: Node, pairs: Overflowing, input: Tensor, grid: tuple[Any, Any]
                 for i in (0, 1)
             ]
             total.index_add_(1, pairs.output[part], _beyond(pairs, part, values, 1))
-    unit = scale * pairs.quantizer.scale
+    unit: Tensor = scale * pairs.quantizer.scale
     if is_linear:
         return total * unit
     unit = unit.repeat(max(output.shape[1] // len(unit), 1))  # of a transposed convolution, group by group

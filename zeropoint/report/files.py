@@ -64,7 +64,7 @@ def load(folder: str | os.PathLike[str]) -> Results:
 
 
 def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of schema 2, in which rows do not tell why parity failed, as one of this schema."""
+    """A record of schema 2, in which rows do not say why parity failed, as one of this schema."""
     for row in record["rows"] if isinstance(record.get("rows"), list) else ():
         parity = row.get("parity") if isinstance(row, dict) else None
         if isinstance(parity, dict):

@@ -172,5 +172,5 @@ def _marked(number: int | None, expected: int | None) -> str:
 
 
 def _exact(value: float | None) -> str:
-    """Digits enough to tell a float32 from its neighbours."""
+    """Digits enough to distinguish a float32 from its neighbours."""
     return known(value, lambda number: f"{number:.9g}")

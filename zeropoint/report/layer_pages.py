@@ -24,7 +24,7 @@ class LayerRow:
 def layer_table(run: int, programs: Sequence[Layers], paged: Sequence[set[int]]) -> list[LayerRow]:
     """A row for each layer in any of the Programs, in the order of the network.
 
-    Equal names are told apart by their order. ``paged``: for each Program the layers with a page, by index.
+    Equal names are distinguished by order. ``paged``: for each Program the layers with a page, by index.
     """
     places = layer_places(programs)
     rows: dict[int, LayerRow] = {}

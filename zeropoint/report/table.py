@@ -164,7 +164,7 @@ def _fallback(row: Row) -> str:
 
 
 def _wide(results: Results) -> list[str]:
-    """A line where activations have more than eight bits, for which no engine has kernels."""
+    """A line if activations have more than eight bits, for which no engine has kernels."""
     bits = {row.activation_bits or 0 for row in results.rows if row.quantized}
     bits |= {16} if results.options.get("activation16") else set()
     wide = ", ".join(str(number) for number in sorted(bits) if 8 < number <= 16)

@@ -14,9 +14,8 @@ MIN_SQNR_DB = 20.0
 def verdict(results: Results) -> str:
     """The fastest row that keeps float32's accuracy, with its speed, size and accuracy.
 
-    A row whose parity failed by its SQNR is not recommended, and the verdict says so. Says so, too, where the
-    row is a float one although quantized ones were measured, and where no quantized row
-    keeps the accuracy.
+    A row whose parity failed by its SQNR is not recommended, and the verdict says so. It also says so if the
+    row is a float one although quantized ones were measured, and if no quantized row keeps the accuracy.
     """
     measured = [row for row in results.rows if row.error is None and row.latency_ms is not None]
     wrong = [row for row in measured if row.is_wrong]
@@ -75,7 +74,7 @@ def keeps_accuracy(row: Row, float32_top1: float | None) -> bool:
 
 
 def _float32_top1(rows: list[Row]) -> float | None:
-    """Eager float32's top-1, or where it was not measured, another engine's."""
+    """Eager float32's top-1, or if it was not measured, another engine's."""
     float32 = sorted((row for row in rows if row.weight_bits >= 32), key=lambda row: row.engine != EAGER)
     return float32[0].top1 if float32 else None
 

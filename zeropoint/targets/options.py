@@ -42,6 +42,9 @@ class Options:
     ones alone (``pact``); ``distillation`` is the float network's share of the loss, from 0 to 1, None for
     its accuracy on training data; ``progressive`` trains the first third of the epochs with twice the bits
     of weights.
+
+    >>> zp.Options(weight_bits=4, skip=("head",)).bits
+    'W4A8'
     """
 
     weight_bits: int = 8

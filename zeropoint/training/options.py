@@ -22,6 +22,9 @@ class TrainingOptions:
     backward pass of full batches: this takes a minute or two, then steps are faster. A checkpoint is saved
     after every epoch and every ``minutes``. ``seed`` is that of the order of the data and of all else that is
     random.
+
+    >>> zp.TrainingOptions(epochs=10, learning_rate=0.02).optimizer
+    'adamw'
     """
 
     epochs: int = 3

@@ -24,10 +24,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine that was fastest, by its median.
+    """The engine that was fastest, by its median latency.
 
     ``latency_ms``: of each engine, fastest first. ``failed``: the engines that could not run the Program,
     each with the reason in one line.
+
+    >>> _, choice = zp.fastest_engine(quantized, engines=["openvino", "onnxruntime"], seconds=0.1)
+    >>> choice.engine == next(iter(choice.latency_ms))
+    True
+    >>> choice.failed
+    {}
     """
 
     engine: str
@@ -46,8 +52,16 @@ def fastest_engine(
 ) -> tuple[Runner, Choice]:
     """The Program on the engine that runs it fastest, found by timing them interleaved for ``seconds``.
 
-    ``engines`` defaults to those installed, ``threads`` None to all cores. ``say`` is told in a line what is
-    being done. Raises InputError where an engine is unknown or none can run the Program.
+    ``engines`` None: those installed. ``threads`` None: all cores. An engine that cannot run the Program is
+    left out. ``say`` is called with a line of text at the start of each stage.
+
+    Raises InputError if an engine is unknown or none can run the Program.
+
+    >>> runner, choice = zp.fastest_engine(quantized, engines=["openvino", "onnxruntime"], seconds=0.1)
+    >>> runner.engine == choice.engine
+    True
+    >>> sorted(choice.latency_ms)
+    ['onnxruntime', 'openvino']
     """
     programs = dict.fromkeys(_known(engines), program)
     return _fastest(programs, threads, batch_size, seconds, say)
@@ -71,7 +85,14 @@ def fastest_target(
 
     The data and ``options`` are those of ``quantize``, the rest that of ``fastest_engine``. Engines whose
     rules place the same quantizers share one Program. A method that trains is timed by static quantization,
-    which has the same quantizers, and trained for the fastest target only. Raises InputError as these two do.
+    which has the same quantizers, and trained for the fastest target only.
+
+    Raises InputError as ``quantize`` and ``fastest_engine`` do.
+
+    >>> names = ["openvino", "onnxruntime"]
+    >>> best, choice = zp.fastest_target(program, calibration=batches, engines=names, seconds=0.1)
+    >>> best.target == choice.engine
+    True
     """
     names, options = _known(engines), options or Options()
     data: dict[str, Any] = {"calibration": calibration, "train": train, "validation": validation}
