@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from zeropoint import progress
+from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.options import AnyModel, Shape, Threads, Weights
 
 
 def bench(
-    model: AnyModel,
+    model: shared.AnyModel,
     other: Annotated[
         str | None, typer.Argument(metavar="OTHER", help="A second model, timed in turns with MODEL.")
     ] = None,
@@ -25,11 +25,11 @@ def bench(
     other_engine: Annotated[
         str | None, typer.Option(help="The engine of OTHER; default: that of MODEL.")
     ] = None,
-    threads: Threads = 1,
+    threads: shared.Threads = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of each call.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds to measure latency.")] = 3.0,
-    weights: Weights = "default",
-    data: Shape = None,
+    weights: shared.Weights = "default",
+    data: shared.Shape = None,
     json: Annotated[
         Path | None,
         typer.Option(help="JSON file for all measurements; - prints them on stdout, and nothing else there."),

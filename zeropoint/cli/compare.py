@@ -6,19 +6,8 @@ from typing import Annotated
 import typer
 
 from zeropoint import progress
+from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.options import (
-    BatchSize,
-    Data,
-    FreeSizes,
-    Json,
-    LimitBatches,
-    Model,
-    Threads,
-    Weights,
-    names,
-    quantizing,
-)
 from zeropoint.cli.report import draw
 from zeropoint.cli.run import interruptible
 from zeropoint.errors import InputError
@@ -47,22 +36,22 @@ LatencyBatchSize = Annotated[int, typer.Option(min=1, help="Images per batch whe
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/MODEL.")]
 
 
-@quantizing()
+@shared.quantizing()
 def compare(
-    model: Model,
-    data: Data,
+    model: shared.Model,
+    data: shared.Data,
     options: Options,
     methods: Methods = "fp32,bf16,dynamic,static",
     engines: Engines = None,
     bits: ListOfBits = "W8A8",
     out: Out = None,
-    weights: Weights = "default",
-    batch_size: BatchSize = 32,
-    limit_batches: LimitBatches = None,
-    free_sizes: FreeSizes = False,
-    threads: Threads = 1,
+    weights: shared.Weights = "default",
+    batch_size: shared.BatchSize = 32,
+    limit_batches: shared.LimitBatches = None,
+    free_sizes: shared.FreeSizes = False,
+    threads: shared.Threads = 1,
     latency_batch_size: LatencyBatchSize = 1,
-    json: Json = False,
+    json: shared.Json = False,
 ) -> None:
     """Measure every method on every engine, one row each.
 
@@ -75,8 +64,8 @@ def compare(
     from zeropoint.report.files import record
     from zeropoint.report.table import terminal
 
-    listed = names(engines) if engines else None
-    check_methods(names(methods), listed, [options.at(one) for one in names(bits)])
+    listed = shared.names(engines) if engines else None
+    check_methods(shared.names(methods), listed, [options.at(one) for one in shared.names(bits)])
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
     )
@@ -86,9 +75,9 @@ def compare(
             program,
             loaders,
             out=folder,
-            methods=names(methods),
+            methods=shared.names(methods),
             engines=listed,
-            bits=names(bits),
+            bits=shared.names(bits),
             options=options,
             threads=threads,
             batch_size=latency_batch_size,

@@ -6,19 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from zeropoint import progress
+from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.options import (
-    BatchSize,
-    Bits,
-    Data,
-    Json,
-    LimitBatches,
-    Model,
-    Threads,
-    Weights,
-    check_saved_name,
-    quantizing,
-)
 from zeropoint.errors import InputError
 from zeropoint.targets.options import Options
 
@@ -47,23 +36,23 @@ Apply = Annotated[
 ]
 
 
-@quantizing()
+@shared.quantizing()
 def diagnose(
-    model: Model,
-    data: Data,
+    model: shared.Model,
+    data: shared.Data,
     options: Options,
     method: Method = "static",
-    bits: Bits = "W8A8",
+    bits: shared.Bits = "W8A8",
     engine: Engine = "openvino",
     items: Items = 64,
     top: Annotated[int, typer.Option(min=1, help="Number of worst layers to show.")] = 10,
     apply: Apply = None,
     most_latency: MostLatency = 0.1,
-    weights: Weights = "default",
-    batch_size: BatchSize = 32,
-    limit_batches: LimitBatches = None,
-    threads: Threads = 1,
-    json: Json = False,
+    weights: shared.Weights = "default",
+    batch_size: shared.BatchSize = 32,
+    limit_batches: shared.LimitBatches = None,
+    threads: shared.Threads = 1,
+    json: shared.Json = False,
 ) -> None:
     """Find the layers that lose accuracy, why, and what fixes them.
 
@@ -80,7 +69,7 @@ def diagnose(
     if not find(method).quantizes:
         raise InputError(f"{method} quantizes nothing; give static, static-best, dynamic, weight-only or qat")
     if apply is not None:
-        check_saved_name(apply)
+        shared.check_saved_name(apply)
     engines.find(engine)
     options, say = options.at(bits), progress.say
     check_target(engines.target(engine, options.processor), method, options)

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from zeropoint import progress
+from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.options import BatchSize, Data, Json, LimitBatches, Model, Weights
 
 
 def evaluate(
-    model: Model,
-    data: Data,
+    model: shared.Model,
+    data: shared.Data,
     engine: Annotated[
         str,
         typer.Option(
@@ -24,10 +24,10 @@ def evaluate(
             help="Simulate the arithmetic of a processor, on no engine: avx2, avx512, vnni, amx, arm, any."
         ),
     ] = None,
-    weights: Weights = "default",
-    batch_size: BatchSize = 32,
-    limit_batches: LimitBatches = None,
-    json: Json = False,
+    weights: shared.Weights = "default",
+    batch_size: shared.BatchSize = 32,
+    limit_batches: shared.LimitBatches = None,
+    json: shared.Json = False,
 ) -> None:
     """Measure the accuracy and loss of one model.
 

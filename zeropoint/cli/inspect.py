@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
+from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.options import Json, Model, Shape, Weights
 
 
 def inspect(
-    model: Model,
+    model: shared.Model,
     other: Annotated[
         str | None,
         typer.Argument(metavar="OTHER", help="A second model, such as the .pt2 that was made from MODEL."),
@@ -24,9 +24,9 @@ def inspect(
     rules: Annotated[
         bool, typer.Option("--rules", help="Show which placement rules applied in each layer, or why not.")
     ] = False,
-    weights: Weights = "default",
-    data: Shape = None,
-    json: Json = False,
+    weights: shared.Weights = "default",
+    data: shared.Shape = None,
+    json: shared.Json = False,
 ) -> None:
     """Show the layers of a model: shapes, bits, scales, integers.
 

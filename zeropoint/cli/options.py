@@ -18,88 +18,45 @@ from zeropoint.targets import recipe
 from zeropoint.targets.options import Options
 from zeropoint.training.options import TrainingOptions
 
-
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """What the command line needs of a field: its help text, its flag if not --NAME, and how it is read."""
-
-    help: str
-    flag: str | None = None
-    read: Callable[[str], Any] | None = None
-    metavar: str | None = None
-
-
 QUANTIZATION = {
-    "end_bits": Shown(
-        "Bits of the first and last layers; default: at least 8 for inputs, and 8 for weights below 4 bits."
-    ),
-    "weight_symmetric": Shown(
-        "Symmetric or affine weights; default: as the engine needs.", "--weight-symmetric/--weight-affine"
-    ),
-    "activation_symmetric": Shown(
-        "Symmetric or affine activations; default: as the engine needs.",
-        "--activation-symmetric/--activation-affine",
-    ),
-    "weight_granularity": Shown(
-        "What shares a scale of weights: per-tensor, per-channel or per-group; default: as the engine needs."
-    ),
-    "group_size": Shown(
-        "Number of inputs that share a scale in per-group weights; default: 128, or 32 if the layer has fewer"
-        " inputs."
-    ),
-    "ranges": Shown("Estimator of activation ranges: minmax, moving-average, percentile, mse or entropy."),
-    "weight_ranges": Shown(
-        "Estimator of weight ranges: minmax or mse; default: minmax at 8 bits, mse below."
-    ),
-    "rounding": Shown(
-        "Rounding of static weights: gptq fits them to calibration data, adaround also learns it and takes"
-        " longer, nearest does neither."
-    ),
-    "recipe": Shown(
-        "A JSON list of rows that give layers bits and schemes of their own; later rows override earlier"
-        " ones.",
-        read=lambda path: recipe.load(Path(path)),
-        metavar="FILE",
-    ),
-    "skip": Shown("Keep these modules float: a glob over module names, as in 'layer4.*'; may be repeated."),
-    "no_fuse": Shown(
-        "Give convolution, batch norm and ReLU in these modules a quantizer each; a glob, may be repeated."
-    ),
-    "activation16": Shown(
-        "16-bit input and output activations of these modules, as in 'blocks.*.norm*'; a glob, may be"
-        " repeated.",
-        "--activation16",
-    ),
-    "processor": Shown(
-        "The processor to quantize for: native (this machine), avx2, avx512, vnni, amx, arm, or any (correct"
-        " on all)."
-    ),
-    "calibration_batches": Shown("Largest number of batches to calibrate on; default: all."),
-    "seed": Shown("Seed of the order of the data and of all else that is random."),
-    "step_sizes": Shown(
-        "How qat learns the step sizes of activations: lsq, from all values, or pact, from clipped values."
-    ),
-    "distillation": Shown(
-        "Share of the float network in the loss of qat, 0 to 1, next to labels; default: its accuracy."
-    ),
-    "progressive": Shown("Train the first third of the epochs of qat with twice the bits of weights."),
+    "end_bits": "Bits of the first and last layers; default: 8 or more for inputs, 8 for weights below 4.",
+    "weight_symmetric": "Symmetric or affine weights; default: as the engine needs.",
+    "activation_symmetric": "Symmetric or affine activations; default: as the engine needs.",
+    "weight_granularity": "Weight scales: per-tensor, per-channel, per-group; default: as the engine needs.",
+    "group_size": "Inputs per scale of per-group weights; default: 128, or 32 if the layer has fewer inputs.",
+    "ranges": "Estimator of activation ranges: minmax, moving-average, percentile, mse or entropy.",
+    "weight_ranges": "Estimator of weight ranges: minmax or mse; default: minmax at 8 bits, mse below.",
+    "rounding": "Rounding of static weights: gptq fits them to data, adaround takes longer, or nearest.",
+    "recipe": "JSON list of rows with bits and schemes for some layers; later rows override earlier.",
+    "skip": "Keep these modules float: a glob over module names, as in 'layer4.*'; may be repeated.",
+    "no_fuse": "Give convolution, batch norm and ReLU in these modules a quantizer each; may be repeated.",
+    "activation16": "16-bit inputs and outputs of these modules, as in 'blocks.*.norm*'; may be repeated.",
+    "processor": "Processor to quantize for: native (this machine), avx2, avx512, vnni, amx, arm, any (all).",
+    "calibration_batches": "Largest number of batches to calibrate on; default: all.",
+    "seed": "Seed of the order of the data and of all else that is random.",
+    "step_sizes": "What qat learns step sizes of activations from: lsq, all values, or pact, clipped ones.",
+    "distillation": "Share of the float network in the loss of qat, 0 to 1; default: its accuracy.",
+    "progressive": "Train the first third of the epochs of qat with twice the bits of weights.",
 }
 TRAINING = {
-    "epochs": Shown("Number of passes over the training data."),
-    "learning_rate": Shown(
-        "The highest learning rate; in qat it is in units of a weight's scale, by default 0.003, or 0.03 for"
-        " weights below 4 bits."
-    ),
-    "optimizer": Shown("The optimizer: sgd, with Nesterov momentum 0.9, or adamw."),
-    "weight_decay": Shown("Weight decay of all parameters but biases, norms and step sizes."),
-    "warmup": Shown("Share of the steps in which the learning rate rises, 0 to 1."),
-    "accumulate": Shown("Number of batches whose gradients make one step."),
-    "average": Shown("Decay of a moving average of the weights, 0 to below 1; 0 for none."),
-    "precision": Shown("Precision of training: 32, bf16, or auto (bf16 on a GPU, 32 on a CPU)."),
-    "compile": Shown("Compile the training step: takes a minute or two, then steps are faster."),
-    "minutes": Shown("Minutes between checkpoints; one is also saved after every epoch."),
+    "epochs": "Number of passes over the training data.",
+    "learning_rate": "Highest learning rate; of qat, in weight steps, default: 0.003, or 0.03 below 4 bits.",
+    "optimizer": "The optimizer: sgd, with Nesterov momentum 0.9, or adamw.",
+    "weight_decay": "Weight decay of all parameters but biases, norms and step sizes.",
+    "warmup": "Share of the steps in which the learning rate rises, 0 to 1.",
+    "accumulate": "Number of batches whose gradients make one step.",
+    "average": "Decay of a moving average of the weights, 0 to below 1; 0 for none.",
+    "precision": "Precision of training: 32, bf16, or auto (bf16 on a GPU, 32 on a CPU).",
+    "compile": "Compile the training step: takes a minute or two, then steps are faster.",
+    "minutes": "Minutes between checkpoints; one is also saved after every epoch.",
     "seed": QUANTIZATION["seed"],
 }
+# Flags that are not --NAME, and what reads a value that is not of a plain type.
+FLAGS = {
+    "weight_symmetric": "--weight-symmetric/--weight-affine",
+    "activation_symmetric": "--activation-symmetric/--activation-affine",
+}
+READERS = {"recipe": lambda path: recipe.load(Path(path))}
 
 
 def quantizing(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -112,7 +69,7 @@ def quantizing(**defaults: Any) -> Callable[[Callable[..., None]], Callable[...,
         return Options(**_of(QUANTIZATION, given), training=TrainingOptions(**_of(TRAINING, given)))
 
     parameters = _parameters(Options, QUANTIZATION, "Quantization", defaults)
-    trained = {name: shown for name, shown in TRAINING.items() if name not in QUANTIZATION}
+    trained = {name: text for name, text in TRAINING.items() if name not in QUANTIZATION}
     return _replacing([*parameters, *_parameters(TrainingOptions, trained, "Training (qat)", defaults)], make)
 
 
@@ -122,7 +79,7 @@ def training(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., N
     return _replacing(parameters, lambda given: TrainingOptions(**_of(TRAINING, given)))
 
 
-def _of(table: dict[str, Shown], given: dict[str, Any]) -> dict[str, Any]:
+def _of(table: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
     """The values that were given for the fields of ``table``."""
     values = {name: given[name] for name in table if given[name] is not None}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -149,7 +106,7 @@ def _replacing(
 
 
 def _parameters(
-    owner: type, table: dict[str, Shown], panel: str, defaults: dict[str, Any]
+    owner: type, table: dict[str, str], panel: str, defaults: dict[str, Any]
 ) -> list[inspect.Parameter]:
     """The parameters of a command for the fields of a dataclass that are in ``table``.
 
@@ -157,27 +114,26 @@ def _parameters(
     """
     found = []
     for field in dataclasses.fields(owner):
-        if (shown := table.get(field.name)) is None:
+        if field.name not in table:
             continue
-        default = defaults.get(field.name, field.default)
-        kind = field.type
-        if shown.read is not None:
+        kind, default = field.type, defaults.get(field.name, field.default)
+        reader = READERS.get(field.name)
+        if reader is not None:
             kind, default = Any, None
         elif default == ():
             kind, default = list[str] | None, None
         elif "Literal" in str(kind):
             kind = str | None
-        flag = shown.flag or f"--{field.name.replace('_', '-')}"
         option = typer.Option(
-            flag, help=shown.help, rich_help_panel=panel, parser=shown.read, metavar=shown.metavar
+            FLAGS.get(field.name, f"--{field.name.replace('_', '-')}"),
+            help=table[field.name],
+            rich_help_panel=panel,
+            parser=reader,
+            metavar="FILE" if reader else None,
         )
+        place = inspect.Parameter.POSITIONAL_OR_KEYWORD
         found.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=default,
-                annotation=Annotated[kind, option],
-            )
+            inspect.Parameter(field.name, place, default=default, annotation=Annotated[kind, option])
         )
     return found
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.options import BatchSize, Bits, Data, LimitBatches, Model, Weights, quantizing
 from zeropoint.cli.run import interruptible
 from zeropoint.errors import InputError
 from zeropoint.targets.options import Options
@@ -23,21 +23,21 @@ Teacher = Annotated[
 ]
 
 
-@quantizing(epochs=10)
+@shared.quantizing(epochs=10)
 def qat(
-    model: Model,
-    data: Data,
+    model: shared.Model,
+    data: shared.Data,
     out: Annotated[Path, typer.Option(help="Folder of the training.")],
     options: Options,
     resume: Resume = False,
-    bits: Bits = "W8A8",
+    bits: shared.Bits = "W8A8",
     target: Annotated[
         str, typer.Option(help="The engine to quantize for: torch, onnxruntime or openvino.")
     ] = "openvino",
     teacher: Teacher = None,
-    weights: Weights = "default",
-    batch_size: BatchSize = 32,
-    limit_batches: LimitBatches = None,
+    weights: shared.Weights = "default",
+    batch_size: shared.BatchSize = 32,
+    limit_batches: shared.LimitBatches = None,
 ) -> None:
     """Quantization-aware training in a folder, which can be resumed.
 

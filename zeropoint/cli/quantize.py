@@ -6,17 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from zeropoint import progress
+from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.options import (
-    BatchSize,
-    Bits,
-    FreeSizes,
-    LimitBatches,
-    Model,
-    Weights,
-    check_saved_name,
-    quantizing,
-)
 from zeropoint.cli.run import interruptible
 from zeropoint.errors import InputError
 from zeropoint.targets.options import Options
@@ -33,9 +24,9 @@ Target = Annotated[
 ]
 
 
-@quantizing()
+@shared.quantizing()
 def quantize(
-    model: Model,
+    model: shared.Model,
     out: Annotated[Path, typer.Option(help="The .pt2 file to write.")],
     options: Options,
     method: Method = "static",
@@ -43,11 +34,11 @@ def quantize(
         str | None, typer.Option(help="Data for static, static-best and qat, as for compare.")
     ] = None,
     target: Target = "openvino",
-    bits: Bits = "W8A8",
-    weights: Weights = "default",
-    batch_size: BatchSize = 32,
-    limit_batches: LimitBatches = None,
-    free_sizes: FreeSizes = False,
+    bits: shared.Bits = "W8A8",
+    weights: shared.Weights = "default",
+    batch_size: shared.BatchSize = 32,
+    limit_batches: shared.LimitBatches = None,
+    free_sizes: shared.FreeSizes = False,
 ) -> None:
     """Quantize a model by one method and save it as a .pt2 file.
 
@@ -66,7 +57,7 @@ def quantize(
 
     if find(method).needs("calibration") and data is None:
         raise InputError(f"method '{method}' calibrates on data; give --data")
-    check_saved_name(out)
+    shared.check_saved_name(out)
     options = options.at(bits)
     if target != AUTO:
         check_target(engines.target(target, options.processor), method, options)

@@ -6,20 +6,20 @@ from typing import Annotated
 import typer
 
 from zeropoint import progress
+from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.options import BatchSize, Data, LimitBatches, Model, training
 from zeropoint.training.options import TrainingOptions
 
 
-@training(epochs=30, learning_rate=0.1, optimizer="sgd", weight_decay=5e-4)
+@shared.training(epochs=30, learning_rate=0.1, optimizer="sgd", weight_decay=5e-4)
 def train(
-    model: Model,
-    data: Data,
+    model: shared.Model,
+    data: shared.Data,
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     options: TrainingOptions,
     weights: Annotated[str, typer.Option(help="Weights to start from, as for compare.")] = "none",
-    batch_size: BatchSize = 32,
-    limit_batches: LimitBatches = None,
+    batch_size: shared.BatchSize = 32,
+    limit_batches: shared.LimitBatches = None,
 ) -> None:
     """Train a float classifier and save its weights."""
     from zeropoint import data as data_sets
