@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import io
+import keyword
 import logging
 import operator
 import re
@@ -286,7 +287,32 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {message}{operator_name}{place}"
 
 
+def _rename_tensors(exported: ExportedProgram) -> None:
+    """Gives parameters and buffers names that Python code can spell, as engines' exporters write such code.
+
+    Modules may be called ``conv-1`` or ``class``. The modules that operators come from keep their names.
+    """
+    taken = {spec.target for spec in exported.graph_signature.input_specs if spec.target}
+    for spec in exported.graph_signature.input_specs:
+        if spec.target is None or (name := _spelled(spec.target)) == spec.target:
+            continue
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        for tensors in (exported.state_dict, exported.constants):
+            if spec.target in tensors:
+                tensors[name] = tensors.pop(spec.target)
+        spec.target = name
+
+
+def _spelled(name: str) -> str:
+    """A dotted name with underscores for what no identifier has; numbers stay, as of ``nn.Sequential``."""
+    parts = [part if part.isdigit() else re.sub(r"\W|^(?=\d)", "_", part) for part in name.split(".")]
+    return ".".join(f"{part}_" if keyword.iskeyword(part) else part for part in parts)
+
+
 def _module_of(exported: ExportedProgram) -> GraphModule:
+    _rename_tensors(exported)
     module = exported.module(check_guards=False)
     assert isinstance(module, GraphModule)
     return module
