@@ -32,12 +32,7 @@ def names() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
-        for name in zp.__all__
-        if name != "capture"
-    ],
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in zp.__all__]
 )
 def test_the_example_of(name: str, names: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

@@ -40,14 +40,19 @@ def capture(
     """The float Program that computes what ``model`` does in eval mode.
 
     ``example_inputs`` is one tensor or the positional tensors of one call, batch first. The batch size stays
-    free where the model allows it; with ``free_sizes`` so does every other size, such as height and width or
+    free if the model allows it; with ``free_sizes`` so does every other size, such as height and width or
     the length of a sequence, and a warning names those that the model fixes, and by what. Neither the model,
-    its mode nor its weights are changed; the Program shares the weights' storage where the model is float32
-    on the CPU, and holds float32 CPU copies where it is not; it takes float32 where the model takes another
-    float type. What the model writes into its inputs or buffers is not kept: a Program has no state.
+    its mode nor its weights are changed; the Program shares the weights' storage if the model is float32
+    on the CPU; else it holds float32 CPU copies. It takes float32 inputs if the model takes another float
+    type. What the model writes into its inputs or buffers is not kept: a Program has no state.
 
-    Raises InputError where the model fails on the example inputs or cannot be exported, with the operator and
+    Raises InputError if the model fails on the example inputs or cannot be exported, with the operator and
     the line of the user's code.
+
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    >>> program = zp.capture(model, torch.rand(1, 3, 2, 2))
+    >>> program(torch.rand(5, 3, 2, 2))[0].shape
+    torch.Size([5, 3])
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     if not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):
