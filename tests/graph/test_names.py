@@ -28,6 +28,7 @@ def model() -> nn.Module:
     return nn.Sequential(OrderedDict(zip(NAMES, layers, strict=True))).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fp32", "static", "dynamic"])
 @pytest.mark.parametrize("engine", engines.NAMES)
 def test_every_engine_takes_them(engine, method, tmp_path):
