@@ -246,3 +246,22 @@ def test_a_batch_that_does_not_fit_is_told_by_its_number():
     data = [*(images(1, seed) for seed in range(3)), torch.randn(1, 3, 9, 8)]
     with pytest.raises(InputError, match=r"calibration batch 3 has shape \(1, 3, 9, 8\)"):
         equalize(capture(mobile().eval(), data[0]), data, Options())
+
+
+class Halves(nn.Module):
+    """A convolution's output added to half of another's, which is split along places."""
+
+    def __init__(self):
+        super().__init__()
+        self.whole, self.part, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        for layer in (self.whole, self.part):
+            layer.weight.data *= SPREAD.reshape(-1, 1, 1, 1)
+
+    def forward(self, x):
+        return self.last(self.whole(x).chunk(2, 2)[0] + self.part(x[:, :, :4]))
+
+
+def test_a_sum_with_a_part_of_a_split_along_places_stays_as_it_is():
+    torch.manual_seed(0)
+    program = capture(Halves().eval(), images(4))
+    assert equalize(program, [images(4)], Options()) is program

@@ -16,7 +16,8 @@ from zeropoint.graph.quantizers import Quantizer, quantizers
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.passes import gptq as module_of
 from zeropoint.passes.fold import fold_batch_norms
-from zeropoint.passes.gptq import _batches, _Moments, _refitted, _rounded, gptq
+from zeropoint.passes.gptq import _batches, _refitted, _rounded, gptq
+from zeropoint.passes.moments import Moments
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:
@@ -33,7 +34,7 @@ def test_refitting_is_least_squares():
     x, y, weight = (
         seeded(*shape, seed=seed).double() for seed, shape in enumerate([(5, 40), (5, 40), (3, 5)])
     )
-    moments = _Moments((x @ x.T).unsqueeze(0), (y @ x.T).unsqueeze(0))
+    moments = Moments((x @ x.T).unsqueeze(0), (y @ x.T).unsqueeze(0))
     refitted = _refitted(weight.unsqueeze(0), moments, torch.zeros(1, 5, dtype=torch.float64))[0]
     expected = np.linalg.lstsq(x.T.numpy(), (weight @ y).T.numpy(), rcond=None)[0].T
     np.testing.assert_allclose(refitted.numpy(), expected, rtol=1e-9)
@@ -43,7 +44,7 @@ def test_refitting_keeps_a_weight_that_is_held():
     x, y, weight = (
         seeded(*shape, seed=seed).double() for seed, shape in enumerate([(5, 40), (5, 40), (3, 5)])
     )
-    moments = _Moments((x @ x.T).unsqueeze(0), (y @ x.T).unsqueeze(0))
+    moments = Moments((x @ x.T).unsqueeze(0), (y @ x.T).unsqueeze(0))
     held = _refitted(weight.unsqueeze(0), moments, torch.full((1, 5), 1e12, dtype=torch.float64))[0]
     torch.testing.assert_close(held, weight, rtol=1e-6, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Small moves on an ``fx.GraphModule`` that every pass needs: copy, read and set tensors, name a node."""
+"""Small edits of an ``fx.GraphModule`` that every pass needs: copy, read and set tensors, name a node."""
 
 import math
 import operator
@@ -29,8 +29,13 @@ def tensor_of(module: GraphModule, node: Node) -> Tensor:
     return getattr(module.get_submodule(path), name).detach()
 
 
+def is_stored(node: object, *, alone: bool = False) -> bool:
+    """Whether a node is a stored tensor, the same for all inputs; with ``alone`` one that has one user."""
+    return isinstance(node, Node) and node.op == "get_attr" and not (alone and len(node.users) > 1)
+
+
 def constant(module: GraphModule, node: Node) -> Tensor | None:
-    """The tensor that a node gives for all inputs, computed from the module's tensors alone, or None."""
+    """The value of a node that depends on stored tensors alone; None if on inputs or chance."""
     needed, waiting = set(), [node]
     while waiting:
         part = waiting.pop()
@@ -52,7 +57,7 @@ def constant(module: GraphModule, node: Node) -> Tensor | None:
 
 
 def set_tensor(module: GraphModule, name: str, tensor: Tensor, *, trainable: bool = False) -> str:
-    """Puts ``tensor`` at the dotted ``name``, over what is there, making containers; gives the name."""
+    """Stores ``tensor`` under the dotted ``name``, in new containers if need be; returns the name."""
     path, _, leaf = name.rpartition(".")
     container: nn.Module = module
     for part in path.split(".") if path else []:
@@ -69,7 +74,7 @@ def set_tensor(module: GraphModule, name: str, tensor: Tensor, *, trainable: boo
 
 
 def replace_argument(node: Node, position: int, value: object) -> None:
-    """Sets one positional argument, filling defaults that were left out before it with None."""
+    """Sets one positional argument; those before it that were left out become None."""
     arguments: list[Any] = [*node.args] + [None] * (position + 1 - len(node.args))
     arguments[position] = value
     node.args = tuple(arguments)
@@ -82,7 +87,7 @@ def own_parameters(module: GraphModule) -> None:
 
 
 class Watching(Interpreter):
-    """Runs a graph and shows what the nodes of these ``names`` give, as soon as it is there."""
+    """Runs a graph and passes the values of the nodes with these ``names`` to ``show`` once computed."""
 
     def __init__(
         self, module: GraphModule, names: Collection[str], show: Callable[[Node, Any], None]
@@ -130,7 +135,7 @@ def is_float(node: object) -> bool:
 
 
 def item_bytes(node: Node) -> int:
-    """What a computed tensor takes for one item of a batch whose size is free, in bytes; 0 for others."""
+    """The bytes of a computed tensor for one item of a batch whose size is free; 0 for other nodes."""
     value = node.meta.get("val")
     if node.op == "get_attr" or not isinstance(value, torch.Tensor) or not value.dim():
         return 0

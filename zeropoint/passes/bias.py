@@ -84,7 +84,7 @@ def _is_norm(node: Node) -> bool:
     """Whether a node is a batch norm of constant statistics, weight and bias."""
     if node.target is not aten.batch_norm.default or node.args[5]:
         return False
-    return all(part is None or (isinstance(part, Node) and part.op == "get_attr") for part in node.args[1:5])
+    return all(part is None or fx.is_stored(part) for part in node.args[1:5])
 
 
 def _normal(module: GraphModule, norm: Node) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,9 @@ say far more about those than about the outputs alone.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,6 @@ def distil(
     steps = max(lessons.least, min(lessons.most, lessons.work // (work(unfitted) * batch_size)))
     student, places = learnable(start)
     teacher = without_quantizers(unfitted)
-    blocks = _taps(teacher)
     descent = Descent(parameter_groups(student, places, lessons.rate, weights=lessons.weights), steps)
     generator = torch.Generator().manual_seed(seed)
     learning: dict[str, Any] = {"student": student, "descent": descent}
@@ -97,19 +97,11 @@ def distil(
         generator.set_state(earlier["generator"])
         for name, part in learning.items():
             part.load_state_dict(earlier[name])
-
-    def loss_of(batch: list[Tensor]) -> Tensor:
-        with torch.no_grad():
-            wanted = _values(teacher, batch, blocks)
-        return _distance(_values(student, batch, blocks), wanted)
-
+    loss_of = functools.partial(_loss, student, teacher, _taps(teacher))
     with file.tells("distilling"):
         for step in track(range(first, steps + 1), "distilling", done=first):
             if step % JUDGED == 0 or step == steps:
-                with torch.no_grad():
-                    parts = torch.tensor(held).split(batch_size)
-                    losses = [(loss_of([tensor[rows] for tensor in inputs]), len(rows)) for rows in parts]
-                    error = sum(float(loss) * count for loss, count in losses) / len(held)
+                error = _mean_loss(loss_of, [tensor[held] for tensor in inputs], batch_size)
                 if error < best:
                     best = error if step else WORTH * error
                     best_state = {name: value.clone() for name, value in student.state_dict().items()}
@@ -123,7 +115,7 @@ def distil(
             if not descent.step(loss):
                 break
     if best_state is None:
-        raise InputError("the network's outputs are NaN or infinite on the calibration data; mend the data")
+        raise InputError("the network's outputs are NaN or infinite on the calibration data; fix the data")
     student.load_state_dict(best_state)
     constant(student, places)
     return dataclasses.replace(start, module=student)
@@ -171,6 +163,21 @@ def _values(
     outputs = tree_leaves(watching.run(*inputs))
     tensors = [output for output in outputs if isinstance(output, Tensor) and output.is_floating_point()]
     return tensors, [ends[name] for name in blocks]
+
+
+def _loss(student: GraphModule, teacher: GraphModule, blocks: list[str], batch: list[Tensor]) -> Tensor:
+    """How far the student is from the teacher on a batch."""
+    with torch.no_grad():
+        wanted = _values(teacher, batch, blocks)
+    return _distance(_values(student, batch, blocks), wanted)
+
+
+def _mean_loss(loss_of: Callable[[list[Tensor]], Tensor], inputs: list[Tensor], batch_size: int) -> float:
+    """The mean over all items, computed batch by batch."""
+    with torch.no_grad():
+        batches = zip(*(tensor.split(batch_size) for tensor in inputs), strict=True)
+        losses = [(float(loss_of(list(batch))), len(batch[0])) for batch in batches]
+    return sum(loss * count for loss, count in losses) / len(inputs[0])
 
 
 def _distance(found: tuple[list[Tensor], list[Tensor]], wanted: tuple[list[Tensor], list[Tensor]]) -> Tensor:

@@ -160,7 +160,7 @@ def _parameters(node: Node) -> list[Node]:
 def _is_own(node: Node) -> bool:
     """Whether the layer's parameters are constants that nothing else uses."""
     parts = _parameters(node)
-    return not node.kwargs and bool(parts) and all(p.op == "get_attr" and len(p.users) == 1 for p in parts)
+    return not node.kwargs and bool(parts) and all(fx.is_stored(part, alone=True) for part in parts)
 
 
 def _is_maker(node: Node) -> bool:

@@ -28,7 +28,12 @@ def fold_batch_norms(program: Program, no_fuse: tuple[str, ...] = ()) -> Program
         if node.target is aten.batch_norm.default and not node.args[5]:
             before = node.args[0]
             unfused = any(matches(fx.module_name(part), no_fuse) for part in (node, before))
-            if _is_foldable(before) and len(before.users) == 1 and not unfused and _is_constant(node):
+            if (
+                _is_foldable(before)
+                and len(before.users) == 1
+                and not unfused
+                and all(map(fx.is_stored, node.args[3:5]))
+            ):
                 _fold(module, before, node)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
@@ -40,10 +45,6 @@ def _is_foldable(layer: Node) -> bool:
     if description is None or description.bias is None or layer.kwargs:
         return False
     return description.family != "linear" or layer.meta["val"].dim() == 2
-
-
-def _is_constant(norm: Node) -> bool:
-    return all(isinstance(part, Node) and part.op == "get_attr" for part in norm.args[3:5])
 
 
 def _fold(module: GraphModule, layer: Node, norm: Node) -> None:

@@ -1,13 +1,13 @@
-"""GPTQ: weights rounded one input at a time, the error of each made up for by the inputs still to come.
+"""GPTQ: weights rounded one input at a time; later inputs compensate the error of earlier ones.
 
-Frantar et al. 2022 (arXiv 2210.17323). The target is what the layer gives in the float network, which it has
-to reach from the input that the quantized layers before it leave (Li et al. 2025, "GPTAQ", arXiv 2504.02692):
-so errors do not add up from layer to layer, and the bias, which is not rounded, is corrected on the way
-(Nagel et al. 2019, section 4.2).
+Frantar et al. 2022 (arXiv 2210.17323). The target is the layer's output in the float network, to be
+reached from its input in the quantized network (Li et al. 2025, "GPTAQ", arXiv 2504.02692). So errors do not
+add up from layer to layer, and the bias, which is not rounded, is corrected too (Nagel et al. 2019, section
+4.2).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any, cast
 
@@ -25,7 +25,6 @@ from zeropoint.graph.operators import (
     FAKE_QUANTIZE_TENSOR,
     WEIGHTED,
     Weighted,
-    aten,
     bias_of,
     ungrouped,
     weighted,
@@ -33,19 +32,17 @@ from zeropoint.graph.operators import (
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import Quantizer, fake_quantize, quantizers
 from zeropoint.memory import keeping_freed
+from zeropoint.passes.moments import POSITIONS, Moments, moments_of, unfolds
 from zeropoint.targets.saturation import Pairing, Room, pairings
 
 ITEMS = 8  # at a time
 MEMORY = 1 << 30  # bytes of activations that are held at once, at most about
-# Of the mean square of a layer's inputs: what is added to all in rounding (Frantar et al. 2022, section 3.3),
-# and what may be in refitting, from trusting the data to leaving the weights as they are.
+# Shares of the mean square of a layer's inputs. DAMPING is added before rounding (Frantar et al. 2022,
+# section 3.3), one of RIDGES before refitting: a large one leaves the weights as they are.
 DAMPING = 0.01
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-BLOCK = 128  # inputs that are rounded before the others hear of it: ibid.
-# Of a layer's output so many are looked at (a quarter of them if it is grouped), or SAMPLES for each of its
-# inputs; so many of its channels tell which ridge is best.
-POSITIONS, SAMPLES = 8192, 16
-JUDGES = 64
+BLOCK = 128  # inputs that are rounded before all later ones are updated: ibid.
+JUDGES = 64  # output channels, at most, by which the best ridge is chosen
 
 
 @keeping_freed()
@@ -77,8 +74,8 @@ def gptq(
             quantizer = by_weight.get(ungrouped(_weight(node, description))) if description else None
             bias = None
             if description and quantizer and _is_own(node, description, quantizer):
-                if _unfolds(node) and (largest is None or _fan_in(node, description) <= largest):
-                    folds = _moments(node, description, floats, integers, positions)
+                if unfolds(node) and (largest is None or _fan_in(node, description) <= largest):
+                    folds = moments_of(node, description, floats, integers, positions)
                     pairing = paired.get(str(quantizer.source.target))
                     _fit(module, node, description, quantizer, folds, integers, pairing)
                 else:
@@ -165,12 +162,6 @@ def _fan_in(layer: Node, description: Weighted) -> int:
     return int(weight.numel() // weight.shape[description.channel_axis])
 
 
-def _unfolds(layer: Node) -> bool:
-    """Whether ``_columns`` knows how the layer reads its input."""
-    families = {aten.conv1d.default, aten.conv2d.default}
-    return layer.target in families or WEIGHTED[layer.target].family == "linear"
-
-
 def _correct_bias(
     module: GraphModule,
     layer: Node,
@@ -197,115 +188,13 @@ def _set(module: GraphModule, node: Node, value: Tensor, integers: list[dict[Nod
         values[node] = value
 
 
-@dataclasses.dataclass(frozen=True)
-class _Moments:
-    """Sums over a layer's inputs in the quantized network, x, and in the float one, y: both (groups, K, K).
-
-    The last of the K inputs to an output is 1 where there is a bias.
-    """
-
-    xx: Tensor
-    yx: Tensor
-
-    def __add__(self, other: "_Moments") -> "_Moments":
-        return _Moments(self.xx + other.xx, self.yx + other.yx)
-
-    def channels_first(self, inputs: int, area: int) -> "_Moments":
-        """Those of ``inputs`` that came place by place of a kernel of ``area``, in the order of weights."""
-        order = torch.arange(self.xx.shape[1])
-        order[:inputs] = order[:inputs].reshape(area, -1).t().flatten()
-        return _Moments(*(part[:, order][:, :, order] for part in (self.xx, self.yx)))
-
-
-def _moments(
-    layer: Node,
-    description: Weighted,
-    floats: list[dict[Node, Any]],
-    integers: list[dict[Node, Any]],
-    positions: int,
-) -> tuple[_Moments, _Moments]:
-    """The moments of every other batch, and of those between."""
-    folds: list[_Moments | None] = [None, None]
-    has_bias = bias_of(layer, description) is not None
-    generator = torch.Generator().manual_seed(0)
-    for number, (float_values, values) in enumerate(zip(floats, integers, strict=True)):
-        x, y = _columns(layer, description, values), _columns(layer, description, float_values)
-        wanted = -(-max(positions // min(x.groups, 4), SAMPLES * x.inputs) // len(floats))
-        chosen = torch.randperm(x.count, generator=generator)[:wanted]
-        a, b = x.take(chosen), y.take(chosen)
-        if has_bias:
-            a, b = (functional.pad(part, (0, 1), value=1.0) for part in (a, b))
-        seen = _Moments((a.mT @ a).double(), (b.mT @ a).double())
-        before = folds[number % 2]
-        folds[number % 2] = seen if before is None else before + seen
-    first, second = (fold and fold.channels_first(x.inputs, x.area) for fold in folds)
-    assert first is not None
-    return first, second or first
-
-
-@dataclasses.dataclass(frozen=True)
-class _Columns:
-    """The inputs to each of the ``count`` positions of a layer's output, taken out when asked for.
-
-    ``take`` gives (groups, positions, inputs) for some positions, the inputs as they lie in memory: place by
-    place of the kernel, which has ``area`` of them.
-    """
-
-    groups: int
-    count: int
-    inputs: int
-    area: int
-    take: Callable[[Tensor], Tensor]
-
-
-def _columns(layer: Node, description: Weighted, env: dict[Node, Any]) -> _Columns:
-    value: Tensor = env[cast(Node, layer.args[description.input])]
-    if description.family == "linear":
-        rows = value.flatten(0, -2)
-        return _Columns(1, len(rows), rows.shape[1], 1, lambda chosen: rows[chosen].unsqueeze(0))
-    kernel = list(env[cast(Node, layer.args[description.weight])].shape[2:])
-    given: list[Any] = list(layer.args[3:])
-    settings = given + [1, 0, 1, 1][len(given) :]
-    groups = settings.pop()
-    stride, padding, dilation = (_list(part, len(kernel)) for part in settings)
-    if len(kernel) == 1:
-        value, kernel = value.unsqueeze(2), [1, *kernel]
-        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
-    pixels = value.permute(0, 2, 3, 1)
-    places = list(pixels.shape[1:3])
-    reach = [dilation[axis] * (kernel[axis] - 1) for axis in (0, 1)]
-    rows, columns = ((places[i] + 2 * padding[i] - reach[i] - 1) // stride[i] + 1 for i in (0, 1))
-
-    def take(chosen: Tensor) -> Tensor:
-        image, *at = torch.unravel_index(chosen, (len(pixels), rows, columns))
-        y, x = (
-            at[i][:, None] * stride[i] + torch.arange(kernel[i]) * dilation[i] - padding[i] for i in (0, 1)
-        )
-        y, x = y[:, :, None], x[:, None, :]
-        patches = pixels[image[:, None, None], y.clamp(0, places[0] - 1), x.clamp(0, places[1] - 1)]
-        if any(padding):
-            inside = (y >= 0) & (y < places[0]) & (x >= 0) & (x < places[1])
-            patches = patches * inside[..., None]
-        # (positions, kernel rows, kernel columns, channels)
-        return patches.unflatten(3, (groups, -1)).movedim(3, 0).flatten(2)
-
-    area = kernel[0] * kernel[1]
-    return _Columns(groups, len(pixels) * rows * columns, pixels.shape[3] // groups * area, area, take)
-
-
-def _list(value: Any, length: int) -> list[int]:
-    """A setting of a convolution for each of its axes."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return values * length if len(values) == 1 else values
-
-
-def _refitted(weight: Tensor, moments: _Moments, ridge: Tensor) -> Tensor:
+def _refitted(weight: Tensor, moments: Moments, ridge: Tensor) -> Tensor:
     """The weight that comes nearest to ``weight @ y`` from x, held back to what it is by a ridge."""
     held = torch.diag_embed(ridge)
     return cast(Tensor, torch.linalg.solve(moments.xx + held, weight @ (moments.yx + held), left=False))
 
 
-def _ridge(moments: _Moments, strength: float, has_bias: bool) -> Tensor:
+def _ridge(moments: Moments, strength: float, has_bias: bool) -> Tensor:
     """``strength`` times the mean square of the inputs, (groups, K); the bias is held by next to nothing."""
     squares = moments.xx.diagonal(dim1=1, dim2=2)
     mean = (squares[:, :-1] if has_bias else squares).mean(1, keepdim=True)
@@ -315,7 +204,7 @@ def _ridge(moments: _Moments, strength: float, has_bias: bool) -> Tensor:
     return ridge
 
 
-def _best_strength(weight: Tensor, folds: tuple[_Moments, _Moments], has_bias: bool) -> float:
+def _best_strength(weight: Tensor, folds: tuple[Moments, Moments], has_bias: bool) -> float:
     """The ridge at which a weight refitted on one half of the data is nearest to float on the other."""
     if folds[0] is folds[1]:
         return RIDGES[-1]
@@ -337,7 +226,7 @@ def _fit(
     layer: Node,
     description: Weighted,
     quantizer: Quantizer,
-    folds: tuple[_Moments, _Moments],
+    folds: tuple[Moments, Moments],
     integers: list[dict[Node, Any]],
     pairing: Pairing | None,
 ) -> None:

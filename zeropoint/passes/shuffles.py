@@ -176,7 +176,7 @@ def _is_convolution(node: Node, groups: int) -> bool:
     if description is None or description.family not in ("conv", "conv1d") or node.kwargs:
         return False
     tensors = [part for part in node.args[1:3] if isinstance(part, Node)]
-    own = all(part.op == "get_attr" and len(part.users) == 1 for part in tensors)
+    own = all(fx.is_stored(part, alone=True) for part in tensors)
     return own and groups == (node.args[6] if len(node.args) > 6 else 1)
 
 
