@@ -53,7 +53,7 @@ def test_a_relu_stays_where_its_quantizer_reaches_below_zero():
     chosen = options(activation_symmetric=True, processor="vnni")
     quantized = round_to_nearest(program, ADDS_INSIDE, data, chosen)
     assert [node.target for node in quantized.module.graph.nodes].count(aten.relu.default) == 1
-    assert sqnr(program(data[0])[0], quantized(data[0])[0]) > 30  # without the ReLU below 10
+    assert sqnr(program(data[0])[0], quantized(data[0])[0]) > 30
 
 
 @pytest.mark.parametrize(("groups", "scales"), [(1, 6), (2, 3)])
