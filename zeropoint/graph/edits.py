@@ -26,7 +26,8 @@ def copy(module: GraphModule) -> GraphModule:
 def tensor_of(module: GraphModule, node: Node) -> Tensor:
     """The detached tensor that a ``get_attr`` node names."""
     path, _, name = str(node.target).rpartition(".")
-    return getattr(module.get_submodule(path), name).detach()
+    tensor: Tensor = getattr(module.get_submodule(path), name)
+    return tensor.detach()
 
 
 def is_stored(node: object, *, alone: bool = False) -> bool:

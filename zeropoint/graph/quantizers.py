@@ -99,7 +99,7 @@ def is_wide(node: Node) -> bool:
     """Whether a node is a quantizer of more than eight bits."""
     if node.target not in (FAKE_QUANTIZE_TENSOR, FAKE_QUANTIZE_CHANNEL):
         return False
-    *_, qmin, qmax = cast(tuple[Any, ...], node.args)
+    qmin, qmax = cast(tuple[int, int], node.args[-2:])
     return qmax - qmin > 255
 
 

@@ -22,9 +22,10 @@ from zeropoint.passes.adaround import adaround
 from zeropoint.passes.attention import decompose_attention
 from zeropoint.passes.bfloat16 import observable
 from zeropoint.passes.equalize import equalize
-from zeropoint.passes.gptq import POSITIONS, gptq
+from zeropoint.passes.gptq import gptq
 from zeropoint.passes.insertion import insert_quantizers
 from zeropoint.passes.integer_bias import make_room
+from zeropoint.passes.moments import POSITIONS
 from zeropoint.passes.nearest import ITEMS, nearest
 from zeropoint.passes.observe import observe
 from zeropoint.passes.pairs import within_limits

@@ -33,7 +33,9 @@ def fake_quantize_learned(
     """
     if value.dtype in (torch.float16, torch.bfloat16):
         value = value.float()
-    return _FakeQuantize.apply(value, scale, zero_point, axis, low, high, factor, step_sizes)
+    arguments = scale, zero_point, axis, low, high, factor, step_sizes
+    learned: Tensor = _FakeQuantize.apply(value, *arguments)  # type: ignore[no-untyped-call]  # torch has no type
+    return learned
 
 
 class _FakeQuantize(torch.autograd.Function):

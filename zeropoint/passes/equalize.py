@@ -347,7 +347,8 @@ def _by_group(layer: Node, weight: Tensor) -> Tensor:
     if not _is_convolution(layer):
         return weight.movedim(WEIGHTED[layer.target].channel_axis, 0)[None, :, :, None]
     groups = cast(int, layer.args[6]) if len(layer.args) > 6 else 1
-    return weight.flatten(2).unflatten(0, (groups, -1))
+    by_group: Tensor = weight.flatten(2).unflatten(0, (groups, -1))
+    return by_group
 
 
 def _apply(module: GraphModule, region: _Region, scales: Tensor) -> None:

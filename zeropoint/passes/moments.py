@@ -113,7 +113,8 @@ def _columns(layer: Node, description: Weighted, env: dict[Node, Any]) -> _Colum
             inside = (y >= 0) & (y < places[0]) & (x >= 0) & (x < places[1])
             patches = patches * inside[..., None]
         # (positions, kernel rows, kernel columns, channels)
-        return patches.unflatten(3, (groups, -1)).movedim(3, 0).flatten(2)
+        by_group: Tensor = patches.unflatten(3, (groups, -1))
+        return by_group.movedim(3, 0).flatten(2)
 
     area = kernel[0] * kernel[1]
     return _Columns(groups, len(pixels) * rows * columns, pixels.shape[3] // groups * area, area, take)

@@ -69,7 +69,7 @@ def _width(node: Node) -> int:
 
 
 def _rank(node: Node) -> int:
-    return node.meta["val"].dim()
+    return int(node.meta["val"].dim())
 
 
 def _axis(split: Node) -> object:

@@ -1,5 +1,6 @@
 """The openvino package, imported without its telemetry."""
 
+import importlib
 import sys
 from types import ModuleType
 
@@ -10,6 +11,4 @@ def openvino() -> ModuleType:
     Telemetry also forks this process; the fork aborts if other threads are running.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
-    import openvino
-
-    return openvino
+    return importlib.import_module("openvino")

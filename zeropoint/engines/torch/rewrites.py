@@ -6,9 +6,9 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from zeropoint.engines.qdq import pairs
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import SPLITS, TRANSPARENT, aten
+from zeropoint.torch_private.pairs import pairs
 
 QUANTIZE, DEQUANTIZE = pairs.quantize_per_tensor.default, pairs.dequantize_per_tensor.default
 PIXEL = 4  # bytes that are moved as one integer
