@@ -24,10 +24,10 @@ import report
 import roofline
 import torch
 import typer
+from build import Setting, build
 from ratios import compare, fastest
 from rows import ZEROPOINT, Row, artefacts, rows
 
-from build import Setting, build
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.measure.latency import Seconds, interleave, paired_ratio, summarize
 from zeropoint.targets import machine

@@ -15,8 +15,8 @@ import networks
 import numpy as np
 import report
 import typer
-
 from build import Setting, build
+
 from zeropoint.measure.latency import paired_ratio
 from zeropoint.targets import machine
 

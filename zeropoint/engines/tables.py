@@ -12,7 +12,7 @@ from zeropoint.graph.quantizers import Quantizer, quantizers
 
 
 def look_up_integers(program: Program) -> Program:
-    """The Program with embeddings behind a weight's quantizer reading integers; the same values."""
+    """The Program with embeddings after a weight's quantizer reading integers; the same values."""
     module = fx.copy(program.module)
     for quantizer in list(quantizers(module)):
         readers = [user for user in quantizer.node.users if user.target in EMBEDDINGS]

@@ -148,7 +148,7 @@ FAKE_QUANTIZE = {
 
 
 def ungrouped(weight: Node) -> Node:
-    """The quantizer of a weight that is quantized in groups, from the reshape behind it; else the weight.
+    """The quantizer of a weight that is quantized in groups, from the reshape after it; else the weight.
 
     The groups are the rows of a matrix there, and the reshape gives them the shape that the layer takes.
     """

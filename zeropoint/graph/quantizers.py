@@ -117,7 +117,7 @@ def drop_wide(module: GraphModule) -> None:
 def insert_activation(
     module: GraphModule, source: Node, scale: Tensor, zero_point: Tensor, scheme: Scheme
 ) -> Node:
-    """A per-tensor quantizer right behind ``source``; its users are not rewired."""
+    """A per-tensor quantizer right after ``source``; its users are not rewired."""
     with module.graph.inserting_after(source):
         arguments = (source, float(scale.float()), int(zero_point), scheme.qmin, scheme.qmax)
         node = module.graph.call_function(FAKE_QUANTIZE_TENSOR, arguments)

@@ -44,7 +44,7 @@ def input_shapes(module: GraphModule) -> tuple[Shape, ...]:
 
 @contextmanager
 def keeping_bounds(module: GraphModule) -> Iterator[None]:
-    """Free sizes have the same bounds behind it as before.
+    """Free sizes have the same bounds afterwards as before.
 
     Decompositions ask of symbolic sizes whether they are small, and the answer for capture's own example
     would stay on the graph as a bound: MobileNetV2, once lowered to ONNX, took batches of at most 15.
@@ -74,7 +74,7 @@ def has_free_sizes(module: GraphModule) -> bool:
 
 
 def misfit(tensor: Tensor, shape: Shape) -> str:
-    """What is wrong with an input's shape and the mend, to be read behind its name; empty if nothing is."""
+    """What is wrong with an input's shape and the fix, to follow its name; empty if it fits."""
     sizes = tuple(tensor.shape)
     known = len(sizes) == len(shape)
     wrong = [
@@ -91,12 +91,12 @@ def misfit(tensor: Tensor, shape: Shape) -> str:
         return takes
     if any(axis.is_free for axis in shape[1:]):
         return f"{takes}; axis {wrong[0]} is fixed by the model itself"
-    mend = "capture it on such inputs, or for any size with free_sizes=True (--free-sizes)"
-    return f"{takes}; axis {wrong[0]} was fixed at capture: {mend}"
+    fix = "capture it on such inputs, or for any size with free_sizes=True (--free-sizes)"
+    return f"{takes}; axis {wrong[0]} was fixed at capture: {fix}"
 
 
 def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) -> None:
-    """Raises InputError where inputs do not fit the captured graph: number, shape, dtype, NaN or Inf."""
+    """Raises InputError if inputs do not fit the captured graph: number, shape, dtype, NaN or Inf."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     if len(inputs) != len(placeholders):
         raise InputError(f"{where} has {len(inputs)} inputs; the model takes {len(placeholders)}")

@@ -29,17 +29,17 @@ from zeropoint.passes.rows import Rows
 from zeropoint.passes.softround import SoftWeight, rectified_sigmoid, regularizer, soft_weight
 from zeropoint.progress import track
 
-MEMORY = 1 << 30  # bytes of what enters and leaves a block that are held; what is more goes to files
-ITEMS = 1024  # that are learned from, at most
-HELD_OUT = 8  # of so many items one is kept to judge by
-STEPS = 1000  # a block, at most
+MEMORY = 1 << 30  # bytes of block inputs and outputs held in memory; the rest goes to files
+ITEMS = 1024  # items to learn from, at most
+HELD_OUT = 8  # one item of 8 is kept to judge by
+STEPS = 1000  # per block, at most
 WORK = 1 << 40  # multiply-accumulates of the float network in all steps
-LEAST = 100  # steps, however large the network
-BETA = (20.0, 2.0)  # from the end of the warm-up to that of the steps
+LEAST = 100  # steps per block at least, however large the network
+BETA = (20.0, 2.0)  # from the end of the warm-up to the last step
 WARM_UP = 0.2  # share of the steps
-PULL = 1.0  # what the regulariser weighs: as much as the block's error at first where all are undecided
+PULL = 1.0  # weight of the regulariser: equal to the block's first error if all weights are undecided
 FLOAT = 0.5  # share of the activations that stay float: Wei et al. 2022, section 4
-REACH = 3.0  # how far Adam moves a V in all steps, at most; the ends are 4.8 apart
+REACH = 3.0  # how far Adam moves a V in all steps, at most; its limits are 4.8 apart
 # What Adam moves a value by in a step, at first: a step size or a bias, in its own size.
 STEP_RATE = 0.003
 BIAS_RATE = 0.003
@@ -95,7 +95,7 @@ def _items(calibration: Iterable[Any]) -> list[Rows]:
 
 
 def _rows(most: int, like: Tensor) -> Rows:
-    """Room for what goes from one block to the next: of two networks, each before a block and behind it."""
+    """Room for what goes from one block to the next: of two networks, each before and after a block."""
     row_bytes = math.prod(like.shape[1:]) * like.element_size()
     return Rows(most, like, spilled=4 * most * row_bytes > MEMORY)
 
@@ -131,7 +131,7 @@ def _leading(node: Node) -> str:
 
 
 def _outputs(block: GraphModule, inputs: list[Rows], size: int) -> list[Rows]:
-    """What leaves a block for all items."""
+    """The outputs of a block for all items."""
     outputs: list[Rows] = []
     for chosen in torch.arange(len(inputs[0])).split(size):
         with torch.no_grad():

@@ -24,9 +24,9 @@ def correct_biases(program: Program, float_program: Program) -> Program:
     """The quantized Program with the biases moved by ``-(W_q - W) E[x]``, where E[x] is known.
 
     ``float_program`` is the one that it was made from, with its batch norms; layers are the same by name.
-    E[x] is known behind a batch norm, with a ReLU or another clamp between or none, and behind means, sums
-    and concatenations of such. Weights are to be rounded to nearest, for W to be there still. Transposed
-    convolutions stay as they are: how many inputs make an output differs from place to place.
+    E[x] is known after a batch norm, with or without a ReLU or another clamp between, and after means, sums
+    and concatenations of such values. Weights have to be rounded to nearest, since W must still be known.
+    Transposed convolutions are left unchanged: the number of inputs of an output differs from place to place.
     """
     module = fx.copy(program.module)
     by_weight = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
@@ -100,11 +100,11 @@ def _value(module: GraphModule, node: object) -> Tensor:
 
 
 def clamped_mean(mean: Tensor, deviation: Tensor, low: float | None, high: float | None) -> Tensor:
-    """E[clamp(x, low, high)] of normal x; None leaves an end open. Nagel et al. 2019, appendix C."""
+    """E[clamp(x, low, high)] of normal x; None means no limit. Nagel et al. 2019, appendix C."""
     deviation = deviation.clamp(min=1e-30)
 
     def below(end: float | None, otherwise: float) -> tuple[Tensor, Tensor]:
-        """The distribution function at an end, and the density."""
+        """The distribution function at a limit, and the density."""
         if end is None:
             return torch.full_like(mean, otherwise), torch.zeros_like(mean)
         place = (end - mean) / deviation
@@ -142,17 +142,17 @@ def _weight_error(module: GraphModule, quantizer: Quantizer, description: Weight
 
 
 def _output(weight: Tensor, mean: Tensor) -> Tensor:
-    """The output of a layer to a constant input, of which padding is left out of account."""
+    """The output of a layer to a constant input, without padding."""
     matrix = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
     groups = len(mean) // matrix.shape[1]
     return torch.einsum("goi,gi->go", matrix.unflatten(0, (groups, -1)), mean.reshape(groups, -1)).flatten()
 
 
 def move_bias(module: GraphModule, layer: Node, description: Weighted, by: Tensor) -> None:
-    """Adds ``by``, float64 of (outputs,), to the bias of one layer, which it gives one where it has none."""
+    """Adds ``by``, float64 of (outputs,), to the bias of one layer, which is created if missing."""
     assert description.bias is not None
     bias = bias_of(layer, description)
-    name = f"{layer.name}__bias"  # of its own, where another layer has the same
+    name = f"{layer.name}__bias"  # its own name, since another layer may share the bias
     if bias is not None:
         by = by + _value(module, bias)
         name = str(bias.target) if len(bias.users) == 1 else name

@@ -22,12 +22,12 @@ def without_quantizers(program: Program) -> GraphModule:
 
 
 def float_network(program: Program) -> GraphModule:
-    """The network that a quantized Program was made from, as far as it is known, with the same nodes."""
+    """The float network that a quantized Program was made from, with the same nodes, as far as known."""
     return without_quantizers(dataclasses.replace(program, module=program.unfitted or program.module))
 
 
 def block_ends(module: GraphModule) -> list[str]:
-    """Nodes inside that everything behind them is computed from: no shortcut leads past them."""
+    """Inner nodes that everything after them is computed from: no shortcut leads past them."""
     done = Interpreter(module).user_to_last_uses
     live: set[Node] = set()
     ends = []

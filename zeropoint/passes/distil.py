@@ -29,14 +29,14 @@ from zeropoint.progress import track
 from zeropoint.torch_private.trees import tree_leaves
 from zeropoint.training.checkpoint import checkpoint
 
-MEMORY = 1 << 29  # bytes of inputs that are held, at most about
-HELD_OUT = 8  # of so many items one is kept to judge by
+MEMORY = 1 << 29  # bytes of inputs held in memory, at most about
+HELD_OUT = 8  # one item of 8 is kept to judge by
 JUDGED = 25  # steps after which the Program is judged
 # Times the start's error that another state has to come below: ResNet-20 at W8A8 loses 3% of it in 250 steps,
 # and its outputs on unseen items are 0.4 dB worse for it.
 WORTH = 0.95
-MATCHED = 12  # block ends, at most, beside the outputs
-MIXED = 0.5  # share of another item in one, at most: far fewer items are learnt by heart
+MATCHED = 12  # block outputs that are matched, at most, beside the outputs
+MIXED = 0.5  # share of another item in one, at most: without mixing the network memorizes the items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _mixed(inputs: list[Tensor], generator: torch.Generator) -> list[Tensor]:
 
 
 def _taps(teacher: GraphModule) -> list[str]:
-    """The ends of blocks, evenly spaced, that are matched."""
+    """The block outputs, evenly spaced, that are matched."""
     ends = block_ends(teacher)
     return ends[:: -(-len(ends) // MATCHED)] if ends else []
 
@@ -166,7 +166,7 @@ def _values(
 
 
 def _loss(student: GraphModule, teacher: GraphModule, blocks: list[str], batch: list[Tensor]) -> Tensor:
-    """How far the student is from the teacher on a batch."""
+    """The distance of the student from the teacher on a batch."""
     with torch.no_grad():
         wanted = _values(teacher, batch, blocks)
     return _distance(_values(student, batch, blocks), wanted)

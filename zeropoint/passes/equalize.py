@@ -3,8 +3,8 @@
 Between two layers a channel may be divided by any positive number if the weights that read it are multiplied
 by it: the network stays the same, and its values fit a grid better. Nagel et al. 2019 (arXiv 1906.04721,
 section 4.1) do so for convolutions with ReLUs between them, Xiao et al. 2022 ("SmoothQuant", arXiv
-2211.10438, eq. 4) for linear layers behind a layer norm. Here both are one rule, and the noise of rounding,
-foretold from a few inputs, says how far to go.
+2211.10438, eq. 4) for linear layers after a layer norm. Here both are one rule, and the noise of rounding,
+estimated from a few inputs, says how far to go.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ from zeropoint.passes.observe import run_on
 from zeropoint.targets.options import Options
 from zeropoint.targets.recipe import matches
 
-ITEMS = 64  # that are looked at
-LEAST = 8  # items, however large the network
-WORK = 1 << 36  # multiply-accumulates of the network on them, at most
-# How much of the spread of activations is moved to the weights, and of theirs to the activations.
+ITEMS = 64  # items that are observed, at most
+LEAST = 8  # items that are observed at least, however large the network
+WORK = 1 << 36  # multiply-accumulates of the network on the items, at most
+# Exponents: how much of the spread of activations moves to the weights, and of weights to activations.
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-WIDEST = 2.0**10  # between the ranges of two channels that are told apart
-MARGIN = 0.8  # of a clip: what channels are scaled up to, as other inputs will go further than those seen
-FITTED = 0.3  # of the noise of rounded weights is left where they are fitted to data, about
-LEAST_GAIN = 0.5  # of the noise before: what is foretold closer than so is left as it is
+WIDEST = 2.0**10  # the largest ratio of two channel ranges that is used
+MARGIN = 0.8  # of a clip: channels are scaled up to it, since other inputs may reach further
+FITTED = 0.3  # share of the noise of rounded weights that remains after fitting to data, about
+LEAST_GAIN = 0.5  # a region is scaled only if its estimated noise falls below this share
 
 _CLIPS = {aten.hardtanh.default, aten.clamp.default}
 
@@ -56,7 +56,7 @@ class _Region:
     clips: list[Node]
 
     def whole(self, of: Node, channels: Tensor) -> Tensor:
-        """Values that are no less than 0, one for each channel of a node, as one for each of the region."""
+        """Non-negative values of a node's channels, as the largest for each channel of the region."""
         empty = torch.zeros(self.width, dtype=torch.float64)
         return empty.scatter_reduce(0, self.places[of], channels.double(), "amax")
 
@@ -94,7 +94,7 @@ def _is_skipped(region: _Region, options: Options) -> bool:
 
 
 def _regions(module: GraphModule) -> list[_Region]:
-    """The regions that can be scaled, in the order of the graph: nothing else makes or reads their values."""
+    """The regions that can be scaled, in graph order: nothing else makes or reads their values."""
     found = trace(module, _made_axis, _passed_axis)
     sets: dict[int, set[Node]] = {}  # by channel, the values that share a grid with it, one way or another
     for node, channels in found.items():
@@ -117,7 +117,7 @@ def _regions(module: GraphModule) -> list[_Region]:
 
 
 def _keeps_scale(node: Node, operand: Node, found: dict[Node, Channels]) -> bool:
-    """Whether a node that reads scaled channels can make up for it, or gives them on."""
+    """Whether a node that reads scaled channels can undo the scale, or passes them on."""
     if _reads(node, operand, found[operand].axis):
         return True
     parts = node.users if node.target in SPLITS else [node]
@@ -217,7 +217,7 @@ def _passed_axis(node: Node, axes: Sequence[int | None]) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Channels:
-    """What was seen of each channel of a value: its ends, and the sum of so many squares."""
+    """Statistics of each channel of a value: its range, and the sum of ``count`` squares."""
 
     low: Tensor
     high: Tensor
@@ -230,7 +230,7 @@ class _Channels:
 
 
 def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any]) -> dict[Node, _Channels]:
-    """What the first inputs show of every value that may be rounded."""
+    """Statistics of every value that may be rounded, over the first inputs."""
     rounded = {
         value: axis
         for region in regions
@@ -252,7 +252,7 @@ def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any
 
 
 def _joined(parts: list[_Channels]) -> _Channels:
-    """What all batches showed of a value."""
+    """The statistics of a value over all batches."""
     return _Channels(
         torch.stack([part.low for part in parts]).amin(0).double(),
         torch.stack([part.high for part in parts]).amax(0).double(),
@@ -291,12 +291,12 @@ def _best_scale(
 
 
 def _relative(ranges: Tensor) -> Tensor:
-    """To the largest; those of next to nothing count as 1 / WIDEST."""
+    """Relative to the largest, and at least 1 / WIDEST."""
     return (ranges.double() / ranges.max().clamp(min=1e-30)).clamp(min=1 / WIDEST)
 
 
 def _clipped(region: _Region, seen: dict[Node, _Channels]) -> tuple[Tensor, Tensor]:
-    """Which channels reach a clip, and what the others have to be divided by, at least, not to."""
+    """Which channels reach a clip, and the least divisor with which the others do not."""
     reached = torch.zeros(region.width, dtype=torch.bool)
     least = torch.zeros(region.width, dtype=torch.float64)
     for clip in region.clips:
@@ -326,7 +326,7 @@ def _reader(module: GraphModule, layer: Node, seen: dict[Node, _Channels]) -> _R
     read = cast(Node, layer.args[WEIGHTED[layer.target].input])
     squares = seen[read].mean_square
     gains = weight.square().sum((1, 3)).flatten()
-    power = (gains * squares).sum().clamp(min=1e-30)  # as of channels that have nothing to do with each other
+    power = (gains * squares).sum().clamp(min=1e-30)  # channels are taken to be uncorrelated
     mean_squares = (squares / power).reshape(len(weight), -1)
     return _Reader(read, weight.abs().amax(3), weight.shape[3], gains / power, mean_squares)
 

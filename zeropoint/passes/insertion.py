@@ -20,9 +20,9 @@ def insert_quantizers(
     placement: Placement,
     target: Target,
     options: Options,
-    behind: Callable[[Node, Scheme], Node] | None = None,
+    activation: Callable[[Node, Scheme], Node] | None = None,
 ) -> None:
-    """Puts a quantizer on every edge and weight of the placement; ``behind`` makes those of activations.
+    """Puts a quantizer on every edge and weight of the placement; ``activation`` makes those of activations.
 
     Scales of 8-bit weights are such that no two products overflow on the processor of the ``target``.
     """
@@ -31,8 +31,8 @@ def insert_quantizers(
     for edge in sorted(placement.edges, key=lambda edge: (edge.source, edge.scheme.bits, edge.user)):
         readers.setdefault((edge.source, edge.scheme), []).append(edge.user)
     for (source, scheme), users in readers.items():
-        assert behind is not None
-        quantizer = behind(nodes[source], scheme)
+        assert activation is not None
+        quantizer = activation(nodes[source], scheme)
         for user in users:
             nodes[user].replace_input_with(nodes[source], quantizer)
     paired = pairings(module, target.processor)
@@ -50,7 +50,7 @@ def insert_quantizers(
 
 
 def _regroup(module: GraphModule, weight: Node, size: int) -> None:
-    """Has a weight hold its groups as rows, and its users read it in its old shape."""
+    """Stores a weight with its groups as rows, and lets its users read it in its old shape."""
     users, before = list(weight.users), weight.meta["val"]
     with module.graph.inserting_after(weight):
         whole = module.graph.call_function(aten.reshape.default, (weight, list(before.shape)))

@@ -24,7 +24,9 @@ def laid_out(program: Program, loader: Loader) -> Loader:
 
 
 def _runs_channels_last(program: Program) -> bool:
-    inputs = (at_batch(program, 2) if program.dynamic_batch else program).example_inputs  # of one any view is
+    inputs = (
+        at_batch(program, 2) if program.dynamic_batch else program
+    ).example_inputs  # a batch of one fits any layout
     turned = [_channels_last(tensor) for tensor in inputs]
     try:
         with torch.no_grad():

@@ -24,10 +24,10 @@ from zeropoint.numerics.scheme import Scheme, per_channel_shape
 from zeropoint.targets import saturation
 from zeropoint.torch_private.tensors import clamp_min_
 
-LEAST = 1e-8  # that a step size may shrink to, in steps of its start
+LEAST = 1e-8  # the smallest step size, relative to its start
 # Rates beside that of weights: of step sizes, of biases in their own sizes, and of zero points.
 STEP_RATE, BIAS_RATE, OFFSET_RATE = 0.1, 0.03, 1.0
-UNIT = "__unit"  # behind a parameter's name: what it counts
+UNIT = "__unit"  # suffix of a parameter's name: the unit it counts in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def learnable(
     """The Program's graph with parameters of its own and learnable quantizers, and where these are.
 
     With ``offsets`` the zero points of affine activations are learned, too, but those at an end of their
-    integers: behind a ReLU zero is the least value. ``step_sizes`` of activations are those of ``learned``.
+    integers: after a ReLU zero is the least value. ``step_sizes`` of activations are those of ``learned``.
     """
     module = fx.copy(program.module)
     fx.own_parameters(module)
@@ -74,7 +74,7 @@ def parameter_groups(
     weight_decay: float = 0.0,
     weights: bool = True,
 ) -> list[dict[str, Any]]:
-    """Every parameter with a learning rate for Adam, which moves it by about so much in a step.
+    """Every parameter with a learning rate for Adam, which moves a parameter by about its rate in a step.
 
     For weights that is ``rate`` steps of their grid: few bits need larger moves than many. Nothing else is
     decayed than weights. Without ``weights`` those that are quantized are not among them.
@@ -175,7 +175,7 @@ def _sum_up(module: GraphModule, name: str) -> Tensor:
 
 
 def _share_grids(places: list[Learnable]) -> list[Learnable]:
-    """One grid for all quantizers of a value, before and behind moves."""
+    """One grid for all quantizers of a value, before and after moves."""
     first: dict[tuple[Node, Scheme], Learnable] = {}
     shared = []
     for place in places:

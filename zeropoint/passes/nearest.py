@@ -11,8 +11,8 @@ from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.quantizers import Simulation
 from zeropoint.memory import keeping_freed
 
-ITEMS = 32  # that are looked at, at least, where there are so many
-GATHERED = 8  # at a time
+ITEMS = 32  # items that are compared at least, if there are as many
+GATHERED = 8  # items at a time
 
 
 @keeping_freed()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Rows:
-    """Room for ``most`` rows shaped as those of ``like``, filled from the front; in a file where ``spilled``.
+    """Room for ``most`` rows of the shape of those of ``like``, filled from the front; in a file if ``spilled``.
 
     The file has no name, so that it is gone with its user whatever happens. It is mapped only while rows are
     read or written, so that they do not stay in memory.
@@ -29,7 +29,7 @@ class Rows:
         return self._all()[chosen]
 
     def append(self, rows: Tensor) -> None:
-        """Puts rows behind those that are there, as many as there is room for."""
+        """Appends rows, as many as there is room for."""
         rows = rows[: self.shape[0] - self._count]
         self._all()[self._count : self._count + len(rows)] = rows
         self._count += len(rows)

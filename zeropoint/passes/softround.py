@@ -11,9 +11,9 @@ from torch import Tensor
 from zeropoint.graph.quantizers import Quantizer
 from zeropoint.numerics.scheme import per_channel_shape
 
-ZETA, GAMMA = 1.1, -0.1  # the ends that the sigmoid is stretched to: Nagel et al. 2020, eq. 23
-ON_GRID = 1e-4  # of a step: nearer to the grid a weight counts as lying on it
-DECIDED = 0.1  # from where a weight that lies on the grid sets out, of the step to its neighbour
+ZETA, GAMMA = 1.1, -0.1  # the limits that the sigmoid is stretched to: Nagel et al. 2020, eq. 23
+ON_GRID = 1e-4  # of a step: a weight this near to the grid counts as on it
+DECIDED = 0.1  # of a step: where a weight on the grid starts, towards its neighbour
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _onnx_mean(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) ->
 
 
 def _with_dynamic_linear(program: Program) -> Program:
-    """The Program with run-time quantizers and the layers behind them as one operator each."""
+    """The Program with run-time quantizers and the layers after them as one operator each."""
     if not any(node.target is FAKE_QUANTIZE_DYNAMIC for node in program.module.graph.nodes):
         return program
     module = fx.copy(program.module)

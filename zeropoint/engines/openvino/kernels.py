@@ -99,7 +99,7 @@ def _write(source: Path, path: Path, chosen: Mapping[str, tuple[str, ...]]) -> N
         attributes = layer.find("rt_info")
         if attributes is None:
             attributes = ElementTree.Element("rt_info")
-            layer.insert(1, attributes)  # behind its data
+            layer.insert(1, attributes)  # after its data
         order = ",".join(f"cpu:{kernel}" for kernel in (*BEFORE, *kernels))
         facts = {"name": "primitives_priority", "version": "0", "value": order}
         ElementTree.SubElement(attributes, "attribute", facts)
