@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Rows:
-    """Room for ``most`` rows of the shape of those of ``like``, filled from the front; in a file if ``spilled``.
+    """Room for ``most`` rows of the shape of those of ``like``, filled in order; in a file if ``spilled``.
 
     The file has no name, so that it is gone with its user whatever happens. It is mapped only while rows are
     read or written, so that they do not stay in memory.
