@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import exact, sqnr
+from networks import sqnr
 from torch import nn
 
 import zeropoint as zp
@@ -52,12 +52,12 @@ def test_openvino_computes_what_the_program_does(name, joined):
     assert sqnr(program(x)[0], found) > 45
 
 
-@exact
 @pytest.mark.parametrize("name", ["amax", "adaptive"])
 def test_the_input_of_a_maximum_before_an_integer_layer_is_quantized(name):
     torch.manual_seed(0)
     model = zp.capture(Reduced(REDUCTIONS[name], False, nn.Linear(8, 5)).eval(), batches()[0])
-    program = zp.quantize(model, calibration=batches(), target="openvino")
+    options = zp.Options(processor="vnni")  # without VNNI OpenVINO's linear layers read floats
+    program = zp.quantize(model, calibration=batches(), target="openvino", options=options)
     applied = {decision.rule for decision in program.decisions if decision.reason is None}
     assert "maximum or minimum over axes" in applied
 
