@@ -175,7 +175,7 @@ def compile(
             runner(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
         return runner
     except WrongError:
-        for part in (file, file.with_suffix(".bin")):  # a wrong artefact is not handed out
+        for part in find(engine).files(file):  # a wrong artefact is not handed out
             part.unlink(missing_ok=True)
         raise
     except InputError:
