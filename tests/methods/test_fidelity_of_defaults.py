@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from networks import job
 from torch import nn
 
 from zeropoint import models
@@ -11,6 +12,7 @@ from zeropoint.engines import target
 from zeropoint.graph.capture import capture
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.methods import static
+from zeropoint.methods.method import run
 from zeropoint.targets.options import Options
 
 SIDE = 64
@@ -72,8 +74,9 @@ def test_no_pass_costs_fidelity(name, bits, monkeypatch):
     program, options = capture(network, calibration[0][:2]), Options().at(bits)
 
     def score():
-        rounded = static.round_to_nearest(program, target("openvino"), calibration, options)
-        fitted = static.fitted(program, rounded, calibration, options)
+        given = job(program, target("openvino"), calibration, options)
+        rounded = run(static.NEAREST, program, given)
+        fitted = static.fit.run(rounded, given)
         return [decibels(network, of, unseen) for of in (rounded, fitted)]
 
     rounded, fitted = score()
