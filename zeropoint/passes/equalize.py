@@ -112,11 +112,8 @@ def _regions(module: GraphModule) -> list[_Region]:
         if operand in found and not _keeps_scale(node, operand, found)
     }
     regions = {id(values): values for values in sets.values()}
-    return [
-        _region(module, values, found)
-        for values in regions.values()
-        if not values & open_ends and _readers(module, values, found)
-    ]
+    closed = [_region(module, values, found) for values in regions.values() if not values & open_ends]
+    return [region for region in closed if region.readers]
 
 
 def _keeps_scale(node: Node, operand: Node, found: dict[Node, Channels]) -> bool:

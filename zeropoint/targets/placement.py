@@ -66,6 +66,7 @@ def place(module: GraphModule, target: Target, options: Options, rules: Sequence
     weights: set[WeightPlace] = set()
     decisions = []
     nodes = [node for node in module.graph.nodes if node.op == "call_function"]
+    kept_float = {node: float_row(options.rows, fx.module_name(node)) for node in nodes}
     early = [rule for rule in rules if not rule.late]
     order = [(node, rule) for node in nodes for rule in early]
     order += [(node, rule) for rule in rules if rule.late for node in nodes]
@@ -77,7 +78,7 @@ def place(module: GraphModule, target: Target, options: Options, rules: Sequence
             sources = {source for source, _ in placed}
             carrying = frozenset(before_moves(one) for one in module.graph.nodes if one.name in sources)
         site = Site(node, target, options, ends, placed, carrying or frozenset())
-        pattern = float_row(options.rows, fx.module_name(node))
+        pattern = kept_float[node]
         reason = rule.check(site) if pattern is None else f"skipped by the user ('{pattern}')"
         decisions.append(Decision(rule.name, node.name, reason))
         if reason is None:
