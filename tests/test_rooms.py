@@ -15,7 +15,7 @@ FILES = {
 # Folders, and files of the top: each imports from those before it, and from none after it.
 ROOMS = (
     "errors", "versions", "progress", "memory", "files", "torch_private",
-    "models", "data", "numerics", "graph", "training", "targets", "passes", "methods", "engines",
+    "models", "data", "tasks", "numerics", "graph", "training", "targets", "passes", "methods", "engines",
     "quantization", "measure", "tune", "inspection", "diagnosis", "report", "comparison", "cli",
 )  # fmt: skip
 
