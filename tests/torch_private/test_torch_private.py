@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
 from zeropoint.errors import InputError
-from zeropoint.torch_private import compiler, graphs, operators, tensors, trees
+from zeropoint.torch_private import compiler, graphs, onnx, operators, tensors, trees
 from zeropoint.torch_private.pairs import pairs
 
 SEEN_WITH = "2.13"
@@ -170,6 +170,20 @@ def test_torch_2_13_weights_of_integer_convolutions_are_laid_out_in_a_thread_of_
     assert found.shape == plain.shape
     torch.ops.onednn.qconv_prepack(*arguments)
     assert len(threads) == 1
+
+
+def test_torch_2_13_export_to_onnx_is_that_of_the_public_function():
+    import onnxscript
+
+    program = torch.export.export(nn.Sequential(nn.Linear(2, 2), nn.Hardswish()).eval(), (torch.ones(3, 2),))
+    functions = {aten.linear.default: lambda x, weight, bias: onnxscript.opset20.Identity(x)}
+    options = {"dynamo": True, "verbose": False, "optimize": False}
+    plain, own = (
+        torch.onnx.export(program, (), custom_translation_table=t, **options) for t in ({}, functions)
+    )
+    assert plain.model_proto != own.model_proto
+    for expected, table in ((own, functions), (plain, {})):  # what one call adds, the next does not know
+        assert onnx.to_onnx(program, table).model_proto == expected.model_proto
 
 
 def test_metadata_is_read_without_loading_code(tmp_path: Path):

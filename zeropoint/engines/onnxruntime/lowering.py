@@ -24,6 +24,7 @@ from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.torch_private.onnx import to_onnx
 from zeropoint.torch_private.pairs import pairs
 
 
@@ -42,10 +43,7 @@ def lower(program: Program, path: Path) -> None:
             torch.ops.zeropoint.dynamic_linear.default: _onnx_dynamic_linear,
             aten.mean.dim: _onnx_mean,
         }
-        converted = torch.onnx.export(
-            exported, (), dynamo=True, verbose=False, optimize=False, custom_translation_table=table
-        )
-    assert converted is not None
+        converted = to_onnx(exported, table)
     tell(rewrite(converted.model))
     parts: list[Any] = [*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()]
     for part in parts:
