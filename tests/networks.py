@@ -1,5 +1,7 @@
 """Small networks, targets and data that several tests share."""
 
+import copy
+import functools
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -72,9 +74,14 @@ def images(batch: int = 4, seed: int = 0) -> torch.Tensor:
     return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def residual() -> Program:
-    """The captured Residual network."""
+@functools.cache
+def _captured() -> Program:
     return capture(randomized(Residual()), images(2))
+
+
+def residual() -> Program:
+    """The captured Residual network: a copy, which a test may change."""
+    return copy.deepcopy(_captured())
 
 
 def options(**chosen: object) -> Options:
