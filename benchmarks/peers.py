@@ -11,7 +11,7 @@ import copy
 import io
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,40 @@ from zeropoint.models.vision import torchvision
 from zeropoint.targets.processor import native
 
 Call = Callable[[Tensor], Tensor]
+Inputs = Tensor | tuple[Tensor, ...]  # one input, or those of one call
+
+
+def _several(inputs: Inputs) -> tuple[Tensor, ...]:
+    return (inputs,) if isinstance(inputs, Tensor) else inputs
 
 
 # OpenVINO, and NNCF, which quantizes for it
 
 
-def openvino_float(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
+def openvino_float(network: nn.Module, example: Inputs, calibration: Sequence[Inputs]) -> Any:
     import openvino
 
     try:
         return openvino.convert_model(network, example_input=example)
     except RuntimeError:  # some networks, such as torchvision's ViT, cannot be traced, but exported
-        exported = torch.export.export(network, (example,), dynamic_shapes=({0: Dim.AUTO},))
-        return openvino.convert_model(exported)
+        inputs = _several(example)
+        shapes = ({0: Dim.AUTO},) if isinstance(example, Tensor) else None
+        return openvino.convert_model(torch.export.export(network, inputs, dynamic_shapes=shapes))
 
 
-def nncf_static(network: nn.Module, example: Tensor, calibration: list[Tensor], transformer: bool) -> Any:
+def nncf_static(network: nn.Module, example: Inputs, calibration: Sequence[Inputs], transformer: bool) -> Any:
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino_float(network, example, calibration)
+    overflows = native().saturates  # then its own protection from that
+    fix = nncf.OverflowFix.ENABLE if overflows else nncf.OverflowFix.FIRST_LAYER
     return nncf.quantize(
         model,
-        nncf.Dataset(calibration, lambda inputs: inputs.numpy()),
+        nncf.Dataset(calibration, lambda inputs: tuple(tensor.numpy() for tensor in _several(inputs))),
         subset_size=len(calibration),
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
     )
 
 
@@ -74,21 +83,23 @@ def load_openvino(path: Path, threads: int, precision: str | None = None) -> Cal
 # ONNX Runtime, and its own quantizer
 
 
-def onnx_float(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
+def onnx_float(network: nn.Module, example: Inputs, calibration: Sequence[Inputs]) -> Any:
+    """The batch size is free if there is one input."""
+    shapes = ({0: Dim("batch")},) if isinstance(example, Tensor) else None
     with contextlib.redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
-            network, (example,), dynamo=True, verbose=False, dynamic_shapes=({0: Dim("batch")},)
+            network, _several(example), dynamo=True, verbose=False, dynamic_shapes=shapes
         )
     return program.model_proto
 
 
-def quantize_static(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
+def quantize_static(network: nn.Module, example: Inputs, calibration: Sequence[Inputs]) -> Any:
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     model = onnx_float(network, example, calibration)
-    name = model.graph.input[0].name
+    names = [node.name for node in model.graph.input]
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -96,7 +107,9 @@ def quantize_static(network: nn.Module, example: Tensor, calibration: list[Tenso
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {name: batch.numpy()}
+            if batch is None:
+                return None
+            return {name: one.numpy() for name, one in zip(names, _several(batch), strict=False)}
 
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = f"{folder}/prepared.onnx", f"{folder}/quantized.onnx"

@@ -1,0 +1,215 @@
+"""What is measured of one architecture, stage by stage, in a process of its own."""
+
+import contextlib
+import copy
+import logging
+import multiprocessing
+import os
+import resource
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import fresh
+import peers
+import torch
+from architectures import architectures
+from architectures.spec import Architecture, call
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import zeropoint as zp
+from zeropoint.errors import InputError, first_line
+from zeropoint.graph.program import Program
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.measure.integers import integers
+from zeropoint.measure.parity import ROUNDING_FLOOR_DB
+from zeropoint.numerics.sqnr import sqnr_db
+
+Record = dict[str, Any]
+Tensors = tuple[Tensor, ...]
+CAPTURE = "capture"
+ITEMS, CALIBRATION, EVALUATION = 4, 8, 4  # items of a batch, and batches
+BEST_DB = 200.0  # of equal outputs
+NOISE = 1e-3  # of the weights, for the sensitivity
+
+
+class Flat(nn.Module):
+    """The network with positional tensors in, and all its float tensors out."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str] | None) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, *inputs: Tensor) -> Tensors:
+        """The float tensors of the output, in order."""
+        named = inputs if self.names is None else dict(zip(self.names, inputs, strict=True))
+        output = call(self.network, named)
+        leaves = tree_leaves(dict(output) if isinstance(output, dict) else output)
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
+
+
+class Case:
+    """An architecture with its network, its data and the outputs that are right."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        names = None if isinstance(architecture.inputs, tuple) else list(architecture.inputs)
+        self.network = Flat(architecture.network(), names).eval()
+        self.calibration = [_tensors(architecture.sample(ITEMS, seed)) for seed in range(CALIBRATION)]
+        seeds = range(1_000_000, 1_000_000 + EVALUATION)
+        self.evaluation = [_tensors(architecture.sample(ITEMS, seed)) for seed in seeds]
+        self.wanted = self.outputs(self.network)
+        self.transformer = any("attention" in type(part).__name__.lower() for part in self.network.modules())
+        self.program: Program | None = None
+
+    @torch.no_grad()
+    def outputs(self, run: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
+        """Every output, of all evaluation batches."""
+        batches = [[torch.as_tensor(one).flatten() for one in run(*inputs)] for inputs in self.evaluation]
+        return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+    def sqnr(self, found: list[Tensor]) -> float:
+        """Of the output that is the worst, in dB."""
+        if [one.shape for one in found] != [one.shape for one in self.wanted]:
+            raise ValueError(f"{len(found)} outputs of other shapes than the model's {len(self.wanted)}")
+        found_db = [sqnr_db(*pair) for pair in zip(self.wanted, found, strict=True)]
+        return min(min(db, BEST_DB) if db > -BEST_DB else -BEST_DB for db in found_db)  # the last for NaN
+
+
+def _tensors(inputs: Tensors | dict[str, Tensor]) -> Tensors:
+    return inputs if isinstance(inputs, tuple) else tuple(inputs.values())
+
+
+def _capture(case: Case) -> Record:
+    started = time.perf_counter()
+    case.program = zp.capture(case.network, case.calibration[0])
+    seconds = time.perf_counter() - started
+    weights = sum(parameter.numel() for parameter in case.network.parameters())
+    return {"seconds": seconds, "parameters": weights, "sensitivity_db": _sensitivity(case)}
+
+
+@torch.no_grad()
+def _sensitivity(case: Case) -> float:
+    """SQNR of the float network with weights that are off by NOISE: 60 dB if it does not amplify errors."""
+    generator, noisy = torch.Generator().manual_seed(0), copy.deepcopy(case.network)
+    for parameter in noisy.parameters():
+        if parameter.is_floating_point():
+            parameter.mul_(1 + NOISE * torch.randn(parameter.shape, generator=generator))
+    return case.sqnr(case.outputs(noisy))
+
+
+def _engine(case: Case, engine: str) -> Record:
+    assert case.program is not None
+    quantized = zp.quantize(case.program, "static", calibration=case.calibration, target=engine)
+    simulated = case.sqnr(case.outputs(quantized))
+    record: Record = {
+        "seconds": quantized.quantize_seconds,
+        "simulated_db": simulated,
+        "quantizers": len(list(quantizers(quantized.module))),
+    }
+    started = time.perf_counter()
+    runner = zp.compile(quantized, engine, threads=1, verify=False)
+    record["compile_seconds"] = time.perf_counter() - started
+    record["sqnr_db"] = case.sqnr(case.outputs(runner))
+    record["parity_db"] = min(simulated, ROUNDING_FLOOR_DB) - min(record["sqnr_db"], ROUNDING_FLOOR_DB)
+    found = integers(quantized, runner)
+    return record | {"int8_share": found.share, "fallbacks": len(found.fallbacks)}
+
+
+def _nncf(case: Case) -> Record:
+    import openvino
+
+    started = time.perf_counter()
+    model = peers.nncf_static(case.network, case.calibration[0], case.calibration, case.transformer)
+    seconds = time.perf_counter() - started
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    outputs = case.outputs(lambda *inputs: list(compiled([one.numpy() for one in inputs]).values()))
+    return {"seconds": seconds, "sqnr_db": case.sqnr(outputs)}
+
+
+def _quantize_static(case: Case) -> Record:
+    import onnxruntime
+
+    started = time.perf_counter()
+    model = peers.quantize_static(case.network, case.calibration[0], case.calibration)
+    seconds = time.perf_counter() - started
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> list[Any]:
+        return session.run(None, {name: one.numpy() for name, one in zip(names, inputs, strict=False)})
+
+    return {"seconds": seconds, "sqnr_db": case.sqnr(case.outputs(run))}
+
+
+PEERS: dict[str, Callable[[Case], Record]] = {"nncf": _nncf, "quantize_static": _quantize_static}
+
+
+def measure(name: str, stages: Sequence[str], seconds: float, memory: float) -> Record:
+    """The record of an architecture: for each stage what was found, or its error.
+
+    Every stage has so many seconds; the process has so many bytes, and a new one goes on after it dies.
+    """
+    record: Record = {"name": name}
+    left = list(stages)
+    while left:
+        process, receiver = _start(name, left, memory)
+        while left:
+            answer = _receive(process, receiver, seconds)
+            record[left.pop(0)] = answer
+            if "died" in answer:
+                break
+            if record.get(CAPTURE, {}).get("error"):
+                left = [stage for stage in left if stage in PEERS]
+        process.kill()
+        process.join()
+    return record
+
+
+def _start(name: str, stages: Sequence[str], memory: float) -> tuple[Any, Connection]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["coverage_preload", "coverage_stages"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(sender, name, list(stages), memory))
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def _receive(process: Any, receiver: Connection, seconds: float) -> Record:
+    try:
+        if not receiver.poll(seconds):
+            return {"error": f"took more than {seconds:.0f} seconds", "died": True}
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        return {"error": f"its process died: exit code {process.exitcode}", "died": True}
+
+
+def _serve(sender: Connection, name: str, stages: list[str], memory: float) -> None:
+    fresh.LOG.parent.mkdir(exist_ok=True)
+    with fresh.LOG.open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
+    torch.set_num_threads(1)
+    print(f"== {name}", flush=True)
+    case = Case(architectures()[name])
+    if CAPTURE not in stages:
+        with contextlib.suppress(Exception):
+            _capture(case)
+    steps = {CAPTURE: _capture, **PEERS}
+    for stage in stages:
+        try:
+            sender.send(steps[stage](case) if stage in steps else _engine(case, stage))
+        except Exception as error:
+            traceback.print_exc()
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            sender.send({"error": f"{kind}{first_line(error)}"[:300]})

@@ -1,0 +1,74 @@
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """The module, which is imported as a script imports it."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("coverage_table")
+
+
+def record(name: str, ours: float, theirs: float, parity: float = 0.0) -> dict:
+    run = {"seconds": 1.0, "compile_seconds": 0.5, "sqnr_db": ours, "parity_db": parity, "int8_share": 1.0}
+    return {
+        "name": name,
+        "capture": {"seconds": 1.0, "parameters": 1000, "sensitivity_db": 60.0},
+        "openvino": run,
+        "nncf": {"seconds": 4.0, "sqnr_db": theirs},
+    }
+
+
+REFUSED = {"name": "bad", "capture": {"error": "the model fails on inputs of shape (4, 3): 'x' is missing"}}
+
+
+def test_the_counts_are_of_those_that_were_run(table):
+    records = [record("a", 30.0, 29.0), record("b", 20.0, 24.0, parity=0.6), REFUSED]
+    lines = table.counts(records).splitlines()
+    cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines}
+    assert cells["captured"] == "2 of 3"
+    assert cells["quantized and run"] == "2 of 2"
+    assert cells["parity within 0.5 dB"] == "1 of 2 (50%)"
+    assert cells["SQNR of 25 dB and more"] == "1 of 2 (50%)"
+    assert cells["at most 1 dB below the other tool"] == "1 of 2 (50%)"
+    assert cells["its seconds ÷ ours, median"] == "2.00"
+
+
+def test_failures_of_one_cause_are_one_line(table):
+    other = {
+        "name": "worse",
+        "capture": {"error": "the model fails on inputs of shape (8, 5): 'y' is missing"},
+    }
+    text = table.failures([REFUSED, other, record("low", 24.9, 30.0)])
+    assert "- capture, 2: the model fails on inputs of shape (4, 3): 'x' is missing\n  (bad, worse)" in text
+    assert "- openvino, 1: SQNR below 25 dB\n  (low (24.9 dB))" in text
+
+
+SMALLEST = (
+    "tabular", "siren", "radial-basis", "factorization-machine", "tcn", "text-cnn", "inception-branches",
+    "gan-generator", "aspp", "unet", "siamese", "shuffles", "spectrum", "point-net", "neural-ode",
+    "forecast", "contrastive", "relative-attention", "super-resolution", "feature-pyramid",
+)  # fmt: skip
+
+
+@pytest.mark.slow  # twenty networks, each in a process, on two engines
+def test_twenty_small_patterns_keep_their_outputs(tmp_path):
+    chosen = [part for name in SMALLEST for part in ("--only", f"pattern/{name}")]
+    script = [
+        sys.executable,
+        "benchmarks/coverage.py",
+        *chosen,
+        "--engines",
+        "openvino",
+        "--engines",
+        "onnxruntime",
+    ]
+    subprocess.run([*script, "--no-peers", "--out", str(tmp_path)], cwd=ROOT, check=True, timeout=500)
+    text = (tmp_path / "coverage.md").read_text()
+    assert "20 of 20" in text
