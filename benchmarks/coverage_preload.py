@@ -4,6 +4,7 @@ No engine runs here: their threads do not survive a fork.
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -27,3 +28,4 @@ with contextlib.redirect_stdout(io.StringIO()):
     inputs = torch.randn(4, 3)
     zp.quantize(zp.capture(torch.nn.Linear(3, 2), inputs), "static", calibration=[inputs])
     torch.onnx.export(torch.nn.Linear(3, 2), (inputs,), dynamo=True, verbose=False)
+gc.freeze()  # else every collection copies the memory that a fork shares
