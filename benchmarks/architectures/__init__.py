@@ -1,4 +1,4 @@
-"""Some three hundred architectures with random weights, each with the inputs of one call."""
+"""Nearly four hundred architectures with random weights, each with the inputs of one call."""
 
 from . import patterns_other, patterns_sequence, patterns_vision, timm_models, torchvision_models
 from . import transformers_models as language
