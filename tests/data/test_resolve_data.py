@@ -5,7 +5,9 @@ import torch
 from zeropoint.data import resolve
 from zeropoint.data.batches import split
 from zeropoint.errors import InputError
+from zeropoint.models.source import Preprocessing, normal
 
+SMALL = Preprocessing(resize=8, crop=(6, 6))
 image_module = pytest.importorskip("PIL.Image")
 
 
@@ -79,7 +81,7 @@ def test_limit_batches_cuts_every_part():
 
 def test_one_image_folder_is_split_in_two(tmp_path):
     sort_images(tmp_path)
-    loaders = resolve(f"imagefolder:{tmp_path}", batch_size=3, resize=8, crop=6)
+    loaders = resolve(f"imagefolder:{tmp_path}", batch_size=3, preprocessing=SMALL)
     calibration, calibration_labels = stacked(loaders.calibration)
     evaluation, labels = stacked(loaders.evaluation)
     assert len(calibration) == 4
@@ -88,7 +90,7 @@ def test_one_image_folder_is_split_in_two(tmp_path):
     assert set(labels[:5].tolist()) == {0, 1}  # not sorted by class
     assert len(labels) + len(calibration_labels) == 20
     assert loaders.train is None
-    again = resolve(f"imagefolder:{tmp_path}", batch_size=3, resize=8, crop=6)
+    again = resolve(f"imagefolder:{tmp_path}", batch_size=3, preprocessing=SMALL)
     for part in (loaders, again):
         assert torch.equal(evaluation, stacked(part.evaluation)[0])
         assert torch.equal(calibration, stacked(part.calibration)[0])
@@ -96,22 +98,39 @@ def test_one_image_folder_is_split_in_two(tmp_path):
 
 def test_images_are_normalised_as_imagenet_is(tmp_path):
     sort_images(tmp_path, per_class=5)
-    evaluation, labels = stacked(resolve(f"imagefolder:{tmp_path}", resize=8, crop=6).evaluation)
+    evaluation, labels = stacked(resolve(f"imagefolder:{tmp_path}", preprocessing=SMALL).evaluation)
     grey = evaluation.double() * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     grey = (grey + torch.tensor([0.485, 0.456, 0.406])[:, None, None]) * 255
     assert (grey - grey.round()).abs().max() < 1e-3
     assert torch.equal(grey[:, 0, 0, 0].round().long() % 20, labels)  # as sort_images painted them
 
 
+def test_images_are_prepared_as_the_model_says(tmp_path):
+    for name in ("ant", "bee"):
+        for index in range(5):
+            save_image(tmp_path / name / f"{index}.png", 51 * index, size=(40, 20))
+            image = image_module.open(tmp_path / name / f"{index}.png")
+            image.paste((255, 255, 255), (0, 0, 20, 20))  # the left half is white
+            image.save(tmp_path / name / f"{index}.png")
+    squashed = Preprocessing(
+        resize=(8, 8), crop=(8, 8), mean=(0.0,) * 3, std=(0.5,) * 3, interpolation="nearest"
+    )
+    evaluation, _ = stacked(resolve(f"imagefolder:{tmp_path}", preprocessing=squashed).evaluation)
+    assert evaluation.shape[1:] == (3, 8, 8)
+    assert (evaluation[..., :4] == 2).all()
+    assert {round(value * 5) for value in evaluation[..., 4:].unique().tolist()} <= {0, 2, 4, 6, 8}
+
+
 def test_train_and_val_folders_are_used_as_such(tmp_path):
     sort_images(tmp_path / "train")
     sort_images(tmp_path / "val", per_class=8)
-    loaders = resolve(f"imagefolder:{tmp_path}", resize=8, crop=6)
+    loaders = resolve(f"imagefolder:{tmp_path}", preprocessing=SMALL)
     sizes = [len(stacked(part)[0]) for part in (loaders.train, loaders.validation, loaders.evaluation)]
     assert sizes == [18, 2, 16]
     labels = stacked(loaders.evaluation)[1]
     assert set(labels[:5].tolist()) == {0, 1}  # not sorted by class
-    assert torch.equal(labels, stacked(resolve(f"imagefolder:{tmp_path}", resize=8).evaluation)[1])
+    again = resolve(f"imagefolder:{tmp_path}", preprocessing=Preprocessing(resize=8))
+    assert torch.equal(labels, stacked(again.evaluation)[1])
     assert rows(stacked(loaders.calibration)[0]).isdisjoint(rows(stacked(loaders.validation)[0]))
     save_image(tmp_path / "val" / "cat" / "0.png", 0)
     with pytest.raises(InputError, match="class cat is in only one"):
@@ -127,7 +146,7 @@ def test_an_unreadable_image_is_named(tmp_path):
 
 
 def test_folders_without_images_are_told(tmp_path):
-    with pytest.raises(InputError, match="nowhere"):
+    with pytest.raises(InputError, match=r"^no such folder: .*nowhere; give imagefolder:DIR"):
         resolve(f"imagefolder:{tmp_path}/nowhere")
     with pytest.raises(InputError, match="one folder per class"):
         resolve(f"imagefolder:{tmp_path}")
@@ -145,7 +164,7 @@ def test_random_inputs_are_the_same_every_time_and_never_twice_within():
     assert len(rows(torch.cat([calibration, evaluation]))) == 80
     assert torch.equal(calibration, stacked(loaders.calibration)[0])
     assert next(iter(resolve("random", batch_size=1).evaluation)).shape == (1, 3, 224, 224)
-    assert next(iter(resolve("random", batch_size=1, input_shape=(7,)).evaluation)).shape == (1, 7)
+    assert next(iter(resolve("random", batch_size=1, inputs=normal(7)).evaluation)).shape == (1, 7)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_weights_that_do_not_fit_are_told_by_their_first_key(tmp_path):
 def test_files_that_hold_no_state_dict_are_told(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(demo.resnet(), path)  # a pickled class: reading it would run code
-    with pytest.raises(InputError, match="cannot be read safely"):
+    with pytest.raises(InputError, match="is a pickled module"):
         models.resolve("digits/resnet", str(path))
     torch.save({"state_dict": {}}, path)
     with pytest.raises(InputError, match="no plain state dict"):
@@ -79,6 +79,8 @@ def test_files_that_hold_no_state_dict_are_told(tmp_path):
         ("digits/resent", "default", r"did you mean resnet"),
         ("digits/resnet", "IMAGENET1K_V1", "give default, none or a path"),
         ("resnet18", "default", "torchvision/NAME.*did you mean torchvision/resnet18 or"),
+        ("torchvison/resnet18", "default", "did you mean torchvision/resnet18"),
+        ("timm/resnet19", "default", "did you mean resnet18"),
         ("torchvision/resnet81", "none", "did you mean .*resnet18"),
         ("torchvision/quantized_resnet18", "none", "unknown model"),
         ("torchvision/resnet18", "IMAGENET1K_V3", "did you mean IMAGENET1K_V1"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -11,10 +12,11 @@ from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
 from zeropoint.engines import Runner, artefact
 from zeropoint.errors import InputError
-from zeropoint.graph import program
+from zeropoint.graph import archive, plain, program
 from zeropoint.graph.capture import capture
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.methods import label
+from zeropoint.models.source import Source, fitting_shape, like
 from zeropoint.models.userfile import is_userfile
 from zeropoint.tune.choose import Choice, fastest_engine
 
@@ -43,22 +45,44 @@ def program_and_data(
     batch_size: int,
     limit_batches: int | None,
     *,
+    task: str = "",
     free_sizes: bool = False,
 ) -> tuple[Program, Loaders]:
-    """The captured or loaded Program, and the data; without any data named, random images."""
-    if free_sizes and models.is_program(model):
-        raise InputError(f"{model} is captured already; give --free-sizes when it is made from the model")
+    """The captured or loaded Program, and the data; without any data named, random inputs of the model."""
     if data is None and is_userfile(model):
         raise InputError(
             f"the shape of {model}'s inputs is that of its data; give --data, if only random:3x32x32"
         )
-    data = data or ("digits" if model.startswith("digits/") else "random")
-    loaders = data_sets.resolve(data, batch_size=batch_size, limit_batches=limit_batches)
-    if models.is_program(model):
-        return program.load(model), loaders
-    network = models.resolve(model, weights)
+    loaded, source = opened(model, weights, task)
+    if free_sizes and loaded is not None:
+        raise InputError(f"{model} is captured already; give --free-sizes when it is made from the model")
+    loaders = data_sets.resolve(
+        data or ("digits" if model.startswith("digits/") else "random"),
+        batch_size=batch_size,
+        limit_batches=limit_batches,
+        inputs=source.inputs,
+        preprocessing=source.preprocessing,
+    )
+    if loaded is not None:
+        return loaded, loaders
     example = example_inputs(loaders.evaluation)
-    return capture(network, example, free_sizes=free_sizes, origin=model), loaders
+    try:
+        return capture(source.network, example, free_sizes=free_sizes, origin=model), loaders
+    except InputError as error:
+        if data == "random" and source.inputs is None and (shape := fitting_shape(source.network)):
+            raise InputError(f"{model} takes other inputs; give --data random:{shape}") from error
+        raise
+
+
+def opened(model: str, weights: str, task: str) -> tuple[Program | None, Source]:
+    """The saved Program, if ``model`` is one, and the network or the Program's module, with its inputs."""
+    if not models.is_program(model):
+        return None, models.find(model, weights, task)
+    if not archive.holds(Path(model), program.METADATA):
+        return None, plain.source(Path(model))
+    saved = program.load(model)
+    inputs = like(saved.example_inputs, free_batch=saved.dynamic_batch)
+    return saved, Source(saved.module, inputs)
 
 
 def captured(model: str, weights: str, data: str | None) -> Program:

@@ -10,6 +10,7 @@ from zeropoint.data.imagefolder import imagefolder
 from zeropoint.data.loaders import Loaders, limited
 from zeropoint.data.noise import noise
 from zeropoint.errors import InputError, closest
+from zeropoint.models.source import Preprocessing, RandomInputs
 from zeropoint.models.userfile import call, is_userfile
 
 __all__ = ["Loaders", "resolve"]
@@ -21,16 +22,16 @@ def resolve(
     batch_size: int = 32,
     limit_batches: int | None = None,
     seed: int = 0,
-    input_shape: tuple[int, ...] = (3, 224, 224),
-    resize: int = 256,
-    crop: int = 224,
+    inputs: RandomInputs | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Loaders:
     """The loaders of the data that ``spec`` names.
 
-    ``spec`` is ``digits``, ``imagefolder:DIR`` (whose images are ``resize``d and ``crop``ped), ``random`` (of
-    ``input_shape``, without the batch), ``random:3x32x32`` or ``FILE.py:FUNCTION``: user code, called with no
-    arguments, that returns a dict of the loaders ``calibration`` and ``evaluation`` and perhaps ``train`` and
-    ``validation``. ``batch_size`` and ``seed`` do not reach user code; ``limit_batches`` cuts every loader.
+    ``spec`` is ``digits``, ``imagefolder:DIR`` (images of any size, to which ``preprocessing`` is applied),
+    ``random`` (the ``inputs`` of the model, or images), ``random:3x32x32`` or ``FILE.py:FUNCTION``: user
+    code, called with no arguments, that returns a dict of the loaders ``calibration`` and ``evaluation`` and
+    perhaps ``train`` and ``validation``. ``batch_size`` and ``seed`` do not reach user code;
+    ``limit_batches`` cuts every loader.
 
     Raises InputError for unknown names and for data that cannot be used.
     """
@@ -42,9 +43,10 @@ def resolve(
     elif spec == "digits":
         loaders = digits(batch_size, seed)
     elif kind == "imagefolder" and rest:
-        loaders = imagefolder(Path(rest), batch_size=batch_size, seed=seed, resize=resize, crop=crop)
+        how = preprocessing or Preprocessing()
+        loaders = imagefolder(Path(rest), batch_size=batch_size, seed=seed, preprocessing=how)
     elif kind == "random" and bool(rest) == bool(colon):
-        loaders = noise(rest, input_shape, batch_size, seed)
+        loaders = noise(rest, inputs, batch_size, seed)
     else:
         valid = "digits, imagefolder:DIR, random, random:3x32x32 or FILE.py:FUNCTION"
         raise InputError(f"unknown data {spec}; give {valid}")

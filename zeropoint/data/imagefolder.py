@@ -9,17 +9,17 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from zeropoint.data.loaders import Loaders
 from zeropoint.errors import InputError
+from zeropoint.models.source import Preprocessing
 from zeropoint.models.vision import torchvision
 
 CALIBRATION = 256  # images at most, and at most a fifth of the folder they are drawn from
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def imagefolder(folder: Path, *, batch_size: int, seed: int, resize: int, crop: int) -> Loaders:
-    """The images ``folder/class/*.jpg`` (or .png, …) as float32 (N, 3, crop, crop), labels int64 (N,).
+def imagefolder(folder: Path, *, batch_size: int, seed: int, preprocessing: Preprocessing) -> Loaders:
+    """The images ``folder/class/*.jpg`` (or .png, …) as float32 (N, 3, *crop), labels int64 (N,).
 
-    A label is the rank of the class among the sorted folder names. The shorter side is resized to ``resize``,
-    the middle ``crop`` pixels are taken and normalised by ImageNet's mean and deviation.
+    A label is the rank of the class among the sorted folder names. ``preprocessing`` has the size, the mean
+    and the deviation of the model's images.
 
     With subfolders ``train`` and ``val``, evaluation reads ``val``; ``train`` is split at random into a tenth
     for validation and the rest to train on (cropped and flipped at random), some to calibrate. Otherwise
@@ -29,11 +29,12 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, resize: int, crop: 
     Raises InputError for a folder without classes or images and, while iterating, for an unreadable image.
     """
     transforms = torchvision().transforms
-    finish = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    plain = transforms.Compose([transforms.Resize(resize), transforms.CenterCrop(crop), *finish])
-    augmented = transforms.Compose(
-        [transforms.RandomResizedCrop(crop), transforms.RandomHorizontalFlip(), *finish]
-    )
+    resize, crop = preprocessing.resize, preprocessing.crop
+    mode = transforms.InterpolationMode(preprocessing.interpolation)
+    finish = [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
+    plain = transforms.Compose([transforms.Resize(resize, mode), transforms.CenterCrop(crop), *finish])
+    varied = transforms.RandomResizedCrop(crop, interpolation=mode)
+    augmented = transforms.Compose([varied, transforms.RandomHorizontalFlip(), *finish])
     generator = torch.Generator().manual_seed(seed)
     name = f"imagefolder:{folder}"
 
@@ -53,20 +54,22 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, resize: int, crop: 
         )
     validation, rest = _drawn(len(train), len(train) // 10, folder / "train", generator)
     picked, _ = _drawn(len(rest), min(CALIBRATION, len(rest) // 5), folder / "train", generator)
-    varied: Dataset[Any] = Subset(_images(folder / "train", augmented), rest)
+    augmented_images: Dataset[Any] = Subset(_images(folder / "train", augmented), rest)
     return Loaders(
         name,
         calibration=ordered(train, [rest[index] for index in picked]),
         evaluation=ordered(evaluation, torch.randperm(len(evaluation), generator=generator).tolist()),
-        train=DataLoader(varied, batch_size, shuffle=True, generator=generator),
+        train=DataLoader(augmented_images, batch_size, shuffle=True, generator=generator),
         validation=ordered(train, validation),
     )
 
 
 def _images(folder: Path, transform: Any) -> Any:
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}; give imagefolder:DIR with one folder per class in it")
     try:
         return torchvision().datasets.ImageFolder(str(folder), transform, loader=_read)
-    except OSError as error:  # no such folder, no class folders, or a class without an image
+    except OSError as error:  # no class folders, or a class without an image
         raise InputError(f"{folder}: {error}; sort the images into one folder per class") from error
 
 

@@ -5,6 +5,7 @@ code that lies in it, resolves operators by walking attributes from ``torch``, a
 symbolic sizes. A saved Program needs none of that beyond ATen operators and arithmetic on sizes.
 """
 
+import contextlib
 import io
 import json
 import re
@@ -29,6 +30,7 @@ _SIZE_NAME = re.compile(
     r"|[su]\d+|positive|nonnegative|integer|True|False"
 )
 _NODE_METADATA = {"nn_module_stack"}
+SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 # What torch writes for one model whose tensors are all plain; no other member is ever handed to it.
 _MEMBER = re.compile(
     r"archive_format|archive_version|byteorder|version|\.data/\w+|models/model\.json|extra/[\w.]+"
@@ -73,11 +75,8 @@ def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:
     Raises InputError for a file that is missing, damaged, no such archive, of a newer format, or that holds
     what could be code.
     """
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.partition("/")[2]: archive.read(member) for member in archive.namelist()}
+    with _as_input_errors(path):
+        members = _members(path)
         if f"extra/{name}" not in members:
             raise InputError(f"{path} is not a Program saved by zeropoint (no {name} in it)")
         metadata = json.loads(members[f"extra/{name}"])
@@ -86,19 +85,73 @@ def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:
         version = metadata.get("version", 0)
         if not isinstance(version, int) or version > FILE_VERSION:
             raise InputError(f"{path} was saved by a newer zeropoint (format {version}); upgrade zeropoint")
-        for member, content in members.items():
-            if reason := _suspicious(member, content):
-                raise InputError(f"{path} holds {reason}: refused, since loading it could run code")
-        checked = io.BytesIO()
-        with zipfile.ZipFile(checked, "w") as archive:
-            for member, content in members.items():
-                archive.writestr(f"{path.stem}/{member}", content)
-        checked.seek(0)
-        return metadata, checked
+        return metadata, _checked(path, members)
+
+
+def holds(path: Path, name: str) -> bool:
+    """Whether the archive holds extra file ``name``. Raises InputError for a file that is no archive."""
+    with _as_input_errors(path):
+        return f"extra/{name}" in _members(path)
+
+
+def read_plain(path: Path) -> tuple[IO[bytes], bytes]:
+    """An archive of plain ``torch.export.save`` in memory, found harmless, and its sample inputs, pickled.
+
+    What torch adds to the graph for debugging is left out, and so are guards, which are Python code. Raises
+    InputError as ``read`` does.
+    """
+    with _as_input_errors(path):
+        members = _members(path)
+        sample = members.pop(SAMPLE_INPUTS, b"")
+        program = json.loads(members["models/model.json"])
+        program["guards_code"] = []
+        _drop_metadata(program)
+        members |= {SAMPLE_INPUTS: b"", "models/model.json": json.dumps(program).encode()}
+        return _checked(path, members), sample
+
+
+@contextlib.contextmanager
+def _as_input_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:  # a file of unknown origin may fail in any way
         raise InputError(f"{path} is not a saved Program, or is damaged ({error}); save it again") from error
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    with zipfile.ZipFile(path) as archive:
+        return {member.partition("/")[2]: archive.read(member) for member in archive.namelist()}
+
+
+def _checked(path: Path, members: Mapping[str, bytes]) -> IO[bytes]:
+    """An archive of the members, each of which is harmless. Raises InputError if one is not."""
+    for member, content in members.items():
+        if reason := _suspicious(member, content):
+            raise InputError(f"{path} holds {reason}: refused, since loading it could run code")
+    checked = io.BytesIO()
+    with zipfile.ZipFile(checked, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(f"{path.stem}/{member}", content)
+    checked.seek(0)
+    return checked
+
+
+def _drop_metadata(part: Any) -> None:
+    """Leaves of each node's metadata, in place, the modules that it comes from."""
+    if isinstance(part, list):
+        for item in part:
+            _drop_metadata(item)
+    elif isinstance(part, dict):
+        if "metadata" in part and "inputs" in part:
+            part["metadata"] = {
+                key: part["metadata"][key] for key in _NODE_METADATA & part["metadata"].keys()
+            }
+        for item in part.values():
+            _drop_metadata(item)
 
 
 def _suspicious(member: str, content: bytes) -> str:
@@ -130,5 +183,8 @@ def _suspicious_parts(part: Any) -> Iterator[str]:
             yield f"the size expression {part['expr_str']}"
         if "metadata" in part and "inputs" in part and set(part["metadata"]) - _NODE_METADATA:
             yield f"node metadata {', '.join(sorted(set(part['metadata']) - _NODE_METADATA))}"
+        for spec in ("in_spec", "out_spec"):  # an enumeration or a default is found by importing its module
+            if re.search("__enum__|default_factory", str(part.get(spec, ""))):
+                yield f"the structure {part[spec]}"
         for item in part.values():
             yield from _suspicious_parts(item)

@@ -1,17 +1,21 @@
-"""Models by name: torchvision's, the demo networks, and those of the user's own files."""
+"""Models by name: of torchvision, timm and transformers, the demo networks, and the user's own files."""
 
 import contextlib
+import dataclasses
+import difflib
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from zeropoint.errors import InputError, closest
-from zeropoint.models import demo, states, vision
+from zeropoint.models import demo, refusals, states, timm, torchvision, transformers
+from zeropoint.models.source import Preprocessing, RandomInputs, Source, normal
 from zeropoint.models.userfile import call, is_userfile
-from zeropoint.progress import is_watched
 
-__all__ = ["is_program", "resolve"]
+__all__ = ["Preprocessing", "RandomInputs", "Source", "find", "is_program", "resolve"]
+
+FORMS = "torchvision/NAME, timm/NAME, hf/ID-or-FOLDER, digits/NAME, FILE.pt2 or FILE.py:FUNCTION"
 
 
 def is_program(spec: str) -> bool:
@@ -20,96 +24,72 @@ def is_program(spec: str) -> bool:
 
 
 def resolve(spec: str, weights: str = "default") -> nn.Module:
-    """The model that ``spec`` names, in eval mode on the CPU.
+    """The network of ``find``."""
+    return find(spec, weights).network
 
-    ``spec`` is ``torchvision/NAME`` (an image classifier), ``digits/NAME`` (a demo network) or
-    ``FILE.py:FUNCTION`` (user code, called with no arguments). ``weights`` is ``default``, ``none`` (random
-    with a fixed seed; a user's model stays as returned), the path of a state dict (.safetensors, .pt, .pth)
-    or, for torchvision, the name of one of the model's weights such as ``IMAGENET1K_V2``.
 
-    Raises InputError for unknown names, failing downloads or user code, and weights that do not fit.
+def find(spec: str, weights: str = "default", task: str = "") -> Source:
+    """The model that ``spec`` names, in eval mode on the CPU, and what it is called on.
+
+    ``spec`` is ``torchvision/NAME`` of any task, ``timm/NAME``, ``hf/ID-or-FOLDER`` of transformers,
+    ``digits/NAME`` (a demo network) or ``FILE.py:FUNCTION`` (user code, called with no
+    arguments). ``weights`` is ``default``, ``none`` (random with a fixed seed; a user's model stays as
+    returned), the path of a state dict (.safetensors, .pt, .pth) or, for torchvision, the name of one of the
+    model's weights such as ``IMAGENET1K_V2``. ``task`` chooses the head of a model of transformers, such as
+    ``text-classification``.
+
+    Raises InputError for unknown names, files that are no models, packages that are not installed, failing
+    downloads or user code, and weights that do not fit.
     """
     group, _, name = spec.partition("/")
     from_file = weights.endswith(states.SUFFIXES)
-    own_weights = "none" if from_file else weights
+    own = "none" if from_file else weights
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if is_userfile(spec):
-            network = _user_model(spec, own_weights)
+            found = _user_model(spec, own)
         elif group == "torchvision":
-            network = _torchvision_model(name, own_weights)
+            found = torchvision.source(name, own)
+        elif group == "timm":
+            found = timm.source(name, own)
+        elif group == "hf" and name:
+            found = transformers.source(name, own, task)
         elif group == "digits":
-            network = _demo_model(name, own_weights)
+            found = _demo_model(name, own)
+        elif refusals.names_a_file(spec):
+            raise refusals.refuse_model(Path(spec))
         else:
-            valid = "torchvision/NAME, digits/NAME or FILE.py:FUNCTION"
-            near = closest(f"torchvision/{spec.rpartition('/')[2]}", _names())
-            raise InputError(f"unknown model {spec}; give {valid}; {near}")
+            raise InputError(f"unknown model {spec}; give {FORMS}{_near(spec)}")
     if from_file:
-        states.load_into(network, Path(weights))
-    return network.eval()
+        states.load_into(found.network, Path(weights))
+    return dataclasses.replace(found, network=found.network.eval())
 
 
-def _names() -> list[str]:
-    """The models that have names, with those of torchvision if it is installed."""
-    names = [f"digits/{name}" for name in demo.NETWORKS]
-    with contextlib.suppress(InputError):
-        names += [f"torchvision/{name}" for name in vision.classifiers()]
-    return names
+def _near(spec: str) -> str:
+    """The models of the installed packages whose names are much like the last part of ``spec``."""
+    known = {name: f"digits/{name}" for name in demo.NETWORKS}
+    for group in (timm, torchvision):  # of two models of one name, torchvision's
+        with contextlib.suppress(InputError):
+            known |= {name: f"{group.__name__.rpartition('.')[2]}/{name}" for name in group.names()}
+    near = difflib.get_close_matches(spec.rpartition("/")[2], known, n=3, cutoff=0.8)
+    return f"; did you mean {' or '.join(known[name] for name in near)}?" if near else ""
 
 
-def _user_model(spec: str, weights: str) -> nn.Module:
+def _user_model(spec: str, weights: str) -> Source:
     if weights not in ("default", "none"):
         raise InputError(f"unknown weights {weights} for {spec}; give default or the path of a state dict")
     network = call(spec, "make_model")
     if not isinstance(network, nn.Module):
         raise InputError(f"{spec} returned a {type(network).__name__}; return a torch.nn.Module")
-    return network.cpu()
+    return Source(network.cpu())
 
 
-def _torchvision_model(name: str, weights: str) -> nn.Module:
-    models = vision.torchvision().models
-    names = vision.classifiers()
-    if name not in names:
-        raise InputError(f"unknown model torchvision/{name}; {closest(name, names)}")
-    members = models.get_model_weights(name)
-    if weights not in ("default", "none") and weights not in members.__members__:
-        valid = ["default", "none", *members.__members__]
-        raise InputError(f"unknown weights {weights} for torchvision/{name}; {closest(weights, valid)}")
-    chosen = None if weights == "none" else members["DEFAULT" if weights == "default" else weights]
-    try:
-        network = models.get_model(name, weights=chosen, progress=is_watched())
-        return _settled(network) if chosen is None else network
-    except OSError as error:  # urllib's errors are OSErrors, and so is a full disk
-        fix = "give --weights none, or --weights with the path of a state dict"
-        raise InputError(f"cannot get the weights of torchvision/{name}: {error}; {fix}") from error
-
-
-def _demo_model(name: str, weights: str) -> nn.Module:
+def _demo_model(name: str, weights: str) -> Source:
     if name not in demo.NETWORKS:
         raise InputError(f"unknown model digits/{name}; {closest(name, demo.NETWORKS)}")
     if weights not in ("default", "none"):
         raise InputError(f"unknown weights {weights} for digits/{name}; give default, none or a path")
     network = demo.NETWORKS[name]()
-    return states.load_into(network, demo.checkpoint(name)) if weights == "default" else network
-
-
-def _settled(network: nn.Module) -> nn.Module:
-    """The untrained network with batch norms that know its activations, from one batch of noise.
-
-    Without, activations fade layer by layer to denormal numbers, on which processors are many times slower,
-    and the outputs hardly depend on the inputs: neither latency nor fidelity would be like a trained
-    network's.
-    """
-    network.eval()
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0  # the statistics of this batch alone
-    if norms:
-        with torch.no_grad():
-            network(torch.randn(4, 3, 224, 224))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval()
-        norm.momentum = momentum
-    return network
+    if weights == "default":
+        states.load_into(network, demo.checkpoint(name))
+    return Source(network, normal(1, 32, 32))

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zeropoint.errors import InputError
+from zeropoint.models.refusals import refuse_weights
 
-SUFFIXES = (".safetensors", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf")
 _FIX = "write it with torch.save(model.state_dict(), ...) or as safetensors"
 
 
@@ -28,7 +29,11 @@ def load_into(network: nn.Module, path: Path) -> nn.Module:
                 f"{path} does not fit the model: {key} has shape {shapes}; give this model's weights"
             )
     fit = network.load_state_dict(state, strict=False)
-    for trouble, keys in (("is missing", fit.missing_keys), ("is not in the model", fit.unexpected_keys)):
+    given = {own[key].data_ptr() for key in state if key in own}
+    missing = [
+        key for key in fit.missing_keys if own[key].data_ptr() not in given
+    ]  # a tied one has another name
+    for trouble, keys in (("is missing", missing), ("is not in the model", fit.unexpected_keys)):
         if keys:
             raise InputError(f"{path} does not fit the model: {keys[0]} {trouble}; give this model's weights")
     return network
@@ -42,7 +47,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     except OSError as error:
         raise InputError(f"cannot read the weights {path}: {error}") from error
     except Exception as error:  # of a torn or foreign file the unpickler raises anything, IndexError too
-        raise InputError(f"{path} cannot be read safely as a state dict; {_FIX}") from error
+        raise refuse_weights(path, _FIX) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds no plain state dict; {_FIX}")
     return state

@@ -7,9 +7,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zeropoint.errors import InputError
 
+BLOCK = 256  # boxes that are compared with each other at once
 _KEPT: list[torch.library.Library] = []  # operator schemas live as long as the Library that declares them
 
 
@@ -18,8 +20,8 @@ def torchvision() -> ModuleType:
     """The torchvision package. Raises InputError if it is not installed.
 
     Its CUDA wheel cannot load its compiled operators beside a CPU-only torch, and then its import fails as it
-    registers shapes for operators that nobody declared. Declared here without kernels, they let everything
-    import and run that does not call them: models of classification, transforms, datasets.
+    registers shapes for operators that nobody declared. Declared here they let it import; detection models
+    call ``nms``, which gets a kernel of PyTorch operators. Deformable convolutions do not run.
     """
     try:
         return importlib.import_module("torchvision")
@@ -35,13 +37,24 @@ def torchvision() -> ModuleType:
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _KEPT.append(library)
-    return importlib.import_module("torchvision")
+    package = importlib.import_module("torchvision")
+    library.impl("nms", _nms, "CPU")
+    package.extension._has_ops = lambda: True  # what its own ``nms`` asks before it calls the operator
+    return package
 
 
-def classifiers() -> list[str]:
-    """The names of torchvision's image classifiers. Raises InputError if it is not installed."""
-    models = torchvision().models
-    names: list[str] = models.list_models(
-        module=models
-    )  # of this module alone, not those of detection or video
-    return names
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """The indices (K,) of the boxes (N, 4) that overlap none of a higher score by more than the threshold."""
+    iou = torchvision().ops.box_iou
+    left = scores.argsort(descending=True, stable=True)
+    kept = [left[:0]]
+    while len(left):
+        block, left = left[:BLOCK], left[BLOCK:]
+        overlaps = iou(boxes[block], boxes[block]) > iou_threshold
+        chosen = torch.ones(len(block), dtype=torch.bool)
+        for row, others in enumerate(overlaps, start=1):
+            if chosen[row - 1]:
+                chosen[row:] &= ~others[row:]
+        kept.append(block[chosen])
+        left = left[~(iou(boxes[kept[-1]], boxes[left]) > iou_threshold).any(0)]
+    return torch.cat(kept)
