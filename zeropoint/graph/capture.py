@@ -28,6 +28,7 @@ from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.verify import check_capture
 from zeropoint.torch_private.operators import signature
+from zeropoint.torch_private.recurrent import shapes_alone
 
 
 def capture(
@@ -73,7 +74,8 @@ def capture(
     module = _module_of(exported)
     if not _functionalize(module.graph):
         _shield_inputs(exported.graph_module)
-        module = _module_of(exported.run_decompositions({}))
+        with shapes_alone():
+            module = _module_of(exported.run_decompositions({}))
     _canonicalize(module.graph)
     fx.remove_unused(module)
     with _in_eval_mode(model):
@@ -112,7 +114,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], free_sizes: bool) -> t
         # Exporting at batch 1 would bake in the 1, since the exporter treats sizes 0 and 1 as constants.
         batches = tuple(_at_least_two(tensor) for tensor in inputs)
         first = tuple(set(range(tensor.dim())[:1]) for tensor in inputs)
-        with _quiet(), zeros_at_padding(packing):
+        with _quiet(), zeros_at_padding(packing), shapes_alone():
             free = _free_axes(model, batches) if free_sizes else first
             for axes in (free, first) if free != first else (first,):
                 with contextlib.suppress(Exception):

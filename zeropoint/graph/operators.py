@@ -120,7 +120,11 @@ OPERATORS: dict[Any, Operator] = {
 
 SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
 EMBEDDINGS = frozenset({aten.embedding.default})
-RECURRENT = frozenset({aten.lstm.input, aten.gru.input})
+RECURRENT = frozenset(
+    getattr(getattr(aten, f"{kind}{form}"), overload)
+    for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    for form, overload in (("", "input"), ("_cell", "default"))
+)
 WEIGHTED = {target: of.weighted for target, of in OPERATORS.items() if of.weighted}
 CLAMPS = {target: of.clamps for target, of in OPERATORS.items() if of.clamps}
 TRANSPARENT = {target for target, of in OPERATORS.items() if of.moves}

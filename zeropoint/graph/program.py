@@ -28,6 +28,7 @@ from zeropoint.graph.quantizers import quantizers, restore_schemes
 from zeropoint.graph.sizes import input_shapes
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.torch_private.graphs import drop_example_inputs
+from zeropoint.torch_private.recurrent import shapes_alone
 from zeropoint.torch_private.trees import tree_leaves
 
 METADATA = "zeropoint.json"
@@ -176,7 +177,7 @@ def export(program: Program, module: GraphModule | None = None) -> ExportedProgr
             {number: Dim.AUTO for number, axis in enumerate(shape) if axis.is_free} or None
             for shape in input_shapes(program.module)
         )
-    with torch.no_grad():
+    with torch.no_grad(), shapes_alone():
         exported = torch.export.export(module or program.module, inputs, dynamic_shapes=shapes)
     for node in list(exported.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:

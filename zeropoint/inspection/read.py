@@ -49,8 +49,8 @@ from zeropoint.targets.rules import OPTIONAL
 REORDERED = ("static", "static-best", "qat")  # methods that put channels in another order for shuffles
 FLOAT = {"fp32": "the Program is float", "bf16": "bfloat16 has no integers"}
 NO_RULE = {
-    "dynamic": "dynamic quantization is for linear, LSTM and GRU layers",
-    "weight-only": "weight-only quantizes those of convolutions and linear layers",
+    "dynamic": "dynamic quantization is for linear and recurrent layers",
+    "weight-only": "weight-only quantizes those of convolutions, linear and recurrent layers",
 }
 VALUES, IN_FULL = 9, 27  # of a tensor that are listed, and of a layer that is shown in full
 # What only moves, copies or makes constants: nothing is computed there.

@@ -1,6 +1,6 @@
 """Dynamic quantization: integer weights, activations quantized at run time by their own range.
 
-Linear, LSTM and GRU layers; a convolution stays as it is. No data is needed. The inside of a recurrent layer
+Linear and recurrent layers; a convolution stays as it is. No data is needed. The inside of a recurrent layer
 is one operator in ATen, so its hidden state stays float: its weights are integers, unpacked when they are
 used.
 """

@@ -237,7 +237,7 @@ def _summary(inspection: Inspection, before: Inspection | None) -> Text:
     work = f"{inspection.macs:,} multiply-accumulates"
     if inspection.macs and inspection.method not in UNQUANTIZED:
         work += f", {percent(inspection.integer_macs / inspection.macs)}% in integers"
-    if any("lstm" in layer.operator or "gru" in layer.operator for layer in inspection.layers):
+    if any(word in layer.operator for layer in inspection.layers for word in ("lstm", "gru", "rnn")):
         work += " (without those inside recurrent layers)"
     return Text(f"{inspection.parameters:,} parameters in {sizes} · {work}")
 

@@ -22,7 +22,7 @@ from zeropoint.targets import sites
 from zeropoint.targets.sites import (
     CONVOLUTIONS,
     POOLING,
-    RECURRENT,
+    RECURRENT_KINDS,
     Pair,
     Site,
     WeightPlace,
@@ -211,6 +211,22 @@ EMBEDDING = (
     ),
 )
 
+OF_RECURRENT = (
+    Rule(
+        "matrices of a recurrent layer",
+        RECURRENT_KINDS,
+        always,
+        "a quarter of the size",
+        weights=sites.its_matrices,
+    ),
+    Rule(
+        "state of a recurrent layer",
+        RECURRENT_KINDS,
+        never("the inside of a recurrent layer: its weights are unpacked when they are used"),
+        "none",
+    ),
+)
+
 STATIC = (
     Rule(
         "weight of a layer",
@@ -312,6 +328,7 @@ STATIC = (
         late=True,
         optional=True,
     ),
+    *OF_RECURRENT,
     *EMBEDDING,
 )
 
@@ -324,23 +341,11 @@ DYNAMIC = (
         weights=sites.weight_of_dynamic,
     ),
     Rule("input of a layer", ("linear",), is_faster, "integer kernels", sites.of_input_itself),
-    Rule(
-        "matrices of a recurrent layer",
-        RECURRENT,
-        always,
-        "a quarter of the size",
-        weights=sites.its_matrices,
-    ),
-    Rule(
-        "state of a recurrent layer",
-        RECURRENT,
-        never("the inside of a recurrent layer: its weights are unpacked when they are used"),
-        "none",
-    ),
+    *OF_RECURRENT,
     Rule(
         "convolution",
         CONVOLUTIONS,
-        never("dynamic quantization leaves a convolution untouched: it is for linear, LSTM and GRU"),
+        never("dynamic quantization leaves a convolution untouched: it is for linear and recurrent layers"),
         "none",
     ),
     *EMBEDDING,
@@ -354,6 +359,7 @@ WEIGHTS = (
         never("its inputs, since weight-only leaves activations float"),
         "none",
     ),
+    *OF_RECURRENT,
     EMBEDDING[1],
 )
 

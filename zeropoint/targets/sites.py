@@ -1,6 +1,6 @@
 """Sites: a node as the rules of placement see it, and what they quantize there: edges and weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -9,6 +9,7 @@ from torch.fx import Node
 from zeropoint.graph import edits as fx
 from zeropoint.graph.moves import MOVES, before_moves, moved_from
 from zeropoint.graph.operators import (
+    RECURRENT,
     SOFTMAX,
     SPLITS,
     Weighted,
@@ -25,7 +26,7 @@ from zeropoint.targets.target import Target
 
 POOLING = ("mean", "avg_pool")
 CONVOLUTIONS = ("conv", "conv1d", "conv3d", "conv_transpose")
-RECURRENT = ("lstm", "gru")
+RECURRENT_KINDS = tuple(sorted(map(short_name, RECURRENT)))
 
 Pair = tuple[Node, Node]
 """The value of the first node as it enters the second."""
@@ -170,9 +171,11 @@ def weight_of_dynamic(site: Site) -> list[WeightPlace]:
 
 def its_matrices(site: Site) -> list[WeightPlace]:
     """The matrices of a recurrent layer, a scale for each row."""
-    tensors = [part for part in cast(list[object], site.node.args[2]) if isinstance(part, Node)]
+    of_layers, *_ = given = site.node.args[2:]  # all in a list, or those of a cell
+    tensors = cast(list[object], of_layers if isinstance(of_layers, Sequence) else given)
+    stored = [part for part in tensors if isinstance(part, Node) and fx.is_stored(part)]
     scheme = site.options.layer(fx.module_name(site.node)).weights(site.target.weights)
-    return [WeightPlace(part.name, 0, scheme) for part in tensors if part.meta["val"].dim() == 2]
+    return [WeightPlace(part.name, 0, scheme) for part in stored if part.meta["val"].dim() == 2]
 
 
 def its_table(site: Site) -> list[WeightPlace]:

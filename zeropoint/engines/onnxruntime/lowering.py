@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint.engines.decompositions import decomposable
+from zeropoint.engines.onnxruntime.recurrent import GATES, sequence_table
 from zeropoint.engines.onnxruntime.run import PROCESSOR
 from zeropoint.engines.qdq import to_pairs
+from zeropoint.engines.recurrent import to_layers
 from zeropoint.engines.rewrites import tell
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
@@ -35,13 +37,16 @@ def lower(program: Program, path: Path) -> None:
     if program.method == "fp32":  # other methods have folded those that the user did not keep apart
         program = fold_batch_norms(program)  # left apart they make MobileNetV3 2.4 times slower
     _check_pooling(program)
-    module = _with_products(_with_arithmetic(to_pairs(_with_dynamic_linear(program))))
+    program = _with_dynamic_linear(program)
+    to_layers(program.module, GATES)
+    module = _with_products(_with_arithmetic(to_pairs(program)))
     exported = export(program, module) if has_branches(module) else decomposable(module)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         table: dict[Any, Any] = {
             torch.ops.zeropoint.dynamic_linear.default: _onnx_dynamic_linear,
             aten.mean.dim: _onnx_mean,
+            **sequence_table(),
         }
         converted = to_onnx(exported, table)
     tell(rewrite(converted.model))
@@ -108,8 +113,6 @@ def _onnx_mean(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) ->
 
 def _with_dynamic_linear(program: Program) -> Program:
     """The Program with run-time quantizers and the layers after them as one operator each."""
-    if not any(node.target is FAKE_QUANTIZE_DYNAMIC for node in program.module.graph.nodes):
-        return program
     module = fx.copy(program.module)
     weights = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
     dynamic = [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]

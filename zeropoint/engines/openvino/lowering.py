@@ -14,7 +14,9 @@ from zeropoint.engines.decompositions import decompose, default_table
 from zeropoint.engines.openvino.kernels import CHOSEN_FOR, choose_kernels
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.openvino.profile import timed_convolutions
+from zeropoint.engines.openvino.recurrent import GATES, sequence_rules
 from zeropoint.engines.openvino.rewrites import is_product, rewrite, without_indentation
+from zeropoint.engines.recurrent import to_layers
 from zeropoint.engines.rewrites import tell
 from zeropoint.engines.tables import look_up_integers
 from zeropoint.errors import first_line
@@ -34,7 +36,9 @@ def lower(program: Program, path: Path) -> None:
     package = openvino()
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    module = pack(look_up_integers(program).module, planes=False)
+    module = look_up_integers(program).module
+    to_layers(module, GATES)
+    module = pack(module, planes=False)
     _narrow_addends(module)
     drop_wide(module)
     _drop_dynamic(module)
@@ -54,7 +58,8 @@ def lower(program: Program, path: Path) -> None:
             value.shape, value.dtype, False, value.stride(), None, False, {}
         )
     model = package.convert_model(
-        TorchFXPythonDecoder(module), extension=[_product_rule([node.name for node in products])]
+        TorchFXPythonDecoder(module),
+        extension=[_product_rule([node.name for node in products]), *sequence_rules()],
     )
     tell(rewrite(model, program.processor))
     model.set_rt_info(program.method, ["zeropoint", "method"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from zeropoint.engines.qdq import to_pairs
+from zeropoint.engines.torch.recurrent import keep_whole
 from zeropoint.engines.torch.rewrites import move_integers, pack_pixels
 from zeropoint.engines.torch.run import BATCH, KERNELS, PACKAGE_ENDING, PROCESSOR, PROGRAM_ENDING, SHAPES
 from zeropoint.engines.torch.target import AFFINE_WRONG
@@ -42,7 +43,7 @@ def lower(program: Program, path: Path) -> None:
     if program.method != "weight-only" and of_layers:
         raise InputError(f"{AFFINE_WRONG}; quantize for the torch engine, or run this on another one")
     fixed = dataclasses.replace(program, dynamic_batch=False)
-    exported = export(fixed, module=pack_pixels(move_integers(to_pairs(fixed))))
+    exported = export(fixed, module=keep_whole(pack_pixels(move_integers(to_pairs(fixed)))))
     metadata = {
         BATCH: str(program.example_inputs[0].shape[0]) if program.dynamic_batch else "",
         SHAPES: json.dumps([list(tensor.shape) for tensor in program.example_inputs]),
