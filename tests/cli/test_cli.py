@@ -167,6 +167,16 @@ BAD = {
         "model.py has no function make_modl; did you mean make_model",
     ),
     "unknown kind of model": ("bench resnet18", "unknown model resnet18"),
+    "other inputs than images": (
+        "compare model.py:make_model --data random",
+        "model.py:make_model takes other inputs; give --data random:1x6x6",
+    ),
+    "no folder of images": (
+        "compare model.py:make_model --data imagefolder:there",
+        "no such folder: there; give imagefolder:DIR with one folder per class in it",
+    ),
+    "an artefact to diagnose": ("diagnose good.onnx --data random", "is an artefact of onnxruntime"),
+    "an artefact to compare": ("compare good.onnx --data random", "give the .pt2 or the model"),
     "unknown data": ("compare model.py:make_model --data cifar", "unknown data cifar"),
     "no such file": ("bench there.pt2", "no such file: there.pt2"),
     "not a model file": ("bench text.pt2", "text.pt2 is not a saved Program"),

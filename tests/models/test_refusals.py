@@ -16,11 +16,13 @@ FILES = {
     "state": "is a state dict; give the model, and this file as --weights",
     "state_safe": "is a state dict",
     "gguf": "is a GGUF file, .*; give the float model, as in hf/ID-or-FOLDER",
-    "keras": "is a model of TensorFlow; convert it to ONNX",
+    "keras": "is a model of TensorFlow; give a model of PyTorch",
+    "onnx": "is an ONNX model; give the PyTorch model that it was exported from",
     "evil": "is a pickled module",
     "rubbish": "is no model that zeropoint reads|is not a file of a model",
     "nowhere": "^no such file",
     "folder": "is a folder; give",
+    "model": "is a state dict; give its folder as hf/.*hf_folder$",
     "hf_folder": "is a folder of a transformers model; give hf/",
 }
 
@@ -42,13 +44,16 @@ def paths(tmp_path_factory):
 
     save_file(network.state_dict(), place / "state_safe.safetensors")
     (place / "gguf.gguf").write_bytes(b"GGUF" + bytes(40))
+    (place / "onnx.onnx").write_bytes(bytes(40))
     (place / "keras.h5").write_bytes(b"\x89HDF\r\n" + bytes(40))
     (place / "evil.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
     (place / "rubbish.pt").write_bytes(b"rubbish")
     (place / "folder").mkdir()
     (place / "hf_folder").mkdir()
     (place / "hf_folder" / "config.json").write_text("{}")
+    save_file(network.state_dict(), place / "hf_folder" / "model.safetensors")
     found = {file.stem: file for file in place.iterdir()}
+    found["model"] = place / "hf_folder" / "model.safetensors"
     return found | {"nowhere": place / "nowhere.pt"}
 
 

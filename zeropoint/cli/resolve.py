@@ -48,7 +48,13 @@ def program_and_data(
     task: str = "",
     free_sizes: bool = False,
 ) -> tuple[Program, Loaders]:
-    """The captured or loaded Program, and the data; without any data named, random inputs of the model."""
+    """The captured or loaded Program, and the data; without any data named, random inputs of the model.
+
+    Raises InputError if the model cannot be opened, or is an engine's artefact, which is no Program.
+    """
+    if artefact.is_compiled(model):
+        own = artefact.engine_of(model)
+        raise InputError(f"{model} is an artefact of {own}; give the .pt2 or the model that it was made from")
     if data is None and is_userfile(model):
         raise InputError(
             f"the shape of {model}'s inputs is that of its data; give --data, if only random:3x32x32"
@@ -86,13 +92,7 @@ def opened(model: str, weights: str, task: str) -> tuple[Program | None, Source]
 
 
 def captured(model: str, weights: str, data: str | None) -> Program:
-    """The Program that ``model`` names, for inspection; ``data`` gives the shape of inputs of a user's model.
-
-    Raises InputError if the model cannot be opened, or is an engine's artefact, which is no Program.
-    """
-    if artefact.is_compiled(model):
-        own = artefact.engine_of(model)
-        raise InputError(f"{model} is an artefact of {own}; give the .pt2 or the model that it was made from")
+    """The Program that ``model`` names; ``data`` gives the shape of the inputs of a user's model."""
     return program_and_data(model, weights, data, 1, 1)[0]
 
 

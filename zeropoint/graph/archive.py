@@ -102,6 +102,8 @@ def read_plain(path: Path) -> tuple[IO[bytes], bytes]:
     """
     with _as_input_errors(path):
         members = _members(path)
+        if "models/model.json" not in members:
+            raise InputError(f"{path} is not a Program saved by zeropoint, nor a model by torch.export.save")
         sample = members.pop(SAMPLE_INPUTS, b"")
         program = json.loads(members["models/model.json"])
         program["guards_code"] = []

@@ -26,7 +26,8 @@ _KINDS = {
         "a GGUF file, whose weights are quantized already",
         "give the float model, as in hf/ID-or-FOLDER",
     ),
-    "tensorflow": ("a model of TensorFlow", "convert it to ONNX by tf2onnx, and give the .onnx"),
+    "onnx": ("an ONNX model", "give the PyTorch model that it was exported from; bench runs it as it is"),
+    "tensorflow": ("a model of TensorFlow", "give a model of PyTorch"),
     "state": ("a state dict", "give the model, and this file as --weights"),
 }
 
@@ -46,6 +47,8 @@ def refuse_model(path: Path) -> InputError:
         return InputError(f"no such file: {path}")
     if (kind := kind_of(path)) in _KINDS:
         what, fix = _KINDS[kind]
+        if kind == "state" and (path.parent / "config.json").is_file():
+            fix = f"give its folder as hf/{path.parent}"
         return InputError(f"{path} is {what}; {fix}")
     return InputError(
         f"{path} is not a file of a model that zeropoint reads; give .pt2, .onnx or FILE.py:FUNCTION"
@@ -71,6 +74,8 @@ def kind_of(path: Path) -> str:
         return "gguf"
     if head.startswith(b"\x89HDF") or head[4:8] == b"TFL3":
         return "tensorflow"
+    if path.suffix == ".onnx":
+        return "onnx"
     if path.suffix == ".safetensors" and head[8:9] == b"{":
         return "state"
     if zipfile.is_zipfile(path):

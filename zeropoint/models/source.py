@@ -17,7 +17,7 @@ Inputs = Any
 RandomInputs = Callable[[int, torch.Generator | None], Inputs]
 """Makes so many random items from a generator (None: the global one)."""
 
-SIDES = (8, 16, 28, 32, 64, 128, 224)  # pixels, of images that are tried
+SIDES = (8, 16, 28, 32, 64, 128, 224, *range(1, 64))  # pixels, of images that are tried, in order
 SETTLED = 4 * 3 * 224 * 224  # values in the batch of noise that batch norms are settled on
 
 
