@@ -14,7 +14,7 @@ from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph.capture import capture
 from zeropoint.numerics.ranges import BINS, ESTIMATORS, Statistics, weight_minmax, weight_mse
 from zeropoint.numerics.scheme import Scheme, choose_parameters
-from zeropoint.passes.observe import observe
+from zeropoint.passes.observe import Ranges
 
 UNSIGNED = Scheme(8, signed=False, symmetric=False)
 
@@ -204,6 +204,12 @@ def test_weight_mse_is_no_worse_than_minmax_and_no_worse_than_the_grid():
 
 def batches(n=4):
     return [images(2, seed) for seed in range(n)]
+
+
+def observe(module, sources, calibration, estimator, **keywords):
+    ranges = Ranges(module, sources, estimator, **keywords)
+    ranges.see(calibration)
+    return ranges.parameters()
 
 
 def run(calibration, program=None, estimator="minmax", **keywords):

@@ -86,8 +86,8 @@ def _check(inputs: tuple[Tensor, ...], shapes: tuple[Shape, ...]) -> None:
 def find(name: str) -> Engine:
     """The engine of a name; raises InputError if the name is unknown or a package is not installed."""
     engine = named(name)
-    if hint := missing().get(name):
-        raise InputError(f"engine '{name}' is not installed; install it with: {hint}")
+    if not _is_installed(engine):  # of this engine alone: importing the torch engine takes a second
+        raise InputError(f"engine '{name}' is not installed; install it with: {_hint(name)}")
     return engine
 
 
@@ -100,12 +100,15 @@ def named(name: str) -> Engine:
 
 def missing() -> dict[str, str]:
     """The engines that are not installed, each with the command that installs it."""
-    absent = [
-        name
-        for name in NAMES
-        if any(importlib.util.find_spec(package) is None for package in named(name).PACKAGES)
-    ]
-    return {name: f"pip install 'zeropoint[{name}]'" for name in absent}
+    return {name: _hint(name) for name in NAMES if not _is_installed(named(name))}
+
+
+def _is_installed(engine: Engine) -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in engine.PACKAGES)
+
+
+def _hint(name: str) -> str:
+    return f"pip install 'zeropoint[{name}]'"
 
 
 def installed() -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from zeropoint.torch_private.graphs import copy_calling, tensor_names
+from zeropoint.torch_private.graphs import copy_calling, module_of, tensor_names
 from zeropoint.torch_private.operators import is_operator
 
 
@@ -20,7 +20,7 @@ def copy(module: GraphModule) -> GraphModule:
     output = graph.graph_copy(module.graph, {})
     graph.output(output)
     copy_calling(module.graph, graph)
-    return GraphModule(module, graph)
+    return module_of(module, graph)
 
 
 def tensor_of(module: GraphModule, node: Node) -> Tensor:

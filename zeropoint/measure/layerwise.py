@@ -20,14 +20,13 @@ from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import (
     FAKE_QUANTIZE,
-    FAKE_QUANTIZE_TENSOR,
     TRANSPARENT,
     WEIGHTED,
     family,
     ungrouped,
 )
 from zeropoint.graph.program import Program, flat_tensors
-from zeropoint.graph.quantizers import Quantizer, fake_quantize, quantizers
+from zeropoint.graph.quantizers import FAST, Quantizer, quantizers
 from zeropoint.graph.sizes import check_inputs
 from zeropoint.measure.simulate import OnProcessor, Overflowing, excess, overflowing
 from zeropoint.numerics.ranges import Statistics
@@ -226,7 +225,7 @@ class _Float(Interpreter):
     def _compute(self, node: Node) -> Any:
         args: Any = map_arg(node.args, self._value)
         kwargs: Any = map_arg(node.kwargs, self._value)
-        target: Any = fake_quantize if node.target is FAKE_QUANTIZE_TENSOR else node.target
+        target: Any = FAST.get(node.target, node.target)
         return target(*args, **kwargs)
 
     def _project(self, outputs: list[Tensor], items: int) -> None:

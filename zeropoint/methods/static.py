@@ -27,10 +27,10 @@ from zeropoint.passes.insertion import insert_quantizers
 from zeropoint.passes.integer_bias import make_room
 from zeropoint.passes.moments import POSITIONS
 from zeropoint.passes.nearest import ITEMS, nearest
-from zeropoint.passes.observe import observe
+from zeropoint.passes.observe import Ranges
 from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
-from zeropoint.targets.placement import place_static, shared_grids
+from zeropoint.targets.placement import Placement, place_static, shared_grids
 
 HELD_OUT = 8  # one batch of 8 is not fitted to, and judges the candidates
 # Limits of fitting 8-bit weights to data: rounding them to nearest is almost as accurate.
@@ -55,51 +55,63 @@ def take_attention_apart(program: Program, job: Job) -> Program:
     return decompose_attention(program) if "product" in job.target.inputs else program
 
 
-@step("calibration")
-def equalize_if_better(program: Program, job: Job) -> Program:
-    """Equalized, where that brings the outputs of the quantized network nearer to float."""
-    seen = job.calibration_batches
-    equalized = equalize(program, seen, job.options)
-    if equalized is program:
-        return program
-    items = max(1, min(CHECKED, WORK // work(program)))
-    few = dataclasses.replace(job, calibration=_first(seen, items))
-    with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
-        candidates = [place_quantizers.run(of, few) for of in (equalized, program)]
-    best = nearest(program, candidates, _held_out(seen), -(-items // 4), at_most=WORTH)
-    return equalized if best is candidates[0] else program
-
-
 @step("calibration", integers=("weights", "activations"))
 def place_quantizers(program: Program, job: Job) -> Program:
-    """Quantizers with ranges from calibration data, and every weight at the nearest of its grid."""
-    target = job.target
-    module = fx.copy(program.module)
-    placed = place_static(module, target, job.options)
-    nodes = {node.name: node for node in module.graph.nodes}
+    """Quantizers with ranges from calibration data, and every weight at the nearest of its grid.
 
-    # Moved values stay on the grid of where they were made, so that quantizing them again changes nothing.
-    def origin(source: Node) -> str:
-        return before_moves(source).name
+    On the equalized network, where that brings the outputs of the quantized one nearer to float.
+    """
+    seen, judged = job.calibration_batches, []
+    chosen = _placed(program, job)
+    equalized = equalize(program, seen, job.options)
+    if equalized is not program:
+        items = max(1, min(CHECKED, WORK // work(job.float32)))
+        judged, both = _first(seen, items), (_placed(equalized, job), chosen)
+        for each in both:
+            each.ranges.see(judged)
+        with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
+            candidates = [each.quantized(job) for each in both]
+        best = nearest(program, candidates, _held_out(seen), -(-items // 4), at_most=WORTH)
+        chosen = both[0] if best is candidates[0] else chosen
+    chosen.ranges.see(itertools.islice(seen, len(judged), None), first=len(judged))
+    return chosen.quantized(job)
 
-    observed = {(origin(nodes[edge.source]), edge.scheme) for edge in placed.edges}
-    parameters = observe(
-        observable(dataclasses.replace(program, module=module), {name for name, _ in observed}),
-        observed,
-        job.calibration_batches,
-        job.options.ranges,
-        shared=shared_grids(module, placed),
-    )
 
-    def quantizer_after(source: Node, scheme: Scheme) -> Node:
-        scale, zero_point = parameters[origin(source), scheme]
-        if not (target.zero_in_middle or scheme.symmetric) and scheme.bits == 8:
-            scale, zero_point = off_middle(scale, zero_point, scheme)
-        return insert_activation(module, source, scale, zero_point, scheme)
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """A float Program, where its quantizers go, and the ranges of their values."""
 
-    insert_quantizers(module, placed, target, job.options, quantizer_after)
-    make_room(module)
-    return quantized(program, module, "static", placed, job)
+    program: Program
+    placement: Placement
+    ranges: Ranges
+
+    def quantized(self, job: Job) -> Program:
+        """The Program with the quantizers, at what has been seen so far."""
+        module, parameters = fx.copy(self.program.module), self.ranges.parameters()
+
+        def quantizer_after(source: Node, scheme: Scheme) -> Node:
+            scale, zero_point = parameters[_origin(source), scheme]
+            if not (job.target.zero_in_middle or scheme.symmetric) and scheme.bits == 8:
+                scale, zero_point = off_middle(scale, zero_point, scheme)
+            return insert_activation(module, source, scale, zero_point, scheme)
+
+        insert_quantizers(module, self.placement, job.target, job.options, quantizer_after)
+        make_room(module)
+        return quantized(self.program, module, "static", self.placement, job)
+
+
+def _placed(program: Program, job: Job) -> _Placed:
+    placement = place_static(program.module, job.target, job.options)
+    nodes = {node.name: node for node in program.module.graph.nodes}
+    observed = {(_origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
+    module = observable(program, {name for name, _ in observed})
+    shared = shared_grids(program.module, placement)
+    return _Placed(program, placement, Ranges(module, observed, job.options.ranges, shared=shared))
+
+
+def _origin(source: Node) -> str:
+    """Where a value was made: moved, it stays on that grid, so that quantizing it again changes nothing."""
+    return before_moves(source).name
 
 
 @step("calibration")
@@ -129,7 +141,7 @@ def fitted(rounded: Program, job: Job, *, thorough: bool = False) -> Program:
 
 
 PREPARED = (fold, undo_shuffles, take_attention_apart)
-NEAREST = (*PREPARED, equalize_if_better, place_quantizers)
+NEAREST = (*PREPARED, place_quantizers)
 STATIC = (*NEAREST, fit, round_biases, keep_within_limits)
 
 

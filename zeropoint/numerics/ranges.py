@@ -122,11 +122,15 @@ def _search(
     )  # the widest range wins among equals: it comes first
     whole_low, whole_high = statistics.low * ends, statistics.high * ends
     low, high = whole_low[0], whole_high[0]
+    found: dict[tuple[bool, float], int] = {}  # by which end moves and where the other is: often asked twice
     for moves_low, moves_high in [(True, True)] if scheme.symmetric else [(False, True), (True, False)] * 2:
         lows = whole_low if moves_low else low.expand_as(ends)
         highs = whole_high if moves_high else high.expand_as(ends)
-        best = int(cost(statistics, lows, highs, scheme).argmin())
-        low, high = lows[best], highs[best]
+        asked = moves_high, float(low if moves_high else high)
+        if asked not in found:
+            stays = not (lows[0] < lows[-1] or highs[-1] < highs[0])  # nothing is below, or above, zero
+            found[asked] = 0 if stays else int(cost(statistics, lows, highs, scheme).argmin())
+        low, high = lows[found[asked]], highs[found[asked]]
     return low.item(), high.item()
 
 

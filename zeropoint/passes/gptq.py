@@ -22,7 +22,6 @@ from zeropoint.data.batches import inputs_of
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import (
     FAKE_QUANTIZE,
-    FAKE_QUANTIZE_TENSOR,
     WEIGHTED,
     Weighted,
     bias_of,
@@ -30,7 +29,7 @@ from zeropoint.graph.operators import (
     weighted,
 )
 from zeropoint.graph.program import Program
-from zeropoint.graph.quantizers import Quantizer, fake_quantize, quantizers
+from zeropoint.graph.quantizers import FAST, Quantizer, quantizers
 from zeropoint.memory import keeping_freed
 from zeropoint.passes.moments import POSITIONS, Moments, moments_of, unfolds
 from zeropoint.targets.saturation import Pairing, Room, pairings
@@ -142,7 +141,7 @@ def _step(
 
 def _value(node: Node, env: dict[Node, Any]) -> Any:
     arguments, keywords = map_arg((node.args, node.kwargs), env.__getitem__)
-    operator: Any = fake_quantize if node.target is FAKE_QUANTIZE_TENSOR else node.target
+    operator: Any = FAST.get(node.target, node.target)
     return operator(*arguments, **keywords)
 
 

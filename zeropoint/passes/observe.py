@@ -68,51 +68,70 @@ def _cut_off(module: GraphModule) -> set[str]:
     return names
 
 
-def observe(
-    module: GraphModule,
-    sources: Collection[tuple[str, Scheme]],
-    calibration: Iterable[Any],
-    estimator: str,
-    *,
-    shared: Mapping[str, str] | None = None,
-) -> dict[tuple[str, Scheme], tuple[Tensor, Tensor]]:
-    """The (scale, zero point) of each source node's values in a scheme, over the calibration batches.
+class Ranges:
+    """The ranges of values, of each source node in a scheme, on the calibration batches seen so far.
 
     Sources to which ``shared`` gives the same name are observed as if they were one.
-
-    Raises InputError where there is no batch, or one that holds NaN or Inf or does not fit the model. Warns
-    of data that says too little: one item, or the same value throughout a source.
     """
-    groups = {source: (shared or {}).get(source, source) for source, _ in sources}
-    owned = {group: Statistics() for group in groups.values()}
-    statistics = {source: owned[group] for source, group in groups.items()}
-    observer = _Observer(module, statistics, estimator in NEED_HISTOGRAM)
-    # The moving average is over batches as they are.
-    rows = run_on(observer, calibration, alone=estimator == "moving-average")
-    if not rows:
-        raise InputError("the calibration set is empty; give at least one batch")
-    _warn_of_little(module, statistics, rows)
-    parameters = {}
-    for source, scheme in sources:
-        low, high = (torch.tensor([end]) for end in ESTIMATORS[estimator](statistics[source], scheme))
-        parameters[source, scheme] = choose_parameters(low, high, scheme)
-    return parameters
+
+    def __init__(
+        self,
+        module: GraphModule,
+        sources: Collection[tuple[str, Scheme]],
+        estimator: str,
+        *,
+        shared: Mapping[str, str] | None = None,
+    ) -> None:
+        groups = {source: (shared or {}).get(source, source) for source, _ in sources}
+        owned = {group: Statistics() for group in groups.values()}
+        self._statistics = {source: owned[group] for source, group in groups.items()}
+        self._observer = _Observer(module, self._statistics, estimator in NEED_HISTOGRAM)
+        self._module, self._sources, self._estimator, self._rows = module, sources, estimator, 0
+
+    def see(self, calibration: Iterable[Any], *, first: int = 0) -> None:
+        """Takes in batches, of which ``first`` is the number of the first one.
+
+        Raises InputError for one that holds NaN or Inf or does not fit the model.
+        """
+        # The moving average is over batches as they are.
+        alone = self._estimator == "moving-average"
+        self._rows += run_on(self._observer, calibration, alone=alone, first=first)
+
+    def parameters(self) -> dict[tuple[str, Scheme], tuple[Tensor, Tensor]]:
+        """The (scale, zero point) of each source's values in a scheme.
+
+        Raises InputError if there was no batch. Warns of data that says too little: one item, or the same
+        value throughout a source.
+        """
+        if not self._rows:
+            raise InputError("the calibration set is empty; give at least one batch")
+        _warn_of_little(self._module, self._statistics, self._rows)
+        parameters = {}
+        for source, scheme in self._sources:
+            low, high = ESTIMATORS[self._estimator](self._statistics[source], scheme)
+            parameters[source, scheme] = choose_parameters(torch.tensor([low]), torch.tensor([high]), scheme)
+        return parameters
 
 
 @keeping_freed()
 def run_on(
-    observer: Interpreter, calibration: Iterable[Any], *, alone: bool = False, items: int | None = None
+    observer: Interpreter,
+    calibration: Iterable[Any],
+    *,
+    alone: bool = False,
+    items: int | None = None,
+    first: int = 0,
 ) -> int:
     """Runs a graph on calibration batches, at most ``items`` of them, and gives their number.
 
     Small batches are put together where the batch size is free, unless ``alone``. Raises InputError that says
-    in which batch the inputs do not fit, or the model fails on them.
+    in which batch, counted from ``first``, the inputs do not fit, or the model fails on them.
     """
-    last, rows, module = -1, 0, cast(GraphModule, observer.module)
+    last, rows, module = first - 1, 0, cast(GraphModule, observer.module)
 
     def checked() -> Iterator[tuple[Tensor, ...]]:
         nonlocal last
-        for last, inputs in enumerate(inputs_of(calibration)):
+        for last, inputs in enumerate(inputs_of(calibration), first):
             check_inputs(module, inputs, f"calibration batch {last}")
             yield inputs
 

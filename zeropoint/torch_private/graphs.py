@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 from torch._export.verifier import TrainingIRVerifier
 from torch.export import ExportedProgram
-from torch.fx import Graph
+from torch.fx import Graph, GraphModule
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 VERIFIER = TrainingIRVerifier
 """The verifier of graphs that are not functional yet, as ``torch.export.export`` gives them."""
@@ -15,6 +16,11 @@ VERIFIER = TrainingIRVerifier
 def copy_calling(source: Graph, destination: Graph) -> None:
     """Gives a graph the names of inputs and the structure of outputs of another graph."""
     destination.set_codegen(copy.copy(source._codegen))
+
+
+def module_of(root: nn.Module, graph: Graph) -> GraphModule:
+    """The module of a graph, whose Python code is made when it is first called: passes call few of them."""
+    return _LazyGraphModule(root, graph)
 
 
 def output_structure(graph: Graph) -> Any:
