@@ -37,6 +37,13 @@ def test_unknown_engine_is_named_with_the_closest():
         engines.target("opnvino")
 
 
+def test_an_engine_is_found_without_importing_the_others(monkeypatch: pytest.MonkeyPatch):
+    asked, named = [], engines.named
+    monkeypatch.setattr(engines, "named", lambda name: asked.append(name) or named(name))
+    assert engines.find("openvino").PACKAGES == ("openvino",)
+    assert asked == ["openvino"]
+
+
 def test_engine_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else found(name))

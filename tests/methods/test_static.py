@@ -200,3 +200,16 @@ def test_fitting_is_checked_on_batches_that_it_has_not_seen(monkeypatch: pytest.
     plain = static(residual(), ADDS_INSIDE, data, options())
     assert torch.equal(chosen(images(4, 99))[0], plain(images(4, 99))[0])
     assert seen == [float(batch.flatten()[0]) for n, batch in enumerate(data) if n not in (7, 15)]
+
+
+def test_judging_equalization_reads_no_batch_twice(monkeypatch: pytest.MonkeyPatch):
+    data = [images(4, seed) for seed in range(3)]
+    plain = round_to_nearest(residual(), ADDS_INSIDE, data, options())
+    monkeypatch.setattr(module_of, "CHECKED", 4)
+    monkeypatch.setattr(module_of, "equalize", lambda program, *_: dataclasses.replace(program))
+    for kept in (0, 1):
+        monkeypatch.setattr(module_of, "nearest", lambda _, both, *__, kept=kept, **___: both[kept])
+        judged = round_to_nearest(residual(), ADDS_INSIDE, data, options())
+        assert [one.scale.tolist() for one in quantizers(judged.module)] == [
+            one.scale.tolist() for one in quantizers(plain.module)
+        ]

@@ -225,6 +225,21 @@ def test_observed_in_one_pass():
     assert (scale, zero_point) == expected
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_ranges_go_on_from_the_batches_before(estimator):
+    module = residual().module
+    source = module.graph.find_nodes(op="placeholder")[0].name
+    parts = Ranges(module, {(source, UNSIGNED)}, estimator)
+    parts.see(batches()[:1])
+    (few,) = parts.parameters().values()
+    parts.see(batches()[1:], first=1)
+    (whole,) = run(batches(), estimator=estimator).values()
+    assert parts.parameters() == {(source, UNSIGNED): whole}
+    assert few != whole
+    with pytest.raises(InputError, match="batch 5 has shape"):
+        parts.see([images(), torch.randn(3, 8, 8)], first=4)
+
+
 @pytest.mark.parametrize(
     ("calibration", "match"),
     [
