@@ -27,7 +27,6 @@ from zeropoint.quantization import quantize
 from zeropoint.targets.options import Options
 
 QUICK = ("openvino", "onnxruntime")  # the torch engine calls a C++ compiler
-EVERY = [*QUICK, pytest.param("torch", marks=pytest.mark.slow)]
 
 
 def test_unknown_engine_is_named_with_the_closest():
@@ -66,7 +65,7 @@ def test_float32_equals_eager(float32: Program, data: list[Tensor], engine: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", EVERY)
+@pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("bits", [8, 4])
 def test_static_is_at_parity_with_the_simulation(
     float32: Program, data: list[Tensor], engine: str, bits: int
@@ -111,16 +110,6 @@ LAYERS = {
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_dynamic_is_no_further_from_float32_than_the_simulation(engine: str, layer: str):
-    _check_dynamic(engine, layer)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layer", ["transformer", "positive"])
-def test_dynamic_on_torch(layer: str):
-    _check_dynamic("torch", layer)
-
-
-def _check_dynamic(engine: str, layer: str) -> None:
     make, shape = LAYERS[layer]
     data = batches(*shape)
     program = capture(randomized(make()), data[0])

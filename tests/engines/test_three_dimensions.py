@@ -6,7 +6,6 @@ from networks import sqnr
 from torch import nn
 
 import zeropoint as zp
-from zeropoint import engines
 from zeropoint.graph import operators
 from zeropoint.graph.operators import aten
 from zeropoint.graph.quantizers import quantizers
@@ -32,13 +31,27 @@ def batches() -> list[torch.Tensor]:
     return [torch.randn(2, 3, 5, 7, 9, generator=generator) for _ in range(4)]
 
 
-@pytest.mark.parametrize("engine", engines.NAMES)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_engines_compute_the_program(name, engine):
+def quantized(name, engine):
     torch.manual_seed(0)
-    model, x = NETWORKS[name]().eval(), batches()[0]
-    program = zp.quantize(zp.capture(model, x), calibration=batches(), target=engine)
+    model = NETWORKS[name]().eval()
+    return model, zp.quantize(zp.capture(model, batches()[0]), calibration=batches(), target=engine)
+
+
+@pytest.mark.parametrize(("name", "engine"), QUANTIZED)
+def test_what_is_quantized(name, engine):
+    _, program = quantized(name, engine)
     assert sum(one.is_weight for one in quantizers(program.module)) == QUANTIZED[name, engine]
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        *((name, engine) for name, engine in QUANTIZED if engine != "torch"),
+        pytest.param("transposed", "torch", marks=pytest.mark.slow),
+    ],
+)
+def test_engines_compute_the_program(name, engine):
+    (model, program), x = quantized(name, engine), batches()[0]
     found = zp.compile(program, engine, threads=1, batch_size=2)(x)[0]
     with torch.no_grad():
         assert sqnr(model(x), found) > 30

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mixed import batches, noise_db
+from mixed import ManyOutputs, assert_parity, batches, noise_db
 from networks import randomized
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from zeropoint.engines import compile
+from zeropoint.engines import Runner, compile
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.torch import lowering, unsupported
 from zeropoint.engines.torch.rewrites import move_integers
@@ -22,12 +22,14 @@ from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.quantizers import quantizers
+from zeropoint.measure.integers import integers
 from zeropoint.quantization import quantize
+from zeropoint.targets.options import Options
 from zeropoint.torch_private.pairs import pairs
 
 
-def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The oneDNN kernels that the compiled code calls, which is left out of the package."""
+def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], Runner]:
+    """The oneDNN kernels that the compiled code calls, which is left out of the package, and its Runner."""
     code, repack = [], lowering.repack
 
     def spy(source: Path, *arguments: object, **options: object) -> None:
@@ -39,20 +41,26 @@ def kernels(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(lowering, "repack", spy)
     # Of one image and at most 16 by 16 weights, the compiler rather writes a loop of its own.
-    artefact = compile(program, "torch", threads=1, batch_size=3).artefact
-    with zipfile.ZipFile(artefact) as archive:
+    runner = compile(program, "torch", threads=1, batch_size=3)
+    with zipfile.ZipFile(runner.artefact) as archive:
         assert not [name for name in archive.namelist() if name.endswith(".cpp")]
         (library,) = (name for name in archive.namelist() if name.endswith(".so"))
         names = archive.read(library)
         assert b"\0valloc\0" in names
         assert b"\0malloc\0" not in names
-    return re.findall(r"aoti_torch_cpu_+(qconv|qlinear|mkldnn)\w*\(", code[0])
+    return re.findall(r"aoti_torch_cpu_+(qconv|qlinear|mkldnn)\w*\(", code[0]), runner
 
 
 @pytest.mark.slow
-def test_static_calls_integer_convolutions_and_products(float32, data: list[Tensor], monkeypatch):
-    program = quantize(float32, "static", calibration=data, target="torch")
-    assert Counter(kernels(program, monkeypatch)) == {"qconv": 7, "qlinear": 1}
+def test_static_calls_integer_convolutions_and_products_and_is_at_parity(
+    float32, data: list[Tensor], monkeypatch
+):
+    # Fitted, this network is so near to float that one value in the middle of a coarse step tells.
+    options = Options(rounding="nearest")
+    program = quantize(float32, "static", calibration=data, target="torch", options=options)
+    called, runner = kernels(program, monkeypatch)
+    assert Counter(called) == {"qconv": 7, "qlinear": 1}
+    assert_parity(float32, program, runner, [(batch,) for batch in (*data, data[0][:3], data[0][:1])])
 
 
 class Pooled(nn.Module):
@@ -174,9 +182,16 @@ def test_weights_are_laid_out_once(method: str, capfd: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_dynamic_calls_integer_products(monkeypatch: pytest.MonkeyPatch):
-    program = quantize(capture(nn.Linear(8, 4), torch.randn(2, 8)), "dynamic", target="torch")
-    assert kernels(program, monkeypatch) == ["qlinear"]
+def test_dynamic_calls_integer_products_and_is_no_further_from_float32(monkeypatch: pytest.MonkeyPatch):
+    # What ReLU gives is pooled: a range chosen at run time has to hold zero, and those values do not.
+    program = capture(randomized(ManyOutputs()), batches()[0])
+    quantized = quantize(program, "dynamic", target="torch")
+    called, runner = kernels(quantized, monkeypatch)
+    assert [name for name in called if name.startswith("q")] == ["qlinear"] * 2
+    assert integers(quantized, runner).fallbacks == ()
+    for batch in batches():
+        simulated, computed = (noise_db(program(batch), run(batch)) for run in (quantized, runner))
+        assert computed >= simulated - 1.0  # of few values, each may fall on the other side of a rounding
 
 
 def test_float32_is_saved_as_it_is(float32: Program, data: list[Tensor]):

@@ -1,5 +1,7 @@
 """Weights of linear layers with a scale for every group of inputs."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -123,12 +125,14 @@ def mlp() -> tuple[Program, list[torch.Tensor]]:
     return capture(randomized(network), data[0]), data
 
 
-@pytest.mark.parametrize("engine", [*QUICK, pytest.param("torch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", ["weight-only", "static"])
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    ("engine", "method", "symmetric"),
+    [
+        *itertools.product(QUICK, ["weight-only", "static"], [True, False]),
+        pytest.param("torch", "weight-only", False, marks=pytest.mark.slow),
+    ],
+)
 def test_engines_unpack_them_and_compute_in_float(engine: str, method: str, symmetric: bool):
-    if engine == "torch" and method == "static" and not symmetric:
-        pytest.skip("it is refused")
     program, data = mlp()
     chosen = grouped(16, weight_bits=4, weight_symmetric=symmetric)
     quantized = quantize(program, method, calibration=data, target=engine, options=chosen)

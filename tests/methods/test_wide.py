@@ -90,8 +90,15 @@ def test_a_layer_norm_gives_sixteen_bits_to_what_reads_it():
     assert all(nodes[name].op == "call_function" for name in by_bits)
 
 
-@pytest.mark.parametrize("engine", [*QUICK, pytest.param("torch", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("bits", ["W8A16", "W4A16"])
+@pytest.mark.parametrize(
+    ("engine", "bits"),
+    [
+        ("openvino", "W8A16"),
+        ("onnxruntime", "W8A16"),
+        ("onnxruntime", "W4A16"),
+        pytest.param("torch", "W4A16", marks=pytest.mark.slow),
+    ],
+)
 def test_engines_compute_on_them_in_float(engine: str, bits: str):
     data = batches()
     program = capture(randomized(Mixed()), data[0][:1])

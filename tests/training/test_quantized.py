@@ -263,7 +263,7 @@ def test_pact_trains_steps_of_activations_by_what_is_clipped(program: zp.Program
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_engines_predict_what_was_trained(program: zp.Program, engine: str):
     quantized = trained(program, zp.Options(training=TRAINING).at("W4A4"), target=engine)
     runner = zp.compile(quantized, engine, batch_size=32)
