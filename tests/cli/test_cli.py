@@ -285,7 +285,7 @@ def test_a_fault_of_ours_is_told_apart(command, monkeypatch: pytest.MonkeyPatch)
 def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
     import zeropoint.comparison.compare  # noqa: F401
 
-    monkeypatch.setattr(sys.modules["zeropoint.comparison.compare"], "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
     line = f"compare {GOOD} --methods fp32,static, --engines onnxruntime --skip 4 --ranges minmax"
     status, out, err = command(line)
     assert status == 0
@@ -345,7 +345,7 @@ def test_report_of_what_is_no_run(command, run_folder: Path, folder: Path):
 def test_compare_without_the_reports_libraries(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
     import zeropoint.comparison.compare  # noqa: F401
 
-    monkeypatch.setattr(sys.modules["zeropoint.comparison.compare"], "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
     monkeypatch.setitem(sys.modules, "plotly", None)
     for name in ("html", "charts", "layer_charts", "layer_pages"):
         monkeypatch.delitem(sys.modules, f"zeropoint.report.{name}", raising=False)
@@ -529,7 +529,7 @@ def test_ctrl_c_while_distilling_and_on_from_there(line: str, command, folder: P
     line += f" --data model.py:make_loaders --method{'s' * line.startswith('compare')} static-best"
     mixed, steps = distil._mixed, itertools.count(1)
     monkeypatch.setattr(distil, "MANY_BITS", dataclasses.replace(distil.MANY_BITS, most=50))
-    monkeypatch.setattr(importlib.import_module("zeropoint.comparison.compare"), "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
 
     def interrupt(*arguments):
         if next(steps) == 30:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow  # every one measures several rows
 @pytest.fixture(autouse=True, scope="module")
 def quick_timing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["zeropoint.comparison.compare"], "LATENCY_SECONDS", 0.0)
+        patch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
         yield
 
 
@@ -82,6 +82,27 @@ def test_a_row_for_every_method_on_every_engine(finished: tuple[Path, Results]):
         )  # OpenVINO's is symmetric, in groups
 
 
+def test_ratios_are_those_of_the_medians_of_the_table(finished: tuple[Path, Results]):
+    rows = {row.name: row for row in finished[1].rows}
+    for row in rows.values():
+        float32 = rows[f"fp32 on {row.engine}"]
+        assert row.speedup_engine == pytest.approx(float32.latency_ms.p50 / row.latency_ms.p50)
+        eager = [other.latency_ms.p50 * other.speedup_eager for other in rows.values()]
+        assert eager == pytest.approx([eager[0]] * len(eager))
+        assert row.latency_ms.low <= row.latency_ms.p50 <= row.latency_ms.high
+
+
+def test_a_row_has_its_metrics_and_their_change_from_float32(finished: tuple[Path, Results]):
+    assert finished[1].task == "classification"
+    assert [measure.name for measure in finished[1].measures] == ["top-1"]
+    for row in finished[1].rows:
+        assert row.values == {"top-1": row.top1}
+        assert row.change.low <= row.change.value <= row.change.high
+    float32 = next(row for row in finished[1].rows if row.name == "fp32 on onnxruntime")
+    for row in finished[1].rows:
+        assert row.change.value == pytest.approx(row.top1 - float32.top1)
+
+
 def test_files_are_what_the_rows_say(finished: tuple[Path, Results]):
     folder, results = finished
     for row in results.rows:
@@ -119,7 +140,7 @@ def test_json_is_as_documented(finished: tuple[Path, Results]):
     }
     for row in record["rows"]:
         assert keys <= row.keys()
-        assert row["latency_ms"].keys() == {"p50", "p90", "p99"}
+        assert row["latency_ms"].keys() == {"p50", "p90", "p99", "low", "high"}
         assert not Path(row["artefact"]).is_absolute()
 
 
@@ -139,7 +160,7 @@ def test_the_same_command_again_measures_nothing(
 
 def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupt(line: str) -> None:
-        if line == "static W8A8 on openvino: timing":
+        if line == "static W8A8 on openvino: evaluating":
             raise KeyboardInterrupt
 
     arguments = {"methods": ["fp32", "static"], "engines": ["openvino"]}
@@ -155,7 +176,8 @@ def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.Monkey
     assert said[0] == f"continuing the run in {tmp_path}; finished rows: 1"
     assert not [line for line in said if line.startswith("fp32")]
     assert len(results.rows) == 2
-    assert record["rows"][0]["latency_ms"] == dataclasses.asdict(results.rows[0].latency_ms)
+    assert record["rows"][0]["latency_ms"] is None
+    assert all(row.latency_ms for row in results.rows)
 
 
 def test_an_interrupted_first_method_keeps_the_folder_for_this_comparison(tmp_path: Path):
@@ -275,7 +297,8 @@ def test_without_labels_fidelity_stands_in(tmp_path: Path):
     for row in results.rows:
         assert (row.top1, row.loss, row.error) == (None, None, None)
         assert row.agreement is not None
-    assert "no labels" in (tmp_path / "results.md").read_text()
+        assert row.change.value == row.agreement - 1
+    assert "the data has no targets" in (tmp_path / "results.md").read_text()
 
 
 def test_parity_that_falls_short_names_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -321,7 +344,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path, changed
         ({"data": loaders(calibration=[images(2) / 0])}, "holds NaN or Inf"),
         (
             {"data": loaders(evaluation=[(images(2), torch.tensor([0, 5]))])},
-            "label 5 in batch 1 is out of range",
+            "batch 1: label 5 is out of range",
         ),
     ],
 )

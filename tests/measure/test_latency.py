@@ -3,7 +3,7 @@ import gc
 import numpy as np
 import pytest
 
-from zeropoint.measure.latency import Latency, Ratio, interleave, paired_ratio, summarize
+from zeropoint.measure.latency import Ratio, interleave, paired_ratio, summarize
 
 
 def test_every_round_times_every_candidate_once_with_warm_caches():
@@ -42,7 +42,19 @@ def test_garbage_collection_is_off_meanwhile_and_back_on_after_a_failure():
 
 def test_percentiles_are_in_milliseconds():
     latency = summarize(np.arange(101) / 1000)
-    assert latency == Latency(pytest.approx(50), pytest.approx(90), pytest.approx(99))
+    assert (latency.p50, latency.p90, latency.p99) == (
+        pytest.approx(50),
+        pytest.approx(90),
+        pytest.approx(99),
+    )
+    assert 30 < latency.low < 50 < latency.high < 70
+
+
+def test_a_ratio_is_that_of_the_medians_beside_it():
+    fast, slow = np.array([1.0, 1.0, 9.0]), np.array([4.0, 4.0, 4.5])
+    assert paired_ratio(slow, fast).median == 4.0  # where the ratios of the rounds are 4, 4 and 0.5
+    swapped = np.array([1.0, 2.0, 9.0]), np.array([6.0, 3.0, 2.0])
+    assert paired_ratio(*swapped).median == summarize(swapped[0]).p50 / summarize(swapped[1]).p50
 
 
 def test_paired_ratio_cancels_noise_common_to_a_round():

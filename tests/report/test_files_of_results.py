@@ -82,7 +82,7 @@ def test_json_is_valid_and_has_the_documented_keys(tmp_path):
     assert record["schema"] == 3
     assert record["threads"] == 1
     row = record["rows"][0]
-    assert row["latency_ms"] == {"p50": 2.9, "p90": 3.4, "p99": 3.8}
+    assert row["latency_ms"] == {"p50": 2.9, "p90": 3.4, "p99": 3.8, "low": None, "high": None}
     assert row["sqnr_db"] is None
     expected = {"method", "engine", "weight_bits", "activation_bits", "top1", "loss", "agreement", "sqnr_db"}
     expected |= {"latency_ms", "size_bytes", "parameter_bytes", "quantize_seconds", "artefact"}

@@ -16,6 +16,15 @@ def plain(value: object) -> object:
     return json.loads(json.dumps(asdict(value), allow_nan=False))
 
 
+def known(loaded: object, expected: object) -> object:
+    """What is loaded without the fields that came later."""
+    if isinstance(expected, dict):
+        return {key: known(loaded[key], value) for key, value in expected.items()}
+    if isinstance(expected, list):
+        return [known(one, other) for one, other in zip(loaded, expected, strict=True)]
+    return loaded
+
+
 @pytest.mark.parametrize("schema", [2, 3])
 def test_results_of_earlier_versions_load(schema: int):
     expected = json.loads((SAVED / f"schema{schema}" / "results.json").read_text(encoding="utf-8"))
@@ -25,7 +34,10 @@ def test_results_of_earlier_versions_load(schema: int):
         for row in expected["rows"]:
             if row["parity"] is not None:
                 row["parity"] |= {"close": row["parity"]["ok"], "cause": None}
-    assert plain(files.load(SAVED / f"schema{schema}")) == expected
+    loaded = plain(files.load(SAVED / f"schema{schema}"))
+    assert known(loaded, expected) == expected
+    for row in loaded["rows"]:
+        assert row["values"] == ({} if row["top1"] is None else {"top-1": row["top1"]})
 
 
 @pytest.mark.parametrize(

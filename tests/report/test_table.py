@@ -4,8 +4,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from zeropoint.measure.latency import Latency
 from zeropoint.measure.results import Parity, Row
 from zeropoint.report.table import markdown, terminal
+from zeropoint.tasks.metric import Measure
 
 
 def printed(results, width=120):
@@ -84,9 +86,41 @@ def test_the_widest_rows_fit_120_columns(make_row, make_results):
         assert max(map(len, text.splitlines())) <= 120
 
 
-def test_without_labels_accuracy_and_loss_say_so(make_row, make_results):
-    rows = markdown_rows(make_results(make_row("static", top1=None, loss=None)))
-    assert rows[0]["Top-1 %"] == rows[0]["Loss"] == "no labels"
+def test_without_labels_there_is_no_column_of_accuracy_and_a_note_says_so(make_row, make_results):
+    results = make_results(make_row("static", top1=None, loss=None))
+    assert not {"Top-1 %", "Loss"} & markdown_rows(results)[0].keys()
+    assert "the data has no targets" in markdown(results)
+    assert "the data has no targets" not in markdown(make_results(make_row("static")))
+
+
+def test_metrics_of_any_task_have_columns_of_their_units_and_directions(make_row, make_results):
+    measures = (Measure("MAE", "m", higher_is_better=False), Measure("R2"))
+    rows = [
+        make_row("static", top1=None, values={"MAE": value, "R2": 0.9}, agreement=None)
+        for value in (1.25, 1.5)
+    ]
+    results = make_results(*rows, measures=measures, task="regression", fidelity=None)
+    cells = markdown_rows(results)
+    assert [row["MAE m"] for row in cells] == ["*1.250", "1.500"]
+    assert cells[0]["R2"] == "*0.9000"
+    assert not {"Top-1 %", "Loss", "Agree %"} & cells[0].keys()
+    assert "lower is better: MAE" in markdown(results)
+    assert "360 samples" in markdown(results)
+    near = make_results(*rows, measures=measures, fidelity=Measure("PSNR to float32", "dB"))
+    assert "PSNR to float32 dB" in markdown_rows(near)[0]
+
+
+def test_few_samples_and_a_busy_machine_are_said(make_row, make_results):
+    row = make_row("static")
+    assert "are few" not in markdown(make_results(row, make_row("fp32")))
+    few = markdown(make_results(row, make_row("fp32"), images=32))
+    assert "32 samples are few: one of them is 3.1 points, and a row may lose 1" in few
+    assert "busy" not in few
+    busy = replace(row, latency_ms=Latency(1.0, 1.6, 3.0))
+    assert (
+        "the machine was busy: the 90th percentile is over 1.5 times the median for static on openvino"
+        in (markdown(make_results(busy)))
+    )
 
 
 def test_a_failed_row_says_how(make_row, make_results):

@@ -1,7 +1,10 @@
-import pytest
+from dataclasses import replace
 
+from zeropoint.measure.latency import Latency
 from zeropoint.measure.results import Parity, Row
-from zeropoint.report.verdict import keeps_accuracy, verdict
+from zeropoint.report.verdict import verdict
+from zeropoint.tasks.bootstrap import Change
+from zeropoint.tasks.metric import Measure
 
 
 def test_ships_the_fastest_quantized_row_that_keeps_the_accuracy(make_row, make_results):
@@ -13,7 +16,8 @@ def test_ships_the_fastest_quantized_row_that_keeps_the_accuracy(make_row, make_
     )
     assert verdict(results) == (
         "Ship static on openvino: 2.00 ms, 5.00× the speed of eager float32, 3.90× smaller, "
-        "top-1 89.50% (-0.50 points); the fastest row that keeps float32's accuracy."
+        "top-1 89.50% (-0.50 points); the fastest row that keeps float32's accuracy. Of the quantized rows "
+        "that do, the most accurate is static on onnxruntime (top-1 90.00% (+0.00 points))."
     )
 
 
@@ -24,14 +28,13 @@ def test_says_when_float_beats_every_quantized_row(make_row, make_results):
         make_row("static", "openvino", 1.5, speedup_eager=4 / 1.5),
     )
     assert verdict(results) == (
-        "Ship fp32 on openvino: 1.00 ms, 4.00× the speed of eager float32, top-1 90.00% (+0.00 points). "
-        "Float beats every quantized row: static on openvino takes 1.50× as long."
+        "Ship fp32 on openvino: 1.00 ms, 4.00× the speed of eager float32, top-1 90.00% (+0.00 points); the"
+        " fastest row that keeps float32's accuracy. Float beats every quantized row: static on openvino"
+        " takes 1.50× as long."
     )
     faster_but_wrong = make_row("static", "torch", 0.5, top1=0.1)
     with_wrong = make_results(*results.rows, faster_but_wrong)
-    assert "Float beats every quantized row that keeps the accuracy: static on openvino" in verdict(
-        with_wrong
-    )
+    assert "Float beats every quantized row that does: static on openvino" in verdict(with_wrong)
 
 
 def test_bf16_is_a_float_row_that_must_keep_the_accuracy(make_row, make_results):
@@ -47,8 +50,8 @@ def test_says_when_no_quantized_row_keeps_the_accuracy(make_row, make_results):
         make_row("qat", p50=1.0, top1=0.8),
     )
     assert verdict(results).endswith(
-        "No quantized row keeps float32's accuracy: "
-        "the closest, qat on openvino, has top-1 80.00% (-10.00 points)."
+        "No quantized row does: the closest, qat on openvino, has top-1 80.00% (-10.00 points); it would take"
+        " --max-drop 10.0, or --methods static-best."
     )
 
 
@@ -60,24 +63,62 @@ def test_without_labels_fidelity_decides(make_row, make_results):
         make_row("dynamic", p50=1.0, agreement=0.97, sqnr_db=12.0, **none),
     )
     assert verdict(results).startswith(
-        "Ship static on openvino: 2.00 ms, 99.20% agreement with float32, SQNR 18.0 dB;"
+        "Ship static on openvino: 2.00 ms, agreement 99.20% (-0.80 points); the fastest"
     )
 
 
-@pytest.mark.parametrize(
-    ("fields", "kept"),
-    [
-        ({"top1": 0.89}, True),  # exactly one point below 0.9
-        ({"top1": 0.8899}, False),
-        ({"top1": 0.5, "agreement": 1.0}, False),  # labels decide where there are any
-        ({"top1": None, "agreement": 0.99, "sqnr_db": 5.0}, True),
-        ({"top1": None, "agreement": 0.98, "sqnr_db": 20.0}, True),
-        ({"top1": None, "agreement": 0.98, "sqnr_db": 19.9}, False),
-        ({"top1": None, "agreement": None, "sqnr_db": None}, True),  # identical outputs
-    ],
-)
-def test_thresholds(make_row, fields, kept):
-    assert keeps_accuracy(make_row("static", **fields), 0.9) == kept
+def test_of_rows_that_are_equally_fast_the_most_accurate_is_shipped(make_row, make_results):
+    rows = [
+        make_row("fp32", "torch", 10.0, top1=0.995, agreement=1.0),
+        make_row("static", "openvino", 1.01, top1=0.995, size_bytes=90_000),
+        replace(make_row("static", "openvino", 1.0, top1=0.9933, size_bytes=60_000), weight_bits=4),
+    ]
+    assert verdict(make_results(*rows)) == (
+        "Ship static on openvino: 1.01 ms, top-1 99.50% (+0.00 points); the most accurate of the 2 fastest"
+        " rows that keep float32's accuracy, which are equally fast. Of the quantized rows that do, the"
+        " smallest is static W4A8 on openvino (0.060 MB)."
+    )
+    slower = replace(rows[1], latency_ms=Latency(1.2, 1.3, 1.4))
+    assert verdict(make_results(rows[0], slower, rows[2])).startswith("Ship static W4A8 on openvino")
+    scattered = replace(slower, latency_ms=Latency(1.2, 1.3, 1.4, 0.9, 1.5))
+    assert verdict(make_results(rows[0], scattered, rows[2])).startswith("Ship static on openvino")
+
+
+def test_identical_outputs_rank_first_among_the_equally_fast(make_row, make_results):
+    rows = [
+        make_row("fp32", "torch", 10.0),
+        make_row("dynamic", "openvino", 1.0, top1=0.91),
+        make_row("static", "openvino", 1.0, sqnr_db=None, agreement=1.0),
+    ]
+    assert verdict(make_results(*rows)).startswith("Ship static on openvino")
+
+
+def test_speaks_the_first_metric_with_its_unit_and_direction(make_row, make_results):
+    error = Measure("MAE", "m", higher_is_better=False)
+
+    def row(method, engine, p50, value, low, high):
+        change = Change(value - 2.0, low, high)
+        return make_row(method, engine, p50, top1=None, values={"MAE": value}, change=change)
+
+    rows = [
+        row("fp32", "torch", 10.0, 2.0, 0.0, 0.0),
+        row("static", "openvino", 2.0, 2.015, 0.01, 0.02),
+        row("dynamic", "openvino", 1.0, 2.03, 0.015, 0.045),
+        row("static", "onnxruntime", 0.5, 2.5, 0.4, 0.6),
+    ]
+    results = make_results(*rows, measures=(error,), task="regression")
+    assert verdict(results) == (
+        "Ship static on openvino: 2.00 ms, MAE 2.015 m (+0.0150 m, 95% interval +0.0100 to +0.0200); the"
+        " fastest row that keeps float32's accuracy. dynamic on openvino is faster and may keep it, too:"
+        " MAE 2.030 m (+0.0300 m, 95% interval +0.0150 to +0.0450); more samples would tell."
+    )
+    assert "Ship dynamic on openvino" in verdict(replace(results, max_drop="0.03"))
+    assert "row that keeps MAE within 0.03 m of float32's" in verdict(replace(results, max_drop="0.03"))
+    assert "keeps MAE within 2% of float32's" in verdict(replace(results, max_drop="2%"))
+    none = verdict(replace(results, max_drop="0"))
+    assert none.startswith("Ship fp32 on torch")
+    assert "No quantized row does: the closest, static on openvino, has MAE 2.015 m" in none
+    assert "it would take --max-drop 0.015, or --methods static-best." in none
 
 
 def test_failed_rows_are_never_shipped(make_row, make_results):

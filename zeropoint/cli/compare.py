@@ -51,6 +51,11 @@ def compare(
     free_sizes: shared.FreeSizes = False,
     threads: shared.Threads = 1,
     latency_batch_size: LatencyBatchSize = 1,
+    task: shared.Task = None,
+    metric: shared.Metrics = None,
+    higher_is_better: shared.HigherIsBetter = None,
+    postprocess: shared.Postprocess = None,
+    max_drop: shared.MaxDrop = None,
     json: shared.Json = False,
 ) -> None:
     """Measure every method on every engine, one row each.
@@ -58,7 +63,7 @@ def compare(
     The table is printed, and a folder gets it with the artefacts and an HTML report. The same command
     again continues a run that was interrupted.
     """
-    from zeropoint.cli.resolve import program_and_data
+    from zeropoint.cli.resolve import program_and_data, task_of
     from zeropoint.comparison.compare import compare as run_comparison
     from zeropoint.comparison.start import check_methods
     from zeropoint.report.files import record
@@ -66,6 +71,7 @@ def compare(
 
     listed = shared.names(engines) if engines else None
     check_methods(shared.names(methods), listed, [options.at(one) for one in shared.names(bits)])
+    chosen = task_of(task, metric, higher_is_better, postprocess)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
     )
@@ -81,6 +87,8 @@ def compare(
             options=options,
             threads=threads,
             batch_size=latency_batch_size,
+            task=chosen,
+            max_drop=max_drop,
             command=output.command_line(),
             say=progress.say,
         )

@@ -27,19 +27,23 @@ def evaluate(
     weights: shared.Weights = "default",
     batch_size: shared.BatchSize = 32,
     limit_batches: shared.LimitBatches = None,
+    task: shared.Task = None,
+    metric: shared.Metrics = None,
+    higher_is_better: shared.HigherIsBetter = None,
+    postprocess: shared.Postprocess = None,
     json: shared.Json = False,
 ) -> None:
-    """Measure the accuracy and loss of one model.
+    """Measure the metrics of one model.
 
     It runs on an engine, or in a simulation of the arithmetic of a processor.
     """
-    from zeropoint.cli.resolve import compiled, program_and_data
-    from zeropoint.measure.evaluate import Fitting, Run
-    from zeropoint.measure.evaluate import evaluate as run_evaluation
+    from zeropoint.cli.resolve import compiled, program_and_data, task_of
+    from zeropoint.measure.evaluate import Fitting, Run, evaluate_all
     from zeropoint.measure.simulate import on_processor
-    from zeropoint.report.bench import chosen, evaluated
+    from zeropoint.report.bench import chosen, evaluated, measured
     from zeropoint.targets.processor import find
 
+    read = task_of(task, metric, higher_is_better, postprocess)
     simulated = None if processor is None else find(processor).name
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     run: Run
@@ -50,11 +54,9 @@ def evaluate(
         where = run.engine
     if choice is not None and not json:
         output.say(chosen(choice))
-    accuracy = run_evaluation(run, Fitting(loaders.evaluation, program)).accuracy
+    fitting = Fitting(loaders.evaluation, program)
+    evaluation = evaluate_all({"": run}, fitting, task=read, own=loaders.evaluation)[""]
     if json:
-        output.print_json(evaluated(model, loaders.name, where, accuracy, choice))
-    elif accuracy.top1 is None:
-        output.say(f"{accuracy.images} images, no labels: accuracy is unknown; compare measures fidelity")
+        output.print_json(evaluated(model, loaders.name, where, evaluation, choice))
     else:
-        score = f"top-1 {accuracy.top1:.2%}, loss {accuracy.loss:.4f}"
-        output.say(f"{score} on {accuracy.images} images ({where})")
+        output.say(measured(evaluation, where))

@@ -155,6 +155,7 @@ class Command(typer.core.TyperCommand):
 
 
 # What several commands share.
+METRIC = "Task and metric"
 _MODELS = "torchvision/NAME, digits/resnet, digits/mobilenet"
 _CODE = "FILE.py:FUNCTION (runs the code in FILE.py; FUNCTION() returns"
 Model = Annotated[
@@ -203,6 +204,47 @@ LimitBatches = Annotated[
 ]
 FreeSizes = Annotated[
     bool, typer.Option("--free-sizes", help="Leave all sizes of the inputs free, such as height and width.")
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="What outputs and targets mean: classification, segmentation, detection, regression, none and"
+        " others, listed in docs/tasks.md; default: classification, or none without targets.",
+        rich_help_panel=METRIC,
+    ),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        help="A metric in place of the task's: one of its own by name, or FILE.py:NAME, a function of outputs"
+        " and targets, a function of model and loader, or a torchmetrics Metric; may be repeated. The first"
+        " one is that of the verdict.",
+        rich_help_panel=METRIC,
+    ),
+]
+HigherIsBetter = Annotated[
+    bool | None,
+    typer.Option(
+        "--higher-is-better/--lower-is-better",
+        help="The direction of metrics of FILE.py that do not tell it; default: higher.",
+        rich_help_panel=METRIC,
+    ),
+]
+Postprocess = Annotated[
+    str | None,
+    typer.Option(
+        help="FILE.py:NAME, a function that makes what metrics read of a batch's outputs.",
+        rich_help_panel=METRIC,
+    ),
+]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        help="What the first metric may lose: in its unit, as in 0.5, or in percent of float32's, as in 2%;"
+        " default: one point of a metric in percent, 1% of any other.",
+        rich_help_panel=METRIC,
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Number of threads when latency is measured.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]

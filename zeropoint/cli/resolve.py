@@ -1,5 +1,6 @@
 """Resolve: what MODEL, DATA and ENGINE name on the command line, opened."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from zeropoint import data as data_sets
-from zeropoint import engines, models
+from zeropoint import engines, models, tasks
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
 from zeropoint.engines import Runner, artefact
@@ -17,7 +18,9 @@ from zeropoint.graph.capture import capture
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.methods import label
 from zeropoint.models.source import Source, fitting_shape, like
-from zeropoint.models.userfile import is_userfile
+from zeropoint.models.userfile import is_userfile, load
+from zeropoint.models.vision import torchvision
+from zeropoint.tasks import Task
 from zeropoint.tune.choose import Choice, fastest_engine
 
 AUTO = "auto"
@@ -94,6 +97,20 @@ def opened(model: str, weights: str, task: str) -> tuple[Program | None, Source]
 def captured(model: str, weights: str, data: str | None) -> Program:
     """The Program that ``model`` names; ``data`` gives the shape of the inputs of a user's model."""
     return program_and_data(model, weights, data, 1, 1)[0]
+
+
+def task_of(
+    task: str | None, metrics: list[str] | None, higher_is_better: bool | None, postprocess: str | None
+) -> Task | None:
+    """The task of the options, with the metrics of the user's files; None if the data is to tell it."""
+    given = metrics or []
+    if postprocess or any(is_userfile(name) for name in given):
+        with contextlib.suppress(InputError):
+            torchvision()  # so that the user's file can import torchmetrics
+    found = [load(name, "metric") if is_userfile(name) else name for name in given]
+    return tasks.made(
+        task, found, higher_is_better, load(postprocess, "postprocess") if postprocess else None
+    )
 
 
 def compiled(

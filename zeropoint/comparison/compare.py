@@ -1,24 +1,25 @@
 """Compare: every method on every engine, measured on this machine, resumable row by row."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
-from zeropoint.comparison.start import ARTEFACTS, PROGRAMS, Run, begin, check, check_methods
+from zeropoint import tasks
+from zeropoint.comparison.runners import reference, runner, timed
+from zeropoint.comparison.start import PROGRAMS, Run, begin, check, check_methods
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
-from zeropoint.engines import Runner, installed, load_artefact, lower, target, unsupported
-from zeropoint.engines import find as engine
+from zeropoint.engines import Runner, installed, target, unsupported
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
 from zeropoint.graph.program import Program, at_batch, load, parameter_bytes
 from zeropoint.measure import layers, parity
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.integers import integers
-from zeropoint.measure.latency import interleave, paired_ratio, summarize
+from zeropoint.measure.kept import MaxDrop
 from zeropoint.measure.layerwise import layerwise
 from zeropoint.measure.results import EAGER, Results, Row
 from zeropoint.measure.size import on_disk
@@ -28,12 +29,12 @@ from zeropoint.report.files import save as save_results
 from zeropoint.targets import machine
 from zeropoint.targets.options import Options
 from zeropoint.targets.processor import warn_of
+from zeropoint.tasks import Task
 from zeropoint.training.checkpoint import beside
 from zeropoint.tune.choose import by_placement
 
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
 LOOKED_AT = 32  # items that layers are looked at on
-LATENCY_SECONDS = 1.0  # spent timing each row, its references included
 
 
 def compare(
@@ -47,6 +48,11 @@ def compare(
     options: Options | None = None,
     threads: int = 1,
     batch_size: int = 1,
+    task: str | Task | None = None,
+    metrics: Any = (),
+    higher_is_better: bool | None = None,
+    postprocess: Callable[[Any], Any] | None = None,
+    max_drop: str | float | None = None,
     command: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
@@ -57,8 +63,13 @@ def compare(
     and ``layers``. ``bits`` are as in W4A8; if empty, those of ``options``. ``threads`` and ``batch_size``
     are those of the latency; accuracy is evaluated on all cores. ``engines`` None: those installed. Rows that
     ``out`` already holds from the same model, data and options are kept; quantized Programs in it are used
-    again, and unfinished ones are continued. ``say`` is called with a line of text at the start of each
-    stage.
+    again, and unfinished ones are continued. At the end all rows are timed together. ``say`` is called with a
+    line of text at the start of each stage.
+
+    ``task``, ``metrics``, ``higher_is_better`` and ``postprocess`` are those of ``evaluate``. The first
+    metric decides which rows keep float32's accuracy: those that are worse by at most ``max_drop``, in the
+    metric's unit, or in percent of float32's value as in "2%"; by default one point of a metric in percent,
+    and 1% of any other.
 
     A row that an engine cannot run has an ``error`` and does not stop the comparison. Raises InputError for
     an unknown method or engine, data that does not fit, or a folder with another run.
@@ -72,14 +83,16 @@ def compare(
     engines = list(dict.fromkeys(installed() if engines is None else engines))
     options = options or Options()
     variants = [options.at(of) for of in dict.fromkeys(bits)] or [options]
+    chosen, batches = tasks.made(task, metrics, higher_is_better, postprocess), data.evaluation
+    limit = MaxDrop.of(max_drop)
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     check_methods(methods, engines, variants)
-    check(program, data, methods, options)
+    probe = check(program, data, methods, options, chosen, batches)
     quantizes = any(find(name).quantizes for name in methods)
     warn_of(options.processor if quantizes else "", "the comparison")
     folder = make_folder(out)
-    run = Run(at_batch(program, batch_size), data, folder, options, threads, say)
-    results = begin(run, command)
+    run = Run(at_batch(program, batch_size), data, batches, chosen, folder, options, threads, say)
+    results = begin(run, command, probe, str(limit or ""))
     # From here on the folder is this comparison's, and no other may use its artefacts.
     rules = [target(name, options.processor) for name in engines if quantizes]
     results = dataclasses.replace(results, remarks=tuple(line for one in rules if (line := one.remark())))
@@ -92,6 +105,7 @@ def compare(
                     results = _measured(run, results, method, variant, group)
     finally:
         torch.set_num_threads(before)
+    results = timed(run, results)
     save_results(results, folder)
     return results
 
@@ -122,15 +136,15 @@ def _rows(
     if not names:
         return
     program, what = _quantized(run, method, options, target), named(method, options)
-    reference = _reference(run, EAGER, machine.cores())
+    eager = reference(run, EAGER, machine.cores())
     runners: dict[str, Runner] = {}
     for name in names:
         run.say(f"{what} on {name}: compiling")
         try:
             if program is run.program:
-                runners[name] = _reference(run, name, machine.cores())
+                runners[name] = reference(run, name, machine.cores())
             else:
-                runners[name] = _runner(run, program, name, machine.cores())
+                runners[name] = runner(run, program, name, machine.cores())
             runners[name](*run.program.example_inputs)
         except Exception as error:  # an engine's failure is a row of the table, not the end of the run
             runners.pop(name, None)
@@ -143,8 +157,10 @@ def _rows(
         evaluations = evaluate_all(
             runners | ({"simulation": program} if quantized else {}),
             run.data.evaluation,
-            float32=reference,
+            float32=eager,
             simulation=program if quantized else None,
+            task=run.task,
+            own=run.batches,
             description=f"{what}: evaluating",
         )
     except InputError:
@@ -152,10 +168,9 @@ def _rows(
     except Exception as error:
         yield from ((_failed(program, name, error), 0) for name in runners)
         return
-    for name, runner in runners.items():
-        run.say(f"{what} on {name}: timing")
+    for name, compiled in runners.items():
         try:
-            row = _row(run, program, runner, evaluations[name], evaluations.get("simulation"))
+            row = _row(run, program, compiled, evaluations[name], evaluations.get("simulation"))
         except Exception as error:
             row = _failed(program, name, error)
         yield row, evaluations[name].accuracy.images
@@ -199,44 +214,18 @@ def _quantized(run: Run, method: str, options: Options, target: str) -> Program:
     return program
 
 
-def _runner(run: Run, program: Program, name: str, threads: int) -> Runner:
-    """The Program on an engine, its artefact in the run folder."""
-    module = engine(name)
-    bits = f"-W{program.weight_bits}A{program.activation_bits}" if find(program.method).quantizes else ""
-    path = run.folder / ARTEFACTS / f"{program.method}{bits}{module.artefact_name(program)}"
-    if not path.exists():
-        lower(program, name, path, run.threads)  # what is timed is to be fast
-    return load_artefact(name, path, threads)
-
-
-@functools.lru_cache(maxsize=8)
-def _reference(run: Run, name: str, threads: int) -> Runner:
-    """Float32 on an engine; on torch that is eager PyTorch. Cached, since every row is timed beside it."""
-    return _runner(run, run.program, name, threads)
-
-
 def _row(
-    run: Run, program: Program, runner: Runner, evaluation: Evaluation, simulation: Evaluation | None
+    run: Run, program: Program, compiled: Runner, evaluation: Evaluation, simulation: Evaluation | None
 ) -> Row:
-    name = runner.engine
-    timed = {
-        "eager": _reference(run, EAGER, run.threads),
-        "engine": _reference(run, name, run.threads),
-        "row": load_artefact(name, runner.artefact, run.threads),
-    }
-    calls = {
-        key: lambda timed_run=timed_run: timed_run(*run.program.example_inputs)
-        for key, timed_run in timed.items()
-    }
-    samples = interleave(calls, seconds=LATENCY_SECONDS)
+    name = compiled.engine
     fidelity, judged = evaluation.fidelity, None
     if simulation is not None and simulation.fidelity and fidelity and evaluation.parity:
         judged = parity.judge(fidelity, simulation.fidelity, evaluation.parity)
         if not judged.ok:
             run.say(f"{label(program)} on {name}: finding where it differs from the simulation")
             judged = parity.explained(judged, program, name, example_inputs(run.data.evaluation))
-    size = on_disk(runner.artefact)
-    done = integers(program, runner) if find(program.method).quantizes else None
+    size = on_disk(compiled.artefact)
+    done = integers(program, compiled) if find(program.method).quantizes else None
     return Row(
         method=program.method,
         engine=name,
@@ -246,17 +235,16 @@ def _row(
         loss=evaluation.accuracy.loss,
         agreement=fidelity.agreement if fidelity else None,
         sqnr_db=fidelity.sqnr_db if fidelity else None,
-        latency_ms=summarize(samples["row"]),
-        speedup_eager=paired_ratio(samples["eager"], samples["row"]).median,
-        speedup_engine=paired_ratio(samples["engine"], samples["row"]).median,
         size_bytes=size,
-        shrink=on_disk(timed["eager"].artefact) / size,
+        shrink=on_disk(reference(run, EAGER, machine.cores()).artefact) / size,
         parameter_bytes=parameter_bytes(program),
         quantize_seconds=program.quantize_seconds,
-        artefact=str(runner.artefact.relative_to(run.folder)),
+        artefact=str(compiled.artefact.relative_to(run.folder)),
         parity=judged,
         int8_share=done.share if done else None,
         fallbacks=done.fallbacks if done else (),
+        values=evaluation.values,
+        change=evaluation.change,
     )
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from zeropoint.data import Loaders
-from zeropoint.data.batches import example_inputs, split
+from zeropoint.data.batches import Loader, example_inputs, split
 from zeropoint.engines import find as engine
 from zeropoint.engines import installed, missing, refusal, target
 from zeropoint.errors import InputError
@@ -18,24 +20,33 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
 from zeropoint.graph.sizes import check_inputs, has_free_sizes, input_shapes
 from zeropoint.measure import layers
+from zeropoint.measure.evaluate import Evaluation
+from zeropoint.measure.evaluate import check as check_task
 from zeropoint.measure.results import Results
 from zeropoint.methods import find, named
 from zeropoint.report.files import load as load_results
 from zeropoint.targets import machine
 from zeropoint.targets.options import Options
+from zeropoint.tasks import Task
+from zeropoint.torch_private.trees import tree_leaves
 from zeropoint.training.checkpoint import update, update_program
 
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
 BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
-SAME = ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint")  # in a continued run
+SAME = ("model", "data", "task", "metrics", "threads", "batch_size", "options", "machine", "fingerprint")
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity, for the cache of references
 class Run:
-    """What stays the same from row to row of one comparison."""
+    """What stays the same from row to row of one comparison.
+
+    ``batches``: the evaluation data as the user gave it. ``task`` is None if the data tells it.
+    """
 
     program: Program
     data: Loaders
+    batches: Loader
+    task: Task | None
     folder: Path
     options: Options
     threads: int
@@ -65,8 +76,18 @@ def check_methods(methods: Sequence[str], engines: Sequence[str] | None, variant
         raise InputError(f"{' and '.join(engines)} cannot run {row}: {reason}")
 
 
-def check(program: Program, data: Loaders, methods: list[str], options: Options) -> None:
-    """Raises InputError for what would fail only later, before anything is measured or written."""
+def check(
+    program: Program,
+    data: Loaders,
+    methods: list[str],
+    options: Options,
+    task: Task | None,
+    batches: Loader,
+) -> Evaluation:
+    """Raises InputError for what would fail only later, before anything is measured or written.
+
+    Gives the Evaluation of the float Program on the first batches.
+    """
     if program.method != "fp32":
         raise InputError(f"the Program is {program.method} already; compare the float one")
     needs = [find(method) for method in methods]
@@ -81,10 +102,14 @@ def check(program: Program, data: Loaders, methods: list[str], options: Options)
     except InputError as error:
         raise InputError(f"the calibration set is empty or unreadable: {error}") from error
     check_inputs(program.module, calibration, "calibration batch 1")
+    return check_task(program, data.evaluation, task, batches)
 
 
-def begin(run: Run, command: str) -> Results:
-    """The results that the folder holds of the same comparison, or empty ones."""
+def begin(run: Run, command: str, probe: Evaluation, max_drop: str) -> Results:
+    """The results that the folder holds of the same comparison, or empty ones.
+
+    ``probe`` tells the task and its metrics.
+    """
     options = {key: list(v) if isinstance(v, tuple) else v for key, v in run.options.as_dict().items()}
     options = {key: v for key, v in options.items() if key not in BITS}
     fresh = Results(
@@ -99,6 +124,10 @@ def begin(run: Run, command: str) -> Results:
         options=options,
         missing=missing(),
         fingerprint=_fingerprint(run.program, run.data),
+        task=probe.task,
+        measures=probe.measures,
+        fidelity=probe.agreement,
+        max_drop=max_drop,
     )
     if not (run.folder / "results.json").exists():
         for part in (PROGRAMS, ARTEFACTS, layers.FOLDER):  # of a comparison whose results were deleted
@@ -122,9 +151,9 @@ def _fingerprint(program: Program, data: Loaders) -> str:
     digest = hashlib.sha256()
     update_program(digest, program)
     first = [split(next(iter(loader))) for loader in (data.calibration, data.evaluation)]
-    parts = [part for inputs, labels in first for part in (*inputs, labels) if part is not None]
-    batches = [("batch", part) for part in parts]
-    update(digest, batches)
+    parts = [part for inputs, targets in first for part in (*inputs, *tree_leaves(targets))]
+    update(digest, [("batch", part) for part in parts if isinstance(part, Tensor)])
+    digest.update(repr([part for part in parts if not isinstance(part, Tensor | None)]).encode())
     if has_free_sizes(program.module):
         digest.update(f"{input_shapes(program.module)}".encode())
     for loader in (data.calibration, data.evaluation, data.train):

@@ -4,7 +4,7 @@ import itertools
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +15,25 @@ from zeropoint.errors import InputError
 Batch = Any
 """What a loader yields: ``(inputs, labels)`` or inputs alone; inputs are a Tensor or a tuple/list of them."""
 
+
+class FlatBatch(NamedTuple):
+    """A batch taken apart: input tensors in the order of the graph's inputs, and targets, None without."""
+
+    inputs: tuple[Tensor, ...]
+    targets: Any
+
+
+LABELS = ("labels", "label", "targets", "target")
+"""The keys of a dict batch that may hold its targets."""
+
 Loader = Iterable[Batch]
 """A re-iterable source of batches: a list, a DataLoader, or any object whose ``__iter__`` starts again."""
 
 
-def split(batch: Batch) -> tuple[tuple[Tensor, ...], Tensor | None]:
+def split(batch: Batch) -> tuple[tuple[Tensor, ...], Any]:
     """The positional inputs of a batch and its labels, 1-D of integers (None if there are none).
+
+    A FlatBatch says which are which.
 
     A pair is ``(inputs, labels)`` if its second item is None or a 1-D integer tensor of the batch's length
     (or 0-D, for a batch of one); any other sequence of tensors is inputs alone. A model of two inputs whose
@@ -28,6 +41,8 @@ def split(batch: Batch) -> tuple[tuple[Tensor, ...], Tensor | None]:
 
     Raises InputError for anything else, dicts included.
     """
+    if isinstance(batch, FlatBatch):
+        return batch
     if isinstance(batch, Tensor):
         return (batch,), None
     if not isinstance(batch, (tuple, list)) or not batch:

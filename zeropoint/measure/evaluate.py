@@ -1,33 +1,54 @@
 """Evaluate: one streaming pass over the data for any number of runs of the same model."""
 
+import functools
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Batch, Loader, split
+from zeropoint import tasks
+from zeropoint.data.batches import Batch, Loader, limit, split
 from zeropoint.errors import InputError
-from zeropoint.graph.program import Program
+from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.sizes import check_inputs
-from zeropoint.measure.accuracy import Accuracy, AccuracyMeter
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
 from zeropoint.progress import track
+from zeropoint.tasks import Measure, Metric, Task
+from zeropoint.tasks.bootstrap import Blocks, Change, change
+from zeropoint.tasks.metric import Score, Sums, blaming, number
+from zeropoint.tasks.outputs import main, samples
 
-Run = Callable[..., tuple[Tensor, ...]]
-"""Anything that computes the model: a Runner, or a Program."""
+Run = Callable[..., Any]
+"""Anything that computes the model: a Runner, a Program, or a function of its input tensors."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """``top1`` (a fraction of 1) and mean ``loss``, None if not measured, and the number of ``images``."""
+
+    top1: float | None
+    loss: float | None
+    images: int
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The accuracy of a run, and its closeness to float32 and to the simulation of its Program.
+    """The metrics of a run, and its closeness to float32 and to the simulation of its Program.
 
-    ``accuracy``: top-1 as a fraction of 1, mean loss in nats, number of images. ``fidelity`` and ``parity``:
-    SQNR in dB, and agreement of the predicted class as a fraction of 1, to float32 and to the simulation;
-    None if there was nothing to compare with.
+    ``accuracy``: top-1 of a classifier as a fraction of 1, the task's mean loss (of a classifier in nats),
+    and the number of samples. ``values``: every metric by name, those in percent as fractions of 1.
+    ``change``: that of the first metric from float32, with its 95% interval. ``fidelity`` and ``parity``:
+    SQNR in dB, and agreement in the task's terms, to float32 and to the simulation. ``measures`` and
+    ``agreement``: names, units and directions of metrics and agreement. What was not measured is None.
 
     >>> evaluation = zp.evaluate(program, batches)
     >>> 0 <= evaluation.accuracy.top1 <= 1
+    True
+    >>> evaluation.values == {"top-1": evaluation.accuracy.top1}
     True
     >>> evaluation.fidelity is None
     True
@@ -36,6 +57,11 @@ class Evaluation:
     accuracy: Accuracy
     fidelity: Fidelity | None = None
     parity: Fidelity | None = None
+    values: dict[str, float | None] = field(default_factory=dict)
+    change: Change | None = None
+    task: str = "none"
+    measures: tuple[Measure, ...] = ()
+    agreement: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -49,30 +75,47 @@ class Fitting:
     program: Program
 
     def __iter__(self) -> Iterator[Batch]:
-        for number, batch in enumerate(self.data, start=1):
-            check_inputs(self.program.module, split(batch)[0], f"evaluation batch {number}")
+        for i, batch in enumerate(self.data, start=1):
+            check_inputs(self.program.module, split(batch)[0], f"evaluation batch {i}")
             yield batch
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self.data)
 
 
-def evaluate(run: Run, data: Loader, *, float32: Run | None = None) -> Evaluation:
-    """Top-1 and loss of ``run`` on ``data``, and its fidelity to the run ``float32`` if one is given.
+def evaluate(
+    run: Run,
+    data: Loader,
+    *,
+    float32: Run | None = None,
+    task: str | Task | None = None,
+    metrics: Any = (),
+    higher_is_better: bool | None = None,
+    postprocess: Callable[[Any], Any] | None = None,
+) -> Evaluation:
+    """The metrics of ``run`` on ``data``, and its fidelity to the run ``float32`` if one is given.
 
-    ``run`` is a Program, a Runner, or any function from input tensors to a tuple of output tensors. ``data``
-    yields batches of inputs, or of inputs and labels: integers of shape (N,) for a first output of shape
-    (N, classes). Without labels, top-1 and loss are None.
+    ``run`` is a Program, a Runner, or any function from input tensors to output tensors. ``data`` yields
+    batches of inputs, or of inputs and targets. The ``task`` says what outputs and targets mean; without one
+    it is classification, for integer targets (N,), or without targets none. ``metrics`` is one or several, in
+    place of the task's: names of it, functions of outputs and targets, functions of a model and a loader, or
+    torchmetrics Metrics. ``higher_is_better`` is the direction of functions, by default True. ``postprocess``
+    makes what metrics read of a batch's outputs.
 
-    Raises InputError if the data is empty, or labels are not classes of the model.
+    Raises InputError if the data is empty, targets do not fit the task, or a metric fails.
 
     >>> evaluation = zp.evaluate(quantized, batches, float32=program)
     >>> evaluation.accuracy.images
     16
     >>> evaluation.fidelity.sqnr_db > 20
     True
+    >>> def second(outputs, labels):
+    ...     return (outputs.topk(2).indices == labels[:, None]).any(1).float()
+    >>> 0 <= zp.evaluate(quantized, batches, metrics=second).values["second"] <= 1
+    True
     """
-    return evaluate_all({"": run}, data, float32=float32)[""]
+    made = tasks.made(task, metrics, higher_is_better, postprocess)
+    return evaluate_all({"": run}, data, float32=float32, task=made)[""]
 
 
 def evaluate_all(
@@ -81,33 +124,160 @@ def evaluate_all(
     *,
     float32: Run | None = None,
     simulation: Run | None = None,
+    task: Task | None = None,
+    own: Loader | None = None,
     description: str = "evaluating",
 ) -> dict[str, Evaluation]:
-    """The Evaluation of each run, all from one pass over the data; the references run once per batch."""
-    accuracy = {name: AccuracyMeter() for name in runs}
-    fidelity = {name: FidelityMeter() for name in runs}
-    parity = {name: FidelityMeter() for name in runs}
-    batches = 0
+    """The Evaluation of each run, all from one pass over the data; the references run once per batch.
+
+    ``own``: the data as the user gave it, for metrics that are functions of a model and a loader.
+    """
+    views = {id(one): _View(one) for one in (float32, simulation, *runs.values()) if one is not None}
+    references = [views[id(one)] if one is not None else None for one in (float32, simulation)]
+    wanted = [view for key, view in views.items() if view is references[0] or key in map(id, runs.values())]
+    gathered: dict[int, _Gathered] = {}
     for batch in track(data, description):
-        batches += 1
-        inputs, labels = split(batch)
-        expected = float32(*inputs) if float32 else None
-        simulated = simulation(*inputs) if simulation else None
-        for name, run in runs.items():
-            known = simulated if run is simulation else expected if run is float32 else None
-            outputs = run(*inputs) if known is None else known
-            accuracy[name].add(outputs[0], labels)
-            if expected is not None:
-                fidelity[name].add(expected, outputs)
-            if simulated is not None:
-                parity[name].add(simulated, outputs)
-    if not batches:
+        inputs, targets = split(batch)
+        for view in filter(None, references):
+            view.see(inputs, task)
+        for view in wanted:
+            if view not in references:
+                view.see(inputs, task)
+            task = task or tasks.fitting(view.read, targets)
+            if id(view.run) not in gathered:
+                gathered[id(view.run)] = _Gathered(task, view, *references)
+            gathered[id(view.run)].add(targets, len(inputs[0]) if inputs[0].dim() else 1)
+            if view not in references:
+                view.forget()
+    if not gathered:
         raise InputError("the evaluation data is empty; give at least one batch")
-    return {
-        name: Evaluation(
-            accuracy[name].result(),
-            fidelity[name].result() if float32 else None,
-            parity[name].result() if simulation else None,
+    reference = gathered.get(id(float32))
+    return {name: gathered[id(run)].result(own or data, reference) for name, run in runs.items()}
+
+
+def check(run: Run, data: Loader, task: Task | None, own: Loader | None = None) -> Evaluation:
+    """The Evaluation of the first two batches; arguments are those of ``evaluate_all``.
+
+    Raises InputError if the task fails for them, or a metric of them is no finite number.
+    """
+    first = limit(own, 2) if own is not None else None
+    evaluation = evaluate_all({"": run}, limit(data, 2), task=task, own=first)[""]
+    for name, value in evaluation.values.items():
+        if value is None or not math.isfinite(value):
+            raise InputError(f"the metric {name} of float32 is {value} on the first batches of the data")
+    return evaluation
+
+
+class _View:
+    """The outputs of a run on the batch at hand: flat, in the model's own structure, and postprocessed."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def see(self, inputs: tuple[Tensor, ...], task: Task | None) -> None:
+        """Runs the model."""
+        outputs = getattr(self.run, "flat", self.run)(*inputs)
+        self.flat = flat_tensors(outputs)
+        signature = getattr(self.run, "signature", None)
+        self.nested = signature.nested(self.flat) if signature else outputs
+        if isinstance(self.nested, tuple) and len(self.nested) == 1:
+            self.nested = self.nested[0]
+        self.read = self.nested
+        if task and task.postprocess:
+            with blaming("the postprocessing fails"), torch.no_grad():
+                self.read = task.postprocess(self.nested)
+
+    def forget(self) -> None:
+        """Frees the outputs."""
+        self.flat, self.nested, self.read = (), None, None
+
+
+class _Gathered:
+    """What one run adds up to, batch by batch."""
+
+    def __init__(self, task: Task, view: _View, float32: _View | None, simulation: _View | None) -> None:
+        self._task, self._view = task, view
+        self._references = [(one, FidelityMeter(task.fidelity)) for one in (float32, simulation)]
+        self._scores = [Score(metric) for metric in task.metrics if metric.whole is None]
+        self._loss = Score(_loss(task))
+        self._samples = 0
+        self.blocks: Blocks | None = None
+
+    def add(self, targets: Any, count: int) -> None:
+        """Counts a batch of so many samples, whose outputs the view has."""
+        self._samples += count
+        for place, score in enumerate(self._scores):
+            if targets is None and score.metric.needs_targets:
+                _missing(score.metric, self._task)
+            self._keep(score, score.add(self._view.read, targets), first=place == 0)
+        if self._task.loss and isinstance(targets, Tensor) and not self._task.postprocess:
+            self._loss.add(self._view.nested, targets)
+        for reference, meter in self._references:
+            if reference is not None:
+                batch = meter.add(reference.flat, self._view.flat, (self._view.read, reference.read, targets))
+                if meter.score and not self._task.metrics and reference is self._references[0][0]:
+                    self._keep(meter.score, batch, first=True)
+
+    def _keep(self, score: Score, batch: tuple[Any, ...], first: bool) -> None:
+        """Blocks of the first metric, or without any of the fidelity to float32."""
+        if first and self._references[0][0] is not None and score.meter is not None:
+            self.blocks = self.blocks or Blocks(score.meter)
+            self.blocks.add(batch)
+
+    def result(self, data: Loader, reference: "_Gathered | None") -> Evaluation:
+        """The Evaluation of all batches; ``reference`` is that of float32."""
+        values: dict[str, float | None] = {score.metric.name: score.value() for score in self._scores}
+        for metric in self._task.metrics:
+            if metric.whole is not None:
+                with blaming(f"{metric.name} fails"):
+                    values[metric.name] = number(metric.whole(self._view.run, data), metric.name)
+        values = {metric.name: values[metric.name] for metric in self._task.metrics}
+        fidelity, parity = (meter.result() if one else None for one, meter in self._references)
+        return Evaluation(
+            Accuracy(values.get("top-1"), self._loss.value(), self._samples),
+            fidelity,
+            parity,
+            values,
+            self._change(reference) if reference else None,
+            self._task.name,
+            tuple(metric.measure for metric in self._task.metrics),
+            self._task.fidelity.measure if self._task.fidelity else None,
         )
-        for name in runs
-    }
+
+    def _change(self, reference: "_Gathered") -> Change | None:
+        """The first metric's change from float32; without a metric, the agreement's from 1."""
+        if self._scores:
+            value, other = self._scores[0].value(), reference._scores[0].value()
+        elif self._task.metrics or self._task.fidelity is None or self._task.fidelity.measure.unit != "%":
+            return None
+        else:
+            value, other = (one._references[0][1].result().agreement for one in (self, reference))
+        if value is None or other is None:
+            return None
+        return change(value, other, self.draws, reference.draws)
+
+    @functools.cached_property
+    def draws(self) -> list[float] | None:
+        """The first metric of each resample."""
+        score = self._scores[0] if self._scores else self._references[0][1].score
+        if self.blocks is None or score is None or score.meter is None:
+            return None
+        return self.blocks.draws(score.metric, score.meter.metric_state)
+
+
+def _missing(metric: Metric, task: Task) -> None:
+    raise InputError(
+        f"the data has no targets, and {metric.name} needs them; give batches of (inputs, targets), or"
+        f" --task none to compare with float32 alone"
+    )
+
+
+def _loss(task: Task) -> Metric:
+    """The task's loss as a metric, in float64."""
+
+    def prepare(outputs: Any, targets: Any) -> tuple[Tensor]:
+        assert task.loss is not None
+        count = samples(outputs)
+        return (torch.tensor([float(task.loss(main(outputs).double(), targets)) * count, count]),)
+
+    return Metric(Measure("loss", "", False), lambda *_: Sums(lambda sums: sums), prepare)

@@ -3,20 +3,23 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
+
+from zeropoint.tasks import NONE
+from zeropoint.tasks.metric import Metric, Score
 
 
 @dataclass(frozen=True)
 class Fidelity:
     """Closeness to the reference.
 
-    ``agreement``: the fraction of images with the same predicted class; None unless the first output is
-    (N, classes) with at least two classes. Outputs of more dimensions have none: which dimension holds the
-    classes differs from model to model (1 in segmentation, the last in language).
+    ``agreement``: the fidelity of the task, such as the fraction of samples with the same predicted class;
+    None where the task has none, or the outputs are none that it reads. Without a task it is that of a first
+    output (N, classes) with at least two classes.
 
-    ``sqnr_db``: the signal-to-quantization-noise ratio over all outputs and images,
+    ``sqnr_db``: the signal-to-quantization-noise ratio over all outputs and samples,
     10 log10(Σ reference² / Σ (reference - output)²). Infinite if the outputs are identical, minus infinity
     if only the reference is all zero, NaN if an output of either holds NaN or infinity.
     """
@@ -26,16 +29,20 @@ class Fidelity:
 
 
 class FidelityMeter:
-    """Adds up signal, noise and agreeing classes; memory does not grow with the data."""
+    """Adds up signal, noise, and what the task's fidelity needs; memory does not grow with the data."""
 
-    def __init__(self) -> None:
+    def __init__(self, metric: Metric | None = NONE.fidelity) -> None:
         self._signal = 0.0
         self._noise = 0.0
-        self._images = 0
-        self._agreeing = 0
+        self.score = Score(metric) if metric else None
 
-    def add(self, reference: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    def add(
+        self, reference: Sequence[Tensor], outputs: Sequence[Tensor], read: tuple[Any, Any, Any] | None = None
+    ) -> tuple[Any, ...]:
         """Counts one batch: both models' outputs, tensors of equal shapes in the same order.
+
+        ``read`` has what the task's fidelity reads: the outputs, those of the reference and the targets of
+        the data; without it they are these tensors. Returns what its meter was updated with.
 
         Raises ValueError if the shapes or the number of outputs differ (they would broadcast silently).
         """
@@ -48,17 +55,14 @@ class FidelityMeter:
             signal = expected.detach().double()
             self._signal += float(signal.square().sum())
             self._noise += float((signal - actual.detach().double()).square().sum())
-        expected, actual = reference[0], outputs[0]
-        if expected.ndim == 2 and expected.shape[1] > 1:
-            self._images += len(expected)
-            # argmax calls the first NaN the largest, so two broken outputs would "agree".
-            finite = (torch.isfinite(expected) & torch.isfinite(actual)).all(1)
-            self._agreeing += int(((expected.argmax(1) == actual.argmax(1)) & finite).sum())
+        own, other, targets = read or (tuple(outputs), tuple(reference), None)
+        return self.score.add(own, (other, targets)) if self.score else ()
 
     def result(self) -> Fidelity:
         """The fidelity over all batches added so far."""
-        agreement = self._agreeing / self._images if self._images else None
-        return Fidelity(agreement, _decibels(self._signal, self._noise))
+        value = self.score.value() if self.score else None
+        known = value is not None and math.isfinite(value)
+        return Fidelity(value if known else None, _decibels(self._signal, self._noise))
 
 
 def _decibels(signal: float, noise: float) -> float:

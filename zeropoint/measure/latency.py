@@ -19,6 +19,8 @@ LONG = 0.05  # seconds of a call from which on loading code and weights to the c
 class Latency:
     """Percentiles of the time per call, in milliseconds: the median ``p50``, ``p90`` and ``p99``.
 
+    ``low`` and ``high`` are the limits of the median's 95% confidence interval, None if unknown.
+
     >>> zp.Latency(p50=1.2, p90=1.4, p99=2.1).p90
     1.4
     """
@@ -26,11 +28,13 @@ class Latency:
     p50: float
     p90: float
     p99: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A median ratio with its 95% confidence interval."""
+    """A ratio of medians with its 95% confidence interval."""
 
     median: float
     low: float
@@ -72,22 +76,29 @@ def interleave(
 def summarize(samples: Seconds) -> Latency:
     """The percentiles of ``samples`` (seconds per call), in milliseconds."""
     p50, p90, p99 = np.percentile(samples, [50, 90, 99]) * 1e3
-    return Latency(float(p50), float(p90), float(p99))
+    low, high = np.percentile(medians(samples) * 1e3, [2.5, 97.5])
+    return Latency(float(p50), float(p90), float(p99), float(low), float(high))
+
+
+def medians(samples: Seconds, resamples: int = 1000) -> Seconds:
+    """The medians of bootstrap resamples (Efron, 1979) of rounds, the same for arrays of equal length."""
+    rng = np.random.default_rng(0)
+    count = len(samples)
+    return np.array([np.median(samples[rng.integers(count, size=count)]) for _ in range(resamples)])
 
 
 def paired_ratio(numerator: Seconds, denominator: Seconds, *, resamples: int = 1000) -> Ratio:
-    """The median over rounds of ``numerator / denominator``, two arrays that one ``interleave`` returned.
+    """The median of ``numerator`` over that of ``denominator``, two arrays that one ``interleave`` returned.
 
-    The interval is the percentile bootstrap's (Efron, 1979) over rounds, with a fixed seed. The speed-up of B
-    over A is ``paired_ratio(A, B)``. Raises ValueError if the numbers of rounds differ.
+    So it agrees with the medians that are shown beside it. The interval is the percentile bootstrap's over
+    rounds. The speed-up of B over A is ``paired_ratio(A, B)``. Raises ValueError if the numbers of rounds
+    differ.
     """
     if numerator.shape != denominator.shape:
         raise ValueError(f"cannot pair {len(numerator)} rounds with {len(denominator)}")
-    ratios = numerator / denominator
-    rng = np.random.default_rng(0)
-    medians = [np.median(rng.choice(ratios, len(ratios))) for _ in range(resamples)]
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    ratios = medians(numerator, resamples) / medians(denominator, resamples)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Ratio(float(np.median(numerator) / np.median(denominator)), float(low), float(high))
 
 
 @contextlib.contextmanager

@@ -6,9 +6,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from zeropoint.measure.latency import Latency
+from zeropoint.tasks.bootstrap import Change
+from zeropoint.tasks.metric import Measure
 
 EAGER = "torch"
 """The engine whose float32 rows are eager PyTorch: the reference for speed and accuracy."""
+TOP1 = Measure("top-1", "%")
+AGREEMENT = Measure("agreement", "%")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class Parity:
 class Row:
     """One method on one engine. None is "not measured"; NaN and infinity become None, as JSON has neither.
 
-    ``top1``, ``agreement``: fractions of 1. ``sqnr_db``: None also if the outputs equal float32's.
+    ``values``: the metrics by name, those in percent as fractions of 1; ``change``: that of the first one
+    from eager float32. ``top1``: that of a classifier, ``agreement``: fidelity to eager float32 in the task's
+    terms, fractions of 1. ``sqnr_db``: None also if the outputs equal float32's.
     ``speedup_eager``, ``speedup_engine``: over float32 in eager PyTorch and on the same engine. ``shrink``:
     float32's size over this one's. ``int8_share``: of the multiply-accumulates, those that the engine does in
     int8, a fraction of 1; ``fallbacks``: the operators that are quantized and that it does in float all the
@@ -64,13 +70,24 @@ class Row:
     error: str | None = None
     int8_share: float | None = None
     fallbacks: tuple[str, ...] = ()
+    values: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    change: Change | None = None
 
     def __post_init__(self) -> None:
+        if self.top1 is not None and not self.values:  # results of earlier versions
+            object.__setattr__(self, "values", {TOP1.name: self.top1})
         broken_sqnr = self.sqnr_db is not None and (math.isnan(self.sqnr_db) or self.sqnr_db == -math.inf)
         broken_loss = self.loss is not None and not math.isfinite(self.loss)
         if self.error is None and (broken_sqnr or broken_loss):
             why = "an output holds NaN or infinity, or float32's are all zero"
             object.__setattr__(self, "error", f"{why} (SQNR {self.sqnr_db} dB, loss {self.loss})")
+        broken = [
+            name for name, value in self.values.items() if value is not None and not math.isfinite(value)
+        ]
+        if broken and self.error is None:
+            object.__setattr__(self, "error", f"the metric {broken[0]} is {self.values[broken[0]]}")
+        finite = {name: None if name in broken else value for name, value in self.values.items()}
+        object.__setattr__(self, "values", finite)
         _drop_nonfinite(self)
 
     @property
@@ -104,7 +121,10 @@ class Results:
     ``missing``: engines that are not installed, each with the command that installs it. ``fingerprint``: of
     the float model and the data; a run is continued only if they are the same. ``skipped``: rows that an
     engine or the processor cannot run, each with the reason. ``remarks``: what engines do by their rules for
-    this processor, a line each. ``rows``: one for each method, bits and engine.
+    this processor, a line each. ``rows``: one for each method, bits and engine. ``task``: what was measured,
+    ``measures``: its metrics, of which verdicts speak of the first, and ``fidelity``: what ``agreement`` of a
+    row is, None if the task has none. ``max_drop``: how much worse than float32's the first metric may be, as
+    in 0.5 or 2%, "" for the default.
 
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> results = zp.compare(program, data, out="run", methods=["static"], engines=["openvino"])
@@ -128,6 +148,16 @@ class Results:
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
+    task: str = "classification"
+    measures: tuple[Measure, ...] = ()
+    fidelity: Measure | None = AGREEMENT
+    max_drop: str = ""
+
+    @property
+    def metrics(self) -> tuple[Measure, ...]:
+        """The metrics measured; of results of earlier versions top-1, if there were labels."""
+        earlier = (TOP1,) if any(row.top1 is not None for row in self.rows) else ()
+        return self.measures or earlier
 
 
 def _drop_nonfinite(record: Row | Parity) -> None:

@@ -1,8 +1,10 @@
-"""Running a function of the user's own file: ``file.py:make_model``."""
+"""What a user's own file holds: ``file.py:make_model``."""
 
+import contextlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,20 @@ def is_userfile(spec: str) -> bool:
 def call(spec: str, example: str) -> Any:
     """What the function of ``FILE.py:FUNCTION`` returns, called with no arguments; the file is run first.
 
-    As when Python runs a file, its folder is put first on ``sys.path``, so it may import the files there.
-    ``example`` is the function name that the message proposes if ``spec`` has none.
+    Arguments and errors are those of ``load``; it is an error, too, if the function fails.
+    """
+    function = load(spec, example)
+    with _blaming(spec):
+        return function()
 
-    Raises InputError if the file or the function does not exist, or the user's code fails.
+
+def load(spec: str, example: str) -> Any:
+    """What ``FILE.py:NAME`` names, a function or another callable; the file is run first.
+
+    As when Python runs a file, its folder is put first on ``sys.path``, so it may import the files there.
+    ``example`` is the name that the message proposes if ``spec`` has none.
+
+    Raises InputError if the file or the name does not exist, or the user's code fails.
     """
     file, colon, name = spec.rpartition(":")
     if not (colon and file.endswith(".py") and name):
@@ -36,13 +48,20 @@ def call(spec: str, example: str) -> Any:
     sys.modules[module_spec.name] = module
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    try:
+    with _blaming(spec):
         module_spec.loader.exec_module(module)
-        function = getattr(module, name, None)
-        if not callable(function):
-            functions = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-            raise InputError(f"{file} has no function {name}; {closest(name, functions)}")
-        return function()
+    found = getattr(module, name, None)
+    if not callable(found):
+        functions = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise InputError(f"{file} has no function {name}; {closest(name, functions)}")
+    return found
+
+
+@contextlib.contextmanager
+def _blaming(spec: str) -> Iterator[None]:
+    """Makes an error of the user's code one line that names its place."""
+    try:
+        yield
     except InputError:
         raise
     except (Exception, SystemExit) as error:

@@ -13,11 +13,11 @@ import msgspec
 from rich.console import RenderableType
 
 from zeropoint.files import atomic_write
-from zeropoint.measure.accuracy import Accuracy
 from zeropoint.measure.benchmark import Benchmark, BenchmarkPair
 from zeropoint.measure.coldstart import ColdStart
+from zeropoint.measure.evaluate import Evaluation
 from zeropoint.report.columns import Column, table
-from zeropoint.report.figures import count, figures, ratio
+from zeropoint.report.figures import IMAGES, NOTHING, count, figures, ratio, value_text
 from zeropoint.targets import machine
 from zeropoint.tune.choose import Choice
 
@@ -55,21 +55,45 @@ def chosen(choice: Choice) -> str:
     return f"fastest engine: {choice.engine} ({', '.join(timed)})"
 
 
+def measured(evaluation: Evaluation, where: str) -> str:
+    """What ``evaluate`` measured, in a line."""
+    accuracy = evaluation.accuracy
+    samples = count(accuracy.images, "image" if evaluation.task in IMAGES else "sample")
+    if not evaluation.measures:
+        return f"{samples}, no targets: no metric is known; compare measures fidelity"
+    shown = []
+    for measure in evaluation.measures:
+        value = evaluation.values[measure.name]
+        shown.append(f"{measure.name} {NOTHING if value is None else value_text(value, measure)}")
+    if accuracy.loss is not None:
+        shown.append(f"loss {accuracy.loss:.4f}")
+    return f"{', '.join(shown)} on {samples} ({where})"
+
+
 def evaluated(
-    model: str, data: str, engine: str, accuracy: Accuracy, choice: Choice | None
+    model: str, data: str, engine: str, evaluation: Evaluation, choice: Choice | None
 ) -> dict[str, Any]:
-    """What ``evaluate`` measured as plain values for JSON; a loss of NaN or infinity is None."""
-    loss = accuracy.loss if accuracy.loss is not None and math.isfinite(accuracy.loss) else None
+    """What ``evaluate`` measured as plain values for JSON; NaN and infinity are None."""
+    accuracy = evaluation.accuracy
     return {
         "schema": SCHEMA,
         "model": model,
         "data": data,
         "engine": engine,
         "images": accuracy.images,
-        "top1": accuracy.top1,
-        "loss": loss,
+        "top1": _finite(accuracy.top1),
+        "loss": _finite(accuracy.loss),
+        "task": evaluation.task,
+        "metrics": [
+            {**asdict(measure), "value": _finite(evaluation.values[measure.name])}
+            for measure in evaluation.measures
+        ],
         "choice": asdict(choice) if choice else None,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def write_json(

@@ -4,6 +4,10 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
+from zeropoint.tasks.metric import Measure
+
+IMAGES = ("classification", "multi-label", "segmentation", "detection", "image-regression", "none")
+"""The tasks whose samples are called images."""
 NOTHING = "–"
 """What a table shows for a value that was not measured or does not exist."""
 
@@ -49,3 +53,25 @@ def megabytes(size: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun: 1 thread, 2 threads."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def value_text(value: float, measure: Measure) -> str:
+    """A metric's value with its unit: 98.61%, 31.24 dB, 0.1872."""
+    if measure.unit == "%":
+        return f"{percent(value)}%"
+    return " ".join(filter(None, (metric_figures(value), measure.unit)))
+
+
+def metric_figures(value: float) -> str:
+    """Four significant digits with at most four decimals."""
+    wanted = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{min(max(wanted, 0), 4)}f}"
+
+
+def difference(value: float, measure: Measure, unit: bool = True) -> str:
+    """The signed difference of two values of a metric: -0.50 points, +0.12 dB."""
+    if measure.unit == "%":
+        return f"{100 * value:+.2f}{' points' if unit else ''}"
+    text = metric_figures(value)
+    text = text if text.startswith("-") else f"+{text}"
+    return " ".join(filter(None, (text, measure.unit if unit else "")))

@@ -13,6 +13,7 @@ from zeropoint.files import as_type, atomic_write, read_json
 from zeropoint.measure.latency import Latency
 from zeropoint.measure.results import Parity, Results, Row
 from zeropoint.report.table import markdown
+from zeropoint.tasks.bootstrap import Change
 
 SCHEMA = 3
 """Version of ``results.json``; it goes up whenever a reader of the older one would misread the newer."""
@@ -36,9 +37,10 @@ def save(results: Results, folder: str | os.PathLike[str]) -> None:
         atomic_write(folder / "results.csv") as path,
         path.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.DictWriter(file, fieldnames=list(_flat(Row("", "", 0, None))))
+        rows = [_flat(row, results) for row in results.rows]
+        writer = csv.DictWriter(file, fieldnames=list(_flat(Row("", "", 0, None), results)))
         writer.writeheader()
-        writer.writerows(map(_flat, results.rows))
+        writer.writerows(rows)
     with atomic_write(folder / "results.md") as path:
         path.write_text(markdown(results), encoding="utf-8")
 
@@ -72,11 +74,13 @@ def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _flat(row: Row) -> dict[str, Any]:
+def _flat(row: Row, results: Results) -> dict[str, Any]:
     """A row as one level of columns, for CSV; None is an empty cell."""
     record = asdict(row)
     record["fallbacks"] = "; ".join(row.fallbacks)
-    for name, kind in (("latency_ms", Latency), ("parity", Parity)):
+    values = record.pop("values")
+    record |= {f"metric_{metric.name}": values.get(metric.name) for metric in results.metrics}
+    for name, kind in (("latency_ms", Latency), ("parity", Parity), ("change", Change)):
         nested = record.pop(name) or {}
         record |= {f"{name}_{field.name}": nested.get(field.name) for field in fields(kind)}
     return record

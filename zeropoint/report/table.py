@@ -7,20 +7,27 @@ from functools import partial
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from zeropoint.measure.kept import standings
 from zeropoint.measure.results import Parity, Results, Row
 from zeropoint.report.columns import Column, table
 from zeropoint.report.figures import (
+    IMAGES,
     NOTHING,
     count,
     decibels,
     figures,
     known,
     megabytes,
+    metric_figures,
     percent,
     ratio,
     whole_percent,
 )
 from zeropoint.report.verdict import verdict
+from zeropoint.tasks.metric import Measure
+
+WITH_LOSS = ("classification", "text-classification")
+BUSY = 1.5  # the 90th percentile over the median, above which the machine is called busy
 
 MARK = "*"
 FAILED = "✗"
@@ -36,7 +43,6 @@ class _Column:
     text: Callable[[float], str]
     best: Callable[[list[float]], float]
     suffix: Callable[[Row], str] = lambda row: ""
-    of_labels: bool = False  # measurable only on labelled data
     quantized_only: bool = False  # where float32 is best by definition, the best quantized row is marked
 
 
@@ -80,18 +86,15 @@ def markdown(results: Results) -> str:
 def cells(results: Results) -> tuple[list[str], list[list[str]]]:
     """Headers, some of two lines, and row by row the cells."""
     rows = results.rows
-    headers = ["Method", "Engine", "Bits\nW/A", *(column.header for column in _COLUMNS)]
+    columns = [*_quality(results), *_COLUMNS]
+    headers = ["Method", "Engine", "Bits\nW/A", *(column.header for column in columns)]
     engines = [f"{row.engine}{'' if row.parity is None or row.parity.ok else DIFFERS}" for row in rows]
     names = [[row.method for row in rows], engines, [_bits(row) for row in rows]]
-    labels = any(row.top1 is not None for row in rows)
-    measured = [
-        _column_cells(column, rows, absent="no labels" if column.of_labels and not labels else NOTHING)
-        for column in _COLUMNS
-    ]
+    measured = [_column_cells(column, rows) for column in columns]
     return headers, [list(line) for line in zip(*names, *measured, strict=True)]
 
 
-def _column_cells(column: _Column, rows: Sequence[Row], absent: str) -> list[str]:
+def _column_cells(column: _Column, rows: Sequence[Row]) -> list[str]:
     """One column's cells; all that read the same as the best one carry the mark."""
     values = [column.value(row) for row in rows]
     counted = [row.error is None and (row.quantized or not column.quantized_only) for row in rows]
@@ -100,7 +103,7 @@ def _column_cells(column: _Column, rows: Sequence[Row], absent: str) -> list[str
     cells = []
     for row, value, counts in zip(rows, values, counted, strict=True):
         if value is None:
-            cells.append(FAILED if row.error else absent)
+            cells.append(FAILED if row.error else NOTHING)
         else:
             text = column.text(value)
             mark = MARK if counts and text == best else ""
@@ -110,7 +113,8 @@ def _column_cells(column: _Column, rows: Sequence[Row], absent: str) -> list[str
 
 def title(results: Results) -> str:
     """What was compared and how, in a line."""
-    parts = [results.model, results.data, f"{results.images} images", f"batch {results.batch_size}"]
+    samples = count(results.images, "image" if results.task in IMAGES else "sample")
+    parts = [results.model, results.data, samples, f"batch {results.batch_size}"]
     return " · ".join([*parts, count(results.threads, "thread")])
 
 
@@ -121,6 +125,7 @@ def notes(results: Results) -> list[str]:
         "× eager, × engine: speed-up over float32 in eager PyTorch, on the same engine; 1 MB is 10^6 bytes",
         "int8: the share of multiply-accumulates that the engine does in int8, by its own account",
     ]
+    notes += _metrics(results)
     notes += [f"{FAILED} {row.name} failed: {row.error}" for row in results.rows if row.error is not None]
     notes += [f"not run: {name}, since {reason}" for name, reason in results.skipped.items()]
     notes += _parity(results.rows)
@@ -129,6 +134,29 @@ def notes(results: Results) -> list[str]:
     notes += results.remarks
     notes.append(_machine(results))
     notes += [f"{engine} is not installed: {command}" for engine, command in results.missing.items()]
+    return notes
+
+
+def _metrics(results: Results) -> list[str]:
+    """What the metrics mean, and whether too few samples or a busy machine make rows hard to tell apart."""
+    lower = [metric.name for metric in results.metrics if not metric.higher_is_better]
+    notes = [f"lower is better: {', '.join(lower)}"] if lower else []
+    if not results.metrics:
+        notes.append("the data has no targets, or no task that reads them: rows are compared with float32")
+    limits = [one.limit for one in standings(results) if one.measure and one.measure.unit == "%"]
+    if limits and 0 < results.images * max(limits) < 2:
+        notes.append(
+            f"{count(results.images, 'sample')} are few: one of them is {100 / results.images:.1f} points,"
+            f" and a row may lose {100 * max(limits):g}"
+        )
+    busy = [
+        row.name for row in results.rows if row.latency_ms and row.latency_ms.p90 > BUSY * row.latency_ms.p50
+    ]
+    if busy:
+        notes.append(
+            f"the machine was busy: the 90th percentile is over {BUSY:g} times the median for"
+            f" {', '.join(busy)}"
+        )
     return notes
 
 
@@ -188,16 +216,39 @@ def _bits(row: Row) -> str:
     return f"{row.weight_bits}/{known(row.activation_bits)}"
 
 
+def _quality(results: Results) -> list[_Column]:
+    """The columns of the metrics, of a classifier's loss, and of what agrees with float32."""
+    columns = [_metric(metric) for metric in results.metrics]
+    if any(row.loss is not None for row in results.rows) and results.task in WITH_LOSS:
+        columns.append(_Column("Loss", lambda row: row.loss, lambda loss: f"{loss:.4f}", min))
+    fidelity = results.fidelity
+    if fidelity is not None:
+        in_percent = fidelity.unit == "%"
+        header = "Agree\n%" if in_percent else f"{fidelity.name}\n{fidelity.unit}".replace(" to ", "\nto ", 1)
+        columns.append(
+            _Column(
+                header,
+                lambda row: row.agreement,
+                (lambda value: f"{100 * value:.1f}") if in_percent else figures,
+                max,
+                quantized_only=True,
+            )
+        )
+    return columns
+
+
+def _metric(metric: Measure) -> _Column:
+    in_percent = metric.unit == "%"
+    name = f"{metric.name[:1].upper()}{metric.name[1:]}"
+    return _Column(
+        f"{name}\n{metric.unit}".rstrip(),
+        lambda row: row.values.get(metric.name),
+        percent if in_percent else metric_figures,
+        max if metric.higher_is_better else min,
+    )
+
+
 _COLUMNS = (
-    _Column("Top-1\n%", lambda row: row.top1, percent, max, of_labels=True),
-    _Column("Loss", lambda row: row.loss, lambda loss: f"{loss:.4f}", min, of_labels=True),
-    _Column(
-        "Agree\n%",
-        lambda row: row.agreement,
-        lambda agreement: f"{100 * agreement:.1f}",
-        max,
-        quantized_only=True,
-    ),
     _Column("SQNR\ndB", lambda row: row.sqnr_db, figures, max, quantized_only=True),
     _Column(
         "Latency ms\np50 (p90)",

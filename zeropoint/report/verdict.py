@@ -1,30 +1,38 @@
-"""The verdict: which row to ship, and why, in one line."""
+"""The verdict: which row to ship, and why."""
 
-from zeropoint.measure.results import EAGER, Results, Row
-from zeropoint.report.figures import decibels, figures, percent, ratio
+from collections.abc import Sequence
 
-MAX_TOP1_LOSS = 0.01
-"""A row keeps the accuracy when its top-1 is at most this far below float32's."""
+from zeropoint.measure.kept import Standing, standings
+from zeropoint.measure.results import Results, Row
+from zeropoint.report.figures import (
+    decibels,
+    difference,
+    figures,
+    megabytes,
+    percent,
+    ratio,
+    value_text,
+)
+
+EQUAL = 0.02  # of the time: rows that differ by less are called equally fast
 UNQUANTIZED = ", and no quantized one was measured"
-MIN_AGREEMENT = 0.99
-MIN_SQNR_DB = 20.0
-"""Without labels, a row keeps the accuracy when it reaches either of these two."""
+MORE_METHODS = ("static", "static-best", "qat")
+"""What keeps more accuracy, in the order of the effort."""
 
 
 def verdict(results: Results) -> str:
     """The fastest row that keeps float32's accuracy, with its speed, size and accuracy.
 
-    A row whose parity failed by its SQNR is not recommended, and the verdict says so. It also says so if the
-    row is a float one although quantized ones were measured, and if no quantized row keeps the accuracy.
+    Of rows that are equally fast it is the most accurate one. A row whose parity failed by its SQNR is not
+    recommended, and the verdict says so. It also says which kept row is the smallest and which the most
+    accurate, if the row is a float one although quantized ones were measured, and what it would take if no
+    quantized row keeps the accuracy.
     """
-    measured = [row for row in results.rows if row.error is None and row.latency_ms is not None]
-    wrong = [row for row in measured if row.is_wrong]
-    measured = [row for row in measured if not row.is_wrong]
+    wrong = [row for row in results.rows if row.error is None and row.latency_ms is not None and row.is_wrong]
+    measured = standings(results)
     if not measured:
         return "No verdict: no row was measured." if not wrong else f"Ship none of these: {_wrong(wrong)}."
-    recommended = _recommended(
-        measured, unquantized="" if any(row.quantized for row in wrong) else UNQUANTIZED
-    )
+    recommended = _recommended(measured, results, "" if any(row.quantized for row in wrong) else UNQUANTIZED)
     return f"{recommended} Do not ship {_wrong(wrong)}." if wrong else recommended
 
 
@@ -36,77 +44,157 @@ def _wrong(rows: list[Row]) -> str:
     return f"{names}: {why}"
 
 
-def _recommended(measured: list[Row], unquantized: str) -> str:
-    float32_top1 = _float32_top1(measured)
-    kept = [row for row in measured if keeps_accuracy(row, float32_top1)]
+def _recommended(measured: list[Standing], results: Results, unquantized: str) -> str:
+    kept = [one for one in measured if one.kept == "yes"]
     if not kept:
-        return "Ship none of these: no row keeps float32's accuracy."
-    best = min(kept, key=_time)
-    ship = f"Ship {best.name}: {', '.join(_facts(best, float32_top1))}"
-    if best.parity is not None and not best.parity.ok and best.parity.agreement is not None:
-        ship += (
-            f", though the engine gives the simulation's class for {percent(best.parity.agreement)}% alone"
-        )
-    if best.quantized:
-        return f"{ship}; the fastest row that keeps float32's accuracy."
-    quantized = [row for row in measured if row.quantized]
+        return f"Ship none of these: no row keeps {_accuracy_of(measured, results)}: {_needed(measured)}"
+    best = fastest(kept)
+    ship = f"Ship {best.row.name}: {', '.join(_facts(best))}"
+    parity = best.row.parity
+    if parity is not None and not parity.ok and parity.agreement is not None:
+        ship += f", though the engine gives the simulation's class for {percent(parity.agreement)}% alone"
+    ship += f"; {_superlative(best, kept, _accuracy_of(measured, results))}"
+    others = _others(best, kept)
+    quantized = [one for one in measured if one.row.quantized]
+    if best.row.quantized:
+        return f"{ship}.{others}{_unsure(measured, best)}"
     if not quantized:
-        return f"{ship}; the fastest row that keeps float32's accuracy{unquantized}."
-    faithful = [row for row in kept if row.quantized]
+        return f"{ship}{unquantized}."
+    faithful = [one for one in kept if one.row.quantized]
     if not faithful:
-        return f"{ship}. No quantized row keeps float32's accuracy: {_closest(quantized, float32_top1)}."
+        return f"{ship}. No quantized row does: {_needed(quantized)}"
     rival = min(faithful, key=_time)
-    beaten = "every quantized row"
-    if len(faithful) < len(quantized):
-        beaten += " that keeps the accuracy"
-    return f"{ship}. Float beats {beaten}: {rival.name} takes {ratio(_time(rival) / _time(best))}× as long."
+    beaten = "every quantized row" + (" that does" if len(faithful) < len(quantized) else "")
+    line = (
+        f"{ship}. Float beats {beaten}: {rival.row.name} takes {ratio(_time(rival) / _time(best))}× as long."
+    )
+    return f"{line}{others}"
 
 
-def keeps_accuracy(row: Row, float32_top1: float | None) -> bool:
-    """Whether ``row`` is within the limits above; without both top-1 figures, fidelity stands in."""
-    if row.weight_bits >= 32:
+def fastest(kept: Sequence[Standing]) -> Standing:
+    """The most accurate of the rows that are as fast as the fastest one, within noise."""
+    first = min(kept, key=_time)
+    return max((one for one in kept if _as_fast(one, first)), key=_accuracy_rank)
+
+
+def _as_fast(one: Standing, other: Standing) -> bool:
+    """Whether two rows differ by less than EQUAL, or their medians' intervals overlap."""
+    if abs(_time(one) / _time(other) - 1) < EQUAL:
         return True
-    if row.top1 is not None and float32_top1 is not None:
-        return row.top1 >= float32_top1 - MAX_TOP1_LOSS - 1e-9  # exactly one point is still within
-    if row.agreement is not None and row.agreement >= MIN_AGREEMENT:
-        return True
-    return row.sqnr_db is None or row.sqnr_db >= MIN_SQNR_DB  # None: identical to float32
+    (low, high), (least, most) = (_interval(each) for each in (one, other))
+    return low <= most and least <= high
 
 
-def _float32_top1(rows: list[Row]) -> float | None:
-    """Eager float32's top-1, or if it was not measured, another engine's."""
-    float32 = sorted((row for row in rows if row.weight_bits >= 32), key=lambda row: row.engine != EAGER)
-    return float32[0].top1 if float32 else None
+def _interval(one: Standing) -> tuple[float, float]:
+    """The interval of a row's time, in the unit of ``_time``."""
+    latency, time = one.row.latency_ms, _time(one)
+    if latency is None or latency.low is None or latency.high is None:
+        return time, time
+    return time * latency.low / latency.p50, time * latency.high / latency.p50
 
 
-def _facts(row: Row, float32_top1: float | None) -> list[str]:
-    facts = [f"{figures(_median(row))} ms"]
+def _accuracy_rank(one: Standing) -> tuple[bool, float, float, float]:
+    """Identical outputs first, then the smaller drop, then SQNR, then speed."""
+    row = one.row
+    identical = row.weight_bits >= 32 or (row.sqnr_db is None and row.agreement in (None, 1.0))
+    return identical, -(one.drop or 0.0), row.sqnr_db or 0.0, -_time(one)
+
+
+def _superlative(best: Standing, kept: Sequence[Standing], accuracy: str) -> str:
+    first = min(kept, key=_time)
+    equal = [one for one in kept if _as_fast(one, first)]
+    if len(equal) == 1:
+        return f"the fastest row that keeps {accuracy}"
+    return f"the most accurate of the {len(equal)} fastest rows that keep {accuracy}, which are equally fast"
+
+
+def _accuracy_of(measured: Sequence[Standing], results: Results) -> str:
+    """What it is that rows keep, in words."""
+    known = next((one for one in measured if one.measure is not None and one.drop is not None), None)
+    if not results.max_drop or known is None or known.measure is None:
+        return "float32's accuracy"
+    if results.max_drop.endswith("%"):
+        return f"{known.measure.name} within {results.max_drop} of float32's"
+    unit = "points" if known.measure.unit == "%" else known.measure.unit
+    amount = " ".join(filter(None, (results.max_drop, unit)))
+    return f"{known.measure.name} within {amount} of float32's"
+
+
+def _facts(one: Standing) -> list[str]:
+    row = one.row
+    facts = [f"{figures(row.latency_ms.p50)} ms"] if row.latency_ms else []
     if row.speedup_eager is not None:
         facts.append(f"{ratio(row.speedup_eager)}× the speed of eager float32")
     if row.shrink is not None and row.quantized:
         facts.append(f"{ratio(row.shrink)}× smaller")
-    return [*facts, _accuracy(row, float32_top1)]
+    return [*facts, _accuracy(one)]
 
 
-def _accuracy(row: Row, float32_top1: float | None) -> str:
-    if row.top1 is not None:
-        change = "" if float32_top1 is None else f" ({(row.top1 - float32_top1) * 100:+.2f} points)"
-        return f"top-1 {percent(row.top1)}%{change}"
-    if row.weight_bits >= 32:
-        return "float32's own outputs"
-    sqnr = "identical outputs" if row.sqnr_db is None else f"SQNR {decibels(row.sqnr_db)}"
-    return sqnr if row.agreement is None else f"{percent(row.agreement)}% agreement with float32, {sqnr}"
+def _accuracy(one: Standing) -> str:
+    """The first metric with its change from float32, or how close the outputs are."""
+    row = one.row
+    if one.measure is None or one.value is None:
+        if row.weight_bits >= 32:
+            return "float32's own outputs"
+        return "identical outputs" if row.sqnr_db is None else f"SQNR {decibels(row.sqnr_db)}"
+    text = f"{one.measure.name} {value_text(one.value, one.measure)}"
+    if one.drop is None:
+        return text
+    sign = -1 if one.measure.higher_is_better else 1
+    change = difference(sign * one.drop, one.measure)
+    if one.least is not None and one.most is not None and one.most > one.least:
+        low, high = sorted((sign * one.least, sign * one.most))
+        change += (
+            f", 95% interval {difference(low, one.measure, False)} to {difference(high, one.measure, False)}"
+        )
+    return f"{text} ({change})"
 
 
-def _closest(quantized: list[Row], float32_top1: float | None) -> str:
-    closest = max(quantized, key=lambda row: (row.top1 or 0.0, row.agreement or 0.0, row.sqnr_db or 0.0))
-    return f"the closest, {closest.name}, has {_accuracy(closest, float32_top1)}"
+def _others(best: Standing, kept: Sequence[Standing]) -> str:
+    """The smallest and the most accurate of the quantized rows that keep the accuracy, if they are others."""
+    quantized = [one for one in kept if one.row.quantized and one.row.size_bytes is not None]
+    if not quantized:
+        return ""
+    smallest = min(quantized, key=lambda one: one.row.size_bytes or 0)
+    finest = max(quantized, key=_accuracy_rank)
+    facts = []
+    if smallest is not best and (smallest.row.size_bytes or 0) < (best.row.size_bytes or 0):
+        facts.append(f"the smallest is {smallest.row.name} ({megabytes(smallest.row.size_bytes or 0)} MB)")
+    if finest is not best and _accuracy_rank(finest)[:2] > _accuracy_rank(best)[:2]:
+        facts.append(f"the most accurate is {finest.row.name} ({_accuracy(finest)})")
+    return f" Of the quantized rows that do, {' and '.join(facts)}." if facts else ""
 
 
-def _time(row: Row) -> float:
+def _unsure(measured: Sequence[Standing], best: Standing) -> str:
+    """The fastest row that may keep the accuracy, if it is faster than the recommended one."""
+    unsure = [one for one in measured if one.kept == "unsure" and _time(one) < _time(best)]
+    if not unsure:
+        return ""
+    one = min(unsure, key=_time)
+    return f" {one.row.name} is faster and may keep it, too: {_accuracy(one)}; more samples would tell."
+
+
+def _needed(measured: Sequence[Standing]) -> str:
+    """What it would take to keep the accuracy."""
+    quantized = [one for one in measured if one.row.quantized] or list(measured)
+    closest = max(
+        quantized, key=lambda one: (-(one.drop or 0.0), one.row.agreement or 0.0, one.row.sqnr_db or 0)
+    )
+    line = f"the closest, {closest.row.name}, has {_accuracy(closest)}"
+    fixes = []
+    if closest.kept == "unsure":
+        fixes.append("more samples, since the interval reaches the limit")
+    if closest.measure is not None and closest.drop is not None:
+        drop = 100 * closest.drop if closest.measure.unit == "%" else closest.drop
+        fixes.append(f"--max-drop {figures(drop * 1.001)}")
+    tried = {one.row.method for one in measured}
+    fixes += [f"--methods {name}" for name in MORE_METHODS if name not in tried][:1]
+    return f"{line}; it would take {', or '.join(fixes)}." if fixes else f"{line}."
+
+
+def _time(one: Standing) -> float:
     """Time relative to eager float32's, timed interleaved with each row: a machine drifts."""
-    return 1 / row.speedup_eager if row.speedup_eager else _median(row)
-
-
-def _median(row: Row) -> float:
+    row = one.row
+    if row.speedup_eager:
+        return 1 / row.speedup_eager
     return row.latency_ms.p50 if row.latency_ms is not None else float("inf")

@@ -4,6 +4,7 @@ The states of a metric are kept for each block of consecutive samples. A resampl
 replacement, and adds up their states (Efron and Tibshirani, 1993, chapter 13); both runs get the same draws.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,10 +114,12 @@ def change(
 ) -> Change | None:
     """The change from ``reference``, with the normal interval by the standard deviation of the resamples.
 
-    None without resamples of both.
+    None without resamples of both, and for what is not finite.
     """
     if draws is None or others is None:
         return None
     differences = torch.tensor(draws, dtype=torch.float64) - torch.tensor(others, dtype=torch.float64)
     margin = 1.96 * float(differences[torch.isfinite(differences)].std())
+    if not math.isfinite(margin) or not math.isfinite(value - reference):
+        return None
     return Change(value - reference, value - reference - margin, value - reference + margin)

@@ -92,5 +92,4 @@ EMBEDDING = Task(
         lambda outputs, pair: _cosines(outputs, pair[0]),
         needs_targets=False,
     ),
-    loss=lambda outputs, targets: 1 - torch.stack(_cosines(outputs, targets)).mean(),
 )
