@@ -70,7 +70,7 @@ def test_json_holds_all_of_it(tmp_path):
     assert record["machine"]["cores"] > 0
     first, second = record["models"]
     assert (first["model"], first["engine"], first["choice"]) == ("a", "torch", None)
-    assert first["latency_ms"] == {"p50": 4.0, "p90": 5.0, "p99": 6.0}
+    assert first["latency_ms"] == {"p50": 4.0, "p90": 5.0, "p99": 6.0, "low": None, "high": None}
     assert first["cold_start"]["seconds"] == pytest.approx(0.254)
     assert first["cold_start"]["model_memory_bytes"] == 120_500_000
     assert second["choice"]["failed"] == {"torch": "no compiler"}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from zeropoint.measure.layers import Distribution
 from zeropoint.report import charts, layer_charts
+from zeropoint.tasks.metric import Measure
 
 HOSTILE = '</script><!--<b onclick="alert(1)">&amp;\''
 
@@ -89,6 +90,21 @@ def test_tradeoff_places_every_measured_row(make_row, make_results):
     assert list(zip(front.x, front.y, strict=True)) == [(1.0, 0.0), (2.0, 80.0), (4.0, 90.0)]
     assert figure.layout.yaxis.title.text == "top-1 (%)"
     assert figure.layout.xaxis.title.text == "latency, median (ms)"
+
+
+def test_tradeoff_of_a_metric_that_should_be_low_has_its_better_end_up(make_row, make_results):
+    error = Measure("MAE", "m", higher_is_better=False)
+    rows = [
+        make_row("fp32", p50=4.0, top1=None, values={"MAE": 1.0}),
+        make_row("static", p50=1.0, top1=None, values={"MAE": 1.5}),
+        make_row("dynamic", p50=2.0, top1=None, values={"MAE": 2.0}),
+    ]
+    figure = charts.tradeoff({"m": make_results(*rows, measures=(error,), task="regression")})
+    assert figure.layout.yaxis.title.text == "MAE (m)"
+    assert figure.layout.yaxis.autorange == "reversed"
+    (front,) = (trace for trace in figure.data if trace.name == "Pareto front")
+    assert list(front.y) == [1.5, 1.0]
+    assert any("MAE 1.500 m" in text for trace in figure.data for text in trace.customdata or ())
 
 
 def test_tradeoff_without_labels_is_of_sqnr_up_to_the_floor_of_rounding(make_row, make_results):

@@ -15,7 +15,8 @@ import plotly.graph_objects as go
 from zeropoint.measure.latency import Latency
 from zeropoint.measure.parity import ROUNDING_FLOOR_DB
 from zeropoint.measure.results import Results, Row
-from zeropoint.report.figures import decibels, figures, megabytes, percent
+from zeropoint.report.figures import decibels, figures, megabytes, value_text
+from zeropoint.tasks.metric import Measure
 
 # Okabe & Ito, Color Universal Design (2008), without yellow and black, which one of the themes swallows.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")
@@ -42,32 +43,43 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Point:
-    """A row of a run with its place in the chart."""
+    """A row of a run with its place in the chart: time and ``height``, which times ``sign`` is a gain."""
 
     run: str
     row: Row
     time: float
-    gain: float
+    height: float
+    sign: int
+    metrics: tuple[Measure, ...]
 
 
 def tradeoff(runs: Mapping[str, Results]) -> go.Figure | None:
-    """Top-1 against latency, a bubble's area its size, and each run's Pareto front; None without such rows.
+    """The first metric against latency, a bubble's area its size, and the Pareto fronts; None without rows.
 
-    Colours are methods, or with several ``runs``, by label, the runs; markers are engines. If a run has no
-    labels, the chart shows SQNR in place of top-1, values above the floor of float rounding at the floor.
+    Colours are methods, or with several ``runs``, by label, the runs; markers are engines. Unless all runs
+    have the same first metric, the chart shows SQNR, values above the floor of float rounding at the floor.
+    The better end of a metric is up.
     """
-    labelled = all(any(row.top1 is not None for row in results.rows) for results in runs.values())
+    metric = shared_metric(list(runs.values()))
+    sign = 1 if metric is None or metric.higher_is_better else -1
     points = [
-        _Point(label, row, row.latency_ms.p50, _gain(row, labelled))
+        _Point(label, row, row.latency_ms.p50, height, sign, results.metrics)
         for label, results in runs.items()
         for row in results.rows
-        if row.error is None and row.latency_ms is not None and (row.top1 is not None or not labelled)
+        if row.error is None and row.latency_ms and (height := _height(row, metric)) is not None
     ]
     if not points:
         return None
     figure = figure_of(
         xaxis=axis("latency, median (ms)", rangemode="tozero"),
-        yaxis=axis("top-1 (%)" if labelled else f"SQNR (dB), at {ROUNDING_FLOOR_DB:.0f} all from there up"),
+        yaxis=axis(
+            f"SQNR (dB), at {ROUNDING_FLOOR_DB:.0f} all from there up"
+            if metric is None
+            else f"{metric.name} ({metric.unit})"
+            if metric.unit
+            else metric.name,
+            autorange=True if sign > 0 else "reversed",
+        ),
         height=480,
         hovermode="closest",
     )
@@ -97,10 +109,10 @@ def tradeoff(runs: Mapping[str, Results]) -> go.Figure | None:
 
 def _front(points: Sequence[_Point], colour: str | None, several: bool) -> dict[str, Any]:
     """The Pareto front of one run."""
-    front = [points[i] for i in pareto([(point.time, point.gain) for point in points])]
+    front = [points[i] for i in pareto([(point.time, point.sign * point.height) for point in points])]
     return {
         "x": [point.time for point in front],
-        "y": [point.gain for point in front],
+        "y": [point.height for point in front],
         "mode": "lines",
         "line": {"shape": "hv", "dash": "dash", "width": 1.5, "color": colour if several else NEUTRAL},
         "name": literal(f"Pareto front of {points[0].run}") if several else "Pareto front",
@@ -131,12 +143,12 @@ def _bubbles(
     }
     return {
         "x": [point.time for point in members],
-        "y": [point.gain for point in members],
+        "y": [point.height for point in members],
         "mode": "markers",
         "name": literal(name),
         "marker": marker,
         "text": [literal(f"{one.run}: {one.row.name}" if several else one.row.name) for one in members],
-        "customdata": [_facts(point.row) for point in members],
+        "customdata": [_facts(point.row, point.metrics) for point in members],
         "hovertemplate": "<b>%{text}</b><br>%{customdata}<extra></extra>",
         "legendrank": 1,
     }
@@ -263,17 +275,28 @@ def _colours(names: Sequence[str], *, plain: bool) -> dict[str, str]:
     return dict(zip([name for name in names if name not in grey], itertools.cycle(COLOURS))) | grey
 
 
-def _gain(row: Row, labelled: bool) -> float:
-    if labelled:
-        return 100 * (row.top1 or 0.0)
+def shared_metric(runs: Sequence[Results]) -> Measure | None:
+    """The first metric, if it is the same in all runs."""
+    firsts = {results.metrics[:1] for results in runs}
+    first = firsts.pop() if len(firsts) == 1 else ()
+    return first[0] if first else None
+
+
+def _height(row: Row, metric: Measure | None) -> float | None:
+    if metric is not None:
+        value = row.values.get(metric.name)
+        return value if value is None or metric.unit != "%" else 100 * value
     return ROUNDING_FLOOR_DB if row.sqnr_db is None else min(row.sqnr_db, ROUNDING_FLOOR_DB)
 
 
-def _facts(row: Row) -> str:
+def _facts(row: Row, metrics: Sequence[Measure]) -> str:
     facts = [f"{figures(row.latency_ms.p50)} ms"] if row.latency_ms else []
     if row.size_bytes is not None:
         facts.append(f"{megabytes(row.size_bytes)} MB")
-    if row.top1 is not None:
-        facts.append(f"top-1 {percent(row.top1)}%")
+    facts += [
+        f"{metric.name} {value_text(value, metric)}"
+        for metric in metrics
+        if (value := row.values.get(metric.name)) is not None
+    ]
     facts.append(f"SQNR {decibels(row.sqnr_db)}")
     return ", ".join(facts)

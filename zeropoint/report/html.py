@@ -160,7 +160,8 @@ def _tradeoff(runs: Sequence[Run]) -> Chart | None:
     figure = charts.tradeoff({run.label: run.results for run in runs})
     if figure is None:
         return None
-    what = "Accuracy" if "top-1" in figure.layout.yaxis.title.text else "Fidelity to float32"
+    metric = charts.shared_metric([run.results for run in runs])
+    what = "Fidelity to float32" if metric is None else f"{metric.name[:1].upper()}{metric.name[1:]}"
     fastest = [(run.label, _fastest(run.results)) for run in runs]
     words = "; ".join(f"{label}: the fastest is {row}" for label, row in fastest if row)
     return Chart(
