@@ -14,8 +14,9 @@ import numpy as np
 from torch import Tensor, as_tensor, float32, get_num_threads, set_num_threads
 
 from zeropoint.engines.engine import Engine, Run
+from zeropoint.engines.refusals import refusal as why_not
 from zeropoint.engines.verify import WrongError, check_lowering
-from zeropoint.errors import InputError, closest, first_line
+from zeropoint.errors import InputError, closest
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.graph.sizes import Shape, input_shapes, keeping_bounds, misfit
 from zeropoint.targets import processor as processors
@@ -184,7 +185,7 @@ def compile(
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{engine} cannot run this {program.method} Program: {first_line(error)}") from error
+        raise InputError(f"{engine} cannot run this {program.method} Program: {why_not(error)}") from error
 
 
 def lower(program: Program, engine: str, path: Path, threads: int | None = None) -> None:

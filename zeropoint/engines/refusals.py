@@ -1,0 +1,46 @@
+"""Refusals: why an engine cannot run a Program, as one line out of what its exporter says."""
+
+import re
+
+from zeropoint.errors import first_line
+
+# In which OpenVINO's front end and the exporter to ONNX name the operators that they do not know.
+_LACKING = re.compile(
+    r"No conversion rule found for operations: (?P<openvino>.+)"
+    r"|No ONNX function found for <OpOverload\(op='(?P<onnx>[^']+)'"
+)
+_COLOUR = re.compile(r"\x1b\[\d*m")
+_SETTING = (
+    "Exception from ",
+    "Check '",
+    "FrontEnd API failed",
+    "Failed to convert the exported program",
+    "Error when translating",
+)
+
+
+def refusal(error: BaseException) -> str:
+    """The operators that an engine lacks, if the error or its causes name them; else what its cause says.
+
+    >>> refusal(RuntimeError("-- No conversion rule found for operations: aten.angle.default"))
+    'it has no aten.angle; take another engine, or leave that to the code around the model'
+    """
+    causes = _causes(error)
+    found = [match for cause in causes for match in _LACKING.finditer(str(cause))]
+    names = [name.strip() for match in found for name in (match["openvino"] or match["onnx"]).split(",")]
+    if names:
+        lacking = " and ".join(dict.fromkeys(name.removesuffix(".default") for name in names))
+        return f"it has no {lacking}; take another engine, or leave that to the code around the model"
+    for cause in reversed(causes):
+        lines = [_COLOUR.sub("", line).strip("- ") for line in str(cause).splitlines()]
+        if said := [line for line in lines if line and not line.startswith(_SETTING)]:
+            return said[0]
+    return first_line(error)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error, its cause, that of it, and so on."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
+    return causes
