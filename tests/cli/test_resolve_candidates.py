@@ -6,7 +6,7 @@ from networks import images, residual
 
 from zeropoint import engines
 from zeropoint.cli import resolve
-from zeropoint.cli.resolve import Candidate, candidate, compiled, shared_inputs
+from zeropoint.cli.resolve import Candidate, candidate, compiled, runner_and_data, shared_inputs
 from zeropoint.engines import Runner
 from zeropoint.errors import InputError
 from zeropoint.measure.latency import Latency
@@ -38,6 +38,17 @@ def test_an_artefact_runs_on_its_own_engine(engine, folder):
     one = candidate(f"{folder}/m.onnx", engine, "openvino", **SETTINGS)
     assert one.runner.engine == "onnxruntime"
     assert one.inputs[0].shape == (3, 3, 8, 8)
+
+
+@pytest.mark.parametrize("engine", [None, "auto", "onnxruntime"])
+def test_an_artefact_is_evaluated_on_its_own_engine(engine, folder):
+    runner, loaders = runner_and_data(f"{folder}/m.onnx", engine, "random", 3, 2)
+    assert runner.engine == "onnxruntime"
+    batches = list(loaders.evaluation)
+    assert [batch[0].shape for batch in batches] == [(3, 3, 8, 8)] * 2
+    torch.testing.assert_close(runner(*batches[0])[0], residual()(*batches[0])[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="runs on no other engine"):
+        runner_and_data(f"{folder}/m.onnx", "openvino", "random", 3, 2)
 
 
 def test_another_engine_s_artefact_is_refused(folder):

@@ -12,6 +12,7 @@ from zeropoint.errors import InputError
 from zeropoint.models import timm, torchvision, transformers
 from zeropoint.models.source import call, fitting_shape, like, normal, settled
 from zeropoint.models.vision import torchvision as package
+from zeropoint.tasks import TASKS
 
 TEXT = {
     "model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 50,
@@ -212,6 +213,10 @@ def test_what_is_wrong_with_a_folder_is_told(config, weights, task, told, tmp_pa
     with pytest.raises(InputError, match=told) as caught:
         models.find(f"hf/{path}", weights, task)
     assert "\n" not in str(caught.value)
+
+
+def test_every_task_says_which_head_it_needs():
+    assert TASKS.keys() <= transformers.TASKS.keys()
 
 
 def test_weights_that_lack_a_head_are_refused(tmp_path, hf):

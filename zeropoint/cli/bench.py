@@ -30,6 +30,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds to measure latency.")] = 3.0,
     weights: shared.Weights = "default",
     data: shared.Shape = None,
+    task: shared.Head = None,
     json: Annotated[
         Path | None,
         typer.Option(help="JSON file for all measurements; - prints them on stdout, and nothing else there."),
@@ -47,7 +48,13 @@ def bench(
 
     say, command = progress.say, output.command_line()
     candidate = partial(
-        resolve.candidate, threads=threads, batch_size=batch_size, weights=weights, data=data, say=say
+        resolve.candidate,
+        threads=threads,
+        batch_size=batch_size,
+        weights=weights,
+        data=data,
+        task=task,
+        say=say,
     )
     candidates = [candidate(model, engine, "torch")]
     if other is not None:

@@ -73,7 +73,7 @@ def compare(
     check_methods(shared.names(methods), listed, [options.at(one) for one in shared.names(bits)])
     chosen = task_of(task, metric, higher_is_better, postprocess)
     program, loaders = program_and_data(
-        model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
+        model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes
     )
     folder = out or Path("runs") / model.removesuffix(".pt2").replace("/", "-").replace(":", "-")
     with interruptible():

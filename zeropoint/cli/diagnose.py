@@ -52,6 +52,7 @@ def diagnose(
     batch_size: shared.BatchSize = 32,
     limit_batches: shared.LimitBatches = None,
     threads: shared.Threads = 1,
+    task: shared.Head = None,
     json: shared.Json = False,
 ) -> None:
     """Find the layers that lose accuracy, why, and what fixes them.
@@ -73,7 +74,7 @@ def diagnose(
     engines.find(engine)
     options, say = options.at(bits), progress.say
     check_target(engines.target(engine, options.processor), method, options)
-    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches, task=task)
     if program.method == "fp32":
         parts: dict[str, Any] = loaders.parts()
         program = quantize(program, method, **parts, target=engine, options=options)

@@ -10,14 +10,15 @@ from zeropoint.cli import output
 
 
 def evaluate(
-    model: shared.Model,
+    model: shared.AnyModel,
     data: shared.Data,
     engine: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="The engine: torch, onnxruntime, openvino, or auto, the fastest one on this machine."
+            help="The engine: torch, onnxruntime, openvino, or auto, the fastest one on this machine;"
+            " default: torch, or the artefact's."
         ),
-    ] = "torch",
+    ] = None,
     processor: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +38,9 @@ def evaluate(
 
     It runs on an engine, or in a simulation of the arithmetic of a processor.
     """
-    from zeropoint.cli.resolve import compiled, program_and_data, task_of
+    from zeropoint.cli.resolve import compiled, program_and_data, runner_and_data, task_of
+    from zeropoint.data.batches import Loader
+    from zeropoint.engines.artefact import is_compiled
     from zeropoint.measure.evaluate import Fitting, Run, evaluate_all
     from zeropoint.measure.simulate import on_processor
     from zeropoint.report.bench import chosen, evaluated, measured
@@ -45,16 +48,25 @@ def evaluate(
 
     read = task_of(task, metric, higher_is_better, postprocess)
     simulated = None if processor is None else find(processor).name
-    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
     run: Run
-    if simulated is not None:
-        run, choice, where = on_processor(program, simulated), None, f"simulated on {simulated}"
+    fitting: Loader
+    choice, where = None, f"simulated on {simulated}"
+    if is_compiled(model) and simulated is None:
+        run, loaders = runner_and_data(model, engine, data, batch_size, limit_batches)
+        fitting, where = loaders.evaluation, run.engine
     else:
-        run, choice = compiled(program, engine, threads=None, batch_size=batch_size, say=progress.say)
-        where = run.engine
+        program, loaders = program_and_data(model, weights, data, batch_size, limit_batches, task=task)
+        fitting = Fitting(loaders.evaluation, program)
+        if simulated is not None:
+            run = on_processor(program, simulated)
+        else:
+            chosen_engine = engine or "torch"
+            run, choice = compiled(
+                program, chosen_engine, threads=None, batch_size=batch_size, say=progress.say
+            )
+            where = run.engine
     if choice is not None and not json:
         output.say(chosen(choice))
-    fitting = Fitting(loaders.evaluation, program)
     evaluation = evaluate_all({"": run}, fitting, task=read, own=loaders.evaluation)[""]
     if json:
         output.print_json(evaluated(model, loaders.name, where, evaluation, choice))

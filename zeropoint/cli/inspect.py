@@ -26,6 +26,7 @@ def inspect(
     ] = False,
     weights: shared.Weights = "default",
     data: shared.Shape = None,
+    task: shared.Head = None,
     json: shared.Json = False,
 ) -> None:
     """Show the layers of a model: shapes, bits, scales, integers.
@@ -37,7 +38,7 @@ def inspect(
     from zeropoint.inspection import differences, read
     from zeropoint.report import inspect as report
 
-    programs = [captured(name, weights, data) for name in (model, other) if name is not None]
+    programs = [captured(name, weights, data, task) for name in (model, other) if name is not None]
     if rules:
         from zeropoint.report import rules as report_rules
 

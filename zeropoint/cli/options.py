@@ -156,19 +156,17 @@ class Command(typer.core.TyperCommand):
 
 # What several commands share.
 METRIC = "Task and metric"
-_MODELS = "torchvision/NAME, digits/resnet, digits/mobilenet"
+_MODELS = "torchvision/NAME, timm/NAME, hf/ID-or-FOLDER of transformers, digits/resnet, digits/mobilenet"
 _CODE = "FILE.py:FUNCTION (runs the code in FILE.py; FUNCTION() returns"
 Model = Annotated[
     str,
-    typer.Argument(
-        metavar="MODEL", help=f"The model: {_MODELS}, a saved FILE.pt2, or {_CODE} an nn.Module)."
-    ),
+    typer.Argument(metavar="MODEL", help=f"The model: {_MODELS}, a FILE.pt2, or {_CODE} an nn.Module)."),
 ]
 AnyModel = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help=f"The model: {_MODELS}, a saved FILE.pt2, {_CODE} an nn.Module), or an engine's artefact: .onnx,"
+        help=f"The model: {_MODELS}, a FILE.pt2, {_CODE} an nn.Module), or an engine's artefact: .onnx,"
         " .openvino.xml, .torch.pt2, or .aoti.pt2 (runs the native code in it).",
     ),
 ]
@@ -211,6 +209,13 @@ Task = Annotated[
         help="What outputs and targets mean: classification, segmentation, detection, regression, none and"
         " others, listed in docs/tasks.md; default: classification, or none without targets.",
         rich_help_panel=METRIC,
+    ),
+]
+Head = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="The head of a model of hf/, as in text-classification or segmentation; default: its config's.",
     ),
 ]
 Metrics = Annotated[

@@ -38,6 +38,7 @@ def qat(
     weights: shared.Weights = "default",
     batch_size: shared.BatchSize = 32,
     limit_batches: shared.LimitBatches = None,
+    task: shared.Head = None,
 ) -> None:
     """Quantization-aware training in a folder, which can be resumed.
 
@@ -56,10 +57,12 @@ def qat(
     from zeropoint.training.folder import Folder
     from zeropoint.training.processes import is_first
 
-    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches)
+    program, loaders = program_and_data(model, weights, data, batch_size, limit_batches, task=task)
     if loaders.train is None:
         raise InputError(f"{loaders.name} has no training data; add a train loader")
-    taught = None if teacher is None else program_and_data(teacher, weights, data, batch_size, 1)[0]
+    taught = (
+        None if teacher is None else program_and_data(teacher, weights, data, batch_size, 1, task=task)[0]
+    )
     with interruptible("the same command with --resume"):
         trained = train_quantized(
             program,

@@ -39,6 +39,7 @@ def quantize(
     batch_size: shared.BatchSize = 32,
     limit_batches: shared.LimitBatches = None,
     free_sizes: shared.FreeSizes = False,
+    task: shared.Head = None,
 ) -> None:
     """Quantize a model by one method and save it as a .pt2 file.
 
@@ -62,7 +63,7 @@ def quantize(
     if target != AUTO:
         check_target(engines.target(target, options.processor), method, options)
     program, loaders = program_and_data(
-        model, weights, data, batch_size, limit_batches, free_sizes=free_sizes
+        model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes
     )
     parts: dict[str, Any] = loaders.parts() if data is not None else {}
     if target == AUTO:

@@ -48,7 +48,7 @@ def program_and_data(
     batch_size: int,
     limit_batches: int | None,
     *,
-    task: str = "",
+    task: str | None = None,
     free_sizes: bool = False,
 ) -> tuple[Program, Loaders]:
     """The captured or loaded Program, and the data; without any data named, random inputs of the model.
@@ -83,7 +83,7 @@ def program_and_data(
         raise
 
 
-def opened(model: str, weights: str, task: str) -> tuple[Program | None, Source]:
+def opened(model: str, weights: str, task: str | None = None) -> tuple[Program | None, Source]:
     """The saved Program, if ``model`` is one, and the network or the Program's module, with its inputs."""
     if not models.is_program(model):
         return None, models.find(model, weights, task)
@@ -94,9 +94,9 @@ def opened(model: str, weights: str, task: str) -> tuple[Program | None, Source]
     return saved, Source(saved.module, inputs)
 
 
-def captured(model: str, weights: str, data: str | None) -> Program:
+def captured(model: str, weights: str, data: str | None, task: str | None = None) -> Program:
     """The Program that ``model`` names; ``data`` gives the shape of the inputs of a user's model."""
-    return program_and_data(model, weights, data, 1, 1)[0]
+    return program_and_data(model, weights, data, 1, 1, task=task)[0]
 
 
 def task_of(
@@ -123,6 +123,24 @@ def compiled(
     return engines.compile(program, engine, threads=threads, batch_size=batch_size), None
 
 
+def runner_of(model: str, engine: str | None, threads: int | None) -> Runner:
+    """The artefact ``model`` on its engine. Raises InputError if it is of another one than ``engine``."""
+    own = artefact.engine_of(model)
+    if engine not in (None, AUTO, own):
+        raise InputError(f"{model} is an artefact of {own} and runs on no other engine; leave {engine} out")
+    return artefact.load(model, threads)
+
+
+def runner_and_data(
+    model: str, engine: str | None, data: str, batch_size: int, limit_batches: int | None
+) -> tuple[Runner, Loaders]:
+    """An artefact on its engine, and the data; random inputs are like those that it tells."""
+    runner = runner_of(model, engine, None)
+    inputs = engines.find(runner.engine).example_inputs(runner.artefact, batch_size)
+    make = None if inputs is None else like(inputs, free_batch=True)
+    return runner, data_sets.resolve(data, batch_size=batch_size, limit_batches=limit_batches, inputs=make)
+
+
 def candidate(
     model: str,
     engine: str | None,
@@ -133,6 +151,7 @@ def candidate(
     weights: str,
     data: str | None,
     say: Say,
+    task: str | None = None,
 ) -> Candidate:
     """The model, saved Program or artefact that ``model`` names, on ``engine``.
 
@@ -143,13 +162,11 @@ def candidate(
         engines.find(name)
     own = artefact.engine_of(model)
     if own is None:
-        captured = at_batch(program_and_data(model, weights, data, 1, 1)[0], batch_size)
+        captured = at_batch(program_and_data(model, weights, data, 1, 1, task=task)[0], batch_size)
         chosen = engine or default_engine
         runner, choice = compiled(captured, chosen, threads=threads, batch_size=batch_size, say=say)
         return Candidate(model, runner, captured.example_inputs, choice)
-    if engine not in (None, AUTO, own):
-        raise InputError(f"{model} is an artefact of {own} and runs on no other engine; leave {engine} out")
-    runner = artefact.load(model, threads)
+    runner = runner_of(model, engine, threads)
     inputs = engines.find(own).example_inputs(runner.artefact, batch_size)
     if data is not None and inputs is None:
         first = example_inputs(data_sets.resolve(data, batch_size=1, limit_batches=1).evaluation)

@@ -28,7 +28,7 @@ def resolve(spec: str, weights: str = "default") -> nn.Module:
     return find(spec, weights).network
 
 
-def find(spec: str, weights: str = "default", task: str = "") -> Source:
+def find(spec: str, weights: str = "default", task: str | None = None) -> Source:
     """The model that ``spec`` names, in eval mode on the CPU, and what it is called on.
 
     ``spec`` is ``torchvision/NAME`` of any task, ``timm/NAME``, ``hf/ID-or-FOLDER`` of transformers,

@@ -53,10 +53,10 @@ def package() -> ModuleType:
     return transformers
 
 
-def source(name: str, weights: str, task: str = "") -> Source:
+def source(name: str, weights: str, task: str | None = None) -> Source:
     """The model of the hub's ID or the folder ``name``; ``weights``: default or none, random ones.
 
-    ``task``: a key of TASKS; empty for the class that the config names. Raises InputError for a folder that
+    ``task``: a key of TASKS; None for the class that the config names. Raises InputError for a folder that
     lacks a file, weights that are no safetensors or do not fit, a model with code of its own, and a failing
     download.
     """
@@ -104,7 +104,7 @@ def _check_folder(folder: Path, weights: str) -> None:
         raise InputError(f"{folder} has no .safetensors file, and pickled weights are not read; {fix}")
 
 
-def _class_of(transformers: ModuleType, config: Any, name: str, task: str) -> Any:
+def _class_of(transformers: ModuleType, config: Any, name: str, task: str | None) -> Any:
     """The class of transformers for the task, or the one that the config names."""
     if task and TASKS[task]:
         for auto in TASKS[task]:
