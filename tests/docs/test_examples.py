@@ -1,6 +1,5 @@
 """The scripts in examples/ run as they stand, and print what they promise."""
 
-import importlib
 import os
 import re
 import runpy
@@ -71,7 +70,7 @@ def test_a_network_of_ones_own_keeps_its_accuracy(run, tmp_path):
 
 @pytest.mark.slow
 def test_compare_gives_every_row(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("zeropoint.comparison.compare"), "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
     output = run("compare", tmp_path)
     rows = re.findall(r"^(\S.*): top-1", output, re.MULTILINE)
     assert len(rows) == len(set(rows)) == 3
@@ -90,3 +89,26 @@ def test_fixed_layers_lose_less(run, tmp_path):
 def test_training_keeps_the_better_network(run, tmp_path):
     output = run("train", tmp_path)
     assert 98 < top1("static W2A2", output) <= top1("trained W2A2", output)
+
+
+@pytest.mark.slow
+def test_segmentation_is_judged_by_its_iou(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
+    ious = dict(re.findall(r"^(\S+ on \S+): mIoU ([\d.]+)%", run("segmentation", tmp_path), re.MULTILINE))
+    assert len(ious) == 4
+    assert all(float(iou) > 85 for iou in ious.values())
+    assert float(ious["fp32 on openvino"]) - float(ious["static on openvino"]) < 1
+    assert "keep mIoU within 0.5 points of float32's" in (
+        tmp_path / "runs" / "segmentation" / "results.md"
+    ).read_text(encoding="utf-8").replace("keeps", "keep")
+
+
+@pytest.mark.slow
+def test_regression_with_a_metric_of_ones_own(run, tmp_path):
+    found = re.findall(
+        r"^\S+: MAE ([\d.]+), within fifty ([\d.]+)%$", run("regression", tmp_path), re.MULTILINE
+    )
+    (mae, near), (mae8, near8) = found
+    assert float(mae) < 50  # the mean of the training targets has 66.7
+    assert abs(float(mae) - float(mae8)) < 0.5
+    assert abs(float(near) - float(near8)) < 3

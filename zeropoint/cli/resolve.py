@@ -1,16 +1,17 @@
 """Resolve: what MODEL, DATA and ENGINE name on the command line, opened."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeropoint import data as data_sets
 from zeropoint import engines, models, tasks
 from zeropoint.data import Loaders
-from zeropoint.data.batches import example_inputs
+from zeropoint.data.batches import example_inputs, first_batch, split
 from zeropoint.engines import Runner, artefact
 from zeropoint.errors import InputError
 from zeropoint.graph import archive, plain, program
@@ -74,13 +75,23 @@ def program_and_data(
     )
     if loaded is not None:
         return loaded, loaders
-    example = example_inputs(loaders.evaluation)
+    batch = first_batch(loaders.evaluation)
+    most = _arguments(source.network)
+    example = split(
+        batch, most if isinstance(batch, tuple | list) and len(batch) == most + 1 else None
+    ).inputs
     try:
         return capture(source.network, example, free_sizes=free_sizes, origin=model), loaders
     except InputError as error:
         if data == "random" and source.inputs is None and (shape := fitting_shape(source.network)):
             raise InputError(f"{model} takes other inputs; give --data random:{shape}") from error
         raise
+
+
+def _arguments(network: nn.Module) -> int:
+    """How many positional arguments a network takes at most, those of ``*args`` left out."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in positional for one in inspect.signature(network.forward).parameters.values())
 
 
 def opened(model: str, weights: str, task: str | None = None) -> tuple[Program | None, Source]:

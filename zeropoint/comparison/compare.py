@@ -12,6 +12,7 @@ from zeropoint.comparison.runners import reference, runner, timed
 from zeropoint.comparison.start import PROGRAMS, Run, begin, check, check_methods
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
+from zeropoint.data.loaders import apart
 from zeropoint.engines import Runner, installed, target, unsupported
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
@@ -85,6 +86,7 @@ def compare(
     variants = [options.at(of) for of in dict.fromkeys(bits)] or [options]
     chosen, batches = tasks.made(task, metrics, higher_is_better, postprocess), data.evaluation
     limit = MaxDrop.of(max_drop)
+    data = apart(data, len(program.example_inputs))
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     check_methods(methods, engines, variants)
     probe = check(program, data, methods, options, chosen, batches)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from zeropoint.errors import InputError
 
 Batch = Any
-"""What a loader yields: ``(inputs, labels)`` or inputs alone; inputs are a Tensor or a tuple/list of them."""
+"""What a loader yields: ``(inputs, targets)`` or inputs alone, which are a Tensor or a tuple/list of them."""
 
 
 class FlatBatch(NamedTuple):
@@ -30,41 +30,46 @@ Loader = Iterable[Batch]
 """A re-iterable source of batches: a list, a DataLoader, or any object whose ``__iter__`` starts again."""
 
 
-def split(batch: Batch) -> tuple[tuple[Tensor, ...], Any]:
-    """The positional inputs of a batch and its labels, 1-D of integers (None if there are none).
+def split(batch: Batch, count: int | None = None) -> FlatBatch:
+    """The positional inputs of a batch, and its targets, None if there are none.
 
-    A FlatBatch says which are which.
-
-    A pair is ``(inputs, labels)`` if its second item is None or a 1-D integer tensor of the batch's length
-    (or 0-D, for a batch of one); any other sequence of tensors is inputs alone. A model of two inputs whose
-    second one looks like labels is fed by ``((first, second), None)``.
+    ``count`` is the number of the model's inputs. Then what follows so many tensors is the targets, whatever
+    it is; so is the second item of a pair whose first one is a sequence of tensors. If ``count`` is unknown,
+    the second tensor of a pair is targets if it is class numbers: 1-D integers of the batch's length (or 0-D,
+    for a batch of one); any other sequence of tensors is inputs alone. A model of two inputs whose second one
+    looks like labels is fed by ``((first, second), None)``.
 
     Raises InputError for anything else, dicts included.
     """
     if isinstance(batch, FlatBatch):
         return batch
     if isinstance(batch, Tensor):
-        return (batch,), None
+        return FlatBatch((batch,), None)
     if not isinstance(batch, (tuple, list)) or not batch:
         raise InputError(
-            f"a batch is {_describe(batch)}; give a Tensor, a tuple of Tensors, or (inputs, labels)"
+            f"a batch is {_describe(batch)}; give a Tensor, a tuple of Tensors, or (inputs, targets)"
         )
-    if len(batch) == 2:
-        inputs, labels = _inputs(batch[0]), batch[1]
-        if labels is None:
-            return inputs, None
-        if _are_labels(labels, inputs):
-            return inputs, labels.reshape(-1)
-        if not isinstance(batch[0], Tensor):
-            raise InputError(f"a batch's labels are {_describe(labels)}; give one integer per row, or None")
-    return _inputs(batch), None
+    if len(batch) == 2 and (batch[1] is None or not isinstance(batch[0], Tensor)):
+        return FlatBatch(_inputs(batch[0]), batch[1])
+    if len(batch) == (2 if count is None else count + 1):
+        inputs, last = _inputs(batch[:-1]), batch[-1]
+        if count is not None or not isinstance(last, Tensor):
+            return FlatBatch(inputs, last)
+        if _are_labels(last, inputs):
+            return FlatBatch(inputs, last.reshape(-1))
+    return FlatBatch(_inputs(batch), None)
 
 
 def example_inputs(loader: Loader) -> tuple[Tensor, ...]:
     """The positional inputs of the first batch. Raises InputError if there is none, or it is no tensor."""
+    return split(first_batch(loader))[0]
+
+
+def first_batch(loader: Loader) -> Batch:
+    """The first batch of a loader; raises InputError if there is none."""
     check(loader, "the loader")
     for batch in loader:
-        return split(batch)[0]
+        return batch
     raise InputError("the loader yields no batch; give it at least one")
 
 
@@ -104,6 +109,20 @@ def _joined(batches: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return (
         batches[0] if len(batches) == 1 else tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
     )
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The batches of a ``loader``, split for a model of ``count`` inputs."""
+
+    loader: Loader
+    count: int
+
+    def __iter__(self) -> Iterator[FlatBatch]:
+        return (split(batch, self.count) for batch in self.loader)
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self.loader)
 
 
 def limit(loader: Loader, n: int | None) -> Loader:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from zeropoint import tasks
-from zeropoint.data.batches import Batch, Loader, limit, split
+from zeropoint.data.batches import Apart, FlatBatch, Loader, limit, split
+from zeropoint.engines import Runner
 from zeropoint.errors import InputError
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.sizes import check_inputs
@@ -74,10 +75,11 @@ class Fitting:
     data: Loader
     program: Program
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[FlatBatch]:
         for i, batch in enumerate(self.data, start=1):
-            check_inputs(self.program.module, split(batch)[0], f"evaluation batch {i}")
-            yield batch
+            found = split(batch, len(self.program.example_inputs))
+            check_inputs(self.program.module, found.inputs, f"evaluation batch {i}")
+            yield found
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self.data)
@@ -115,7 +117,12 @@ def evaluate(
     True
     """
     made = tasks.made(task, metrics, higher_is_better, postprocess)
-    return evaluate_all({"": run}, data, float32=float32, task=made)[""]
+    read = data
+    if isinstance(run, Program):
+        read = Apart(data, len(run.example_inputs))
+    elif isinstance(run, Runner) and run.shapes:
+        read = Apart(data, len(run.shapes))
+    return evaluate_all({"": run}, read, float32=float32, task=made, own=data)[""]
 
 
 def evaluate_all(

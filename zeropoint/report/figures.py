@@ -73,5 +73,6 @@ def difference(value: float, measure: Measure, unit: bool = True) -> str:
     if measure.unit == "%":
         return f"{100 * value:+.2f}{' points' if unit else ''}"
     text = metric_figures(value)
+    text = "0" if float(text) == 0 else text
     text = text if text.startswith("-") else f"+{text}"
     return " ".join(filter(None, (text, measure.unit if unit else "")))

@@ -161,7 +161,11 @@ def _tradeoff(runs: Sequence[Run]) -> Chart | None:
     if figure is None:
         return None
     metric = charts.shared_metric([run.results for run in runs])
-    what = "Fidelity to float32" if metric is None else f"{metric.name[:1].upper()}{metric.name[1:]}"
+    what = (
+        "Fidelity to float32"
+        if metric is None
+        else (metric.name.capitalize() if metric.name.islower() else metric.name)
+    )
     fastest = [(run.label, _fastest(run.results)) for run in runs]
     words = "; ".join(f"{label}: the fastest is {row}" for label, row in fastest if row)
     return Chart(

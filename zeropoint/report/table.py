@@ -239,7 +239,7 @@ def _quality(results: Results) -> list[_Column]:
 
 def _metric(metric: Measure) -> _Column:
     in_percent = metric.unit == "%"
-    name = f"{metric.name[:1].upper()}{metric.name[1:]}"
+    name = metric.name.capitalize() if metric.name.islower() else metric.name  # Top-1, but mIoU
     return _Column(
         f"{name}\n{metric.unit}".rstrip(),
         lambda row: row.values.get(metric.name),

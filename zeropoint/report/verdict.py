@@ -142,7 +142,7 @@ def _accuracy(one: Standing) -> str:
         return text
     sign = -1 if one.measure.higher_is_better else 1
     change = difference(sign * one.drop, one.measure)
-    if one.least is not None and one.most is not None and one.most > one.least:
+    if one.least is not None and one.most is not None and one.most - one.least > 1e-3 * one.limit:
         low, high = sorted((sign * one.least, sign * one.most))
         change += (
             f", 95% interval {difference(low, one.measure, False)} to {difference(high, one.measure, False)}"
