@@ -23,6 +23,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph import edits as fx
+from zeropoint.graph.constants import fold_constants
 from zeropoint.graph.operators import aten
 from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program, flat_tensors
@@ -77,7 +78,7 @@ def capture(
         with shapes_alone():
             module = _module_of(exported.run_decompositions({}))
     _canonicalize(module.graph)
-    fx.remove_unused(module)
+    fold_constants(module)
     with _in_eval_mode(model):
         check_capture(model, module, inputs)
     return Program(module, inputs, dynamic, origin=origin)
@@ -427,6 +428,8 @@ def _canonicalize(graph: Graph) -> None:
             graph.erase_node(node)
         elif node.target in _BITWISE:
             node.target = _BITWISE[node.target]
+        elif node.target is aten.mean.dim and not node.args[1]:  # over all of them
+            fx.replace_argument(node, 1, list(range(node.args[0].meta["val"].dim())))
         elif node.target is aten.relu6.default:
             node.target, node.args = aten.hardtanh.default, (node.args[0], 0.0, 6.0)
         elif node.target is aten._native_batch_norm_legit_no_training.default:

@@ -1,17 +1,14 @@
 """Small edits of an ``fx.GraphModule`` that every pass needs: copy, read and set tensors, name a node."""
 
 import math
-import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
-from torch.fx.node import map_arg
 
 from zeropoint.torch_private.graphs import copy_calling, module_of, tensor_names
-from zeropoint.torch_private.operators import is_operator
 
 
 def copy(module: GraphModule) -> GraphModule:
@@ -33,28 +30,6 @@ def tensor_of(module: GraphModule, node: Node) -> Tensor:
 def is_stored(node: object, *, alone: bool = False) -> bool:
     """Whether a node is a stored tensor, the same for all inputs; with ``alone`` one that has one user."""
     return isinstance(node, Node) and node.op == "get_attr" and not (alone and len(node.users) > 1)
-
-
-def constant(module: GraphModule, node: Node) -> Tensor | None:
-    """The value of a node that depends on stored tensors alone; None if on inputs or chance."""
-    needed, waiting = set(), [node]
-    while waiting:
-        part = waiting.pop()
-        known = part.target is operator.getitem or is_operator(part.target)
-        is_random = torch.Tag.nondeterministic_seeded in getattr(part.target, "tags", ())
-        if part.op != "get_attr" and not (part.op == "call_function" and known and not is_random):
-            return None
-        needed.add(part)
-        waiting += [source for source in part.all_input_nodes if source not in needed]
-    values: dict[Node, Any] = {}
-    for part in [part for part in module.graph.nodes if part in needed]:
-        if part.op == "get_attr":
-            values[part] = tensor_of(module, part)
-        else:
-            arguments, keywords = map_arg((part.args, part.kwargs), values.__getitem__)
-            values[part] = part.target(*arguments, **keywords)
-    value = values[node]
-    return value if isinstance(value, Tensor) else None
 
 
 def set_tensor(module: GraphModule, name: str, tensor: Tensor, *, trainable: bool = False) -> str:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch.fx import Node
 
+from zeropoint.graph.edits import is_stored
 from zeropoint.numerics.learned import fake_quantize_learned
 from zeropoint.torch_private.operators import has_kernel
 
@@ -169,8 +170,10 @@ def weighted(node: Node) -> Weighted | None:
     weight = ungrouped(weight) if isinstance(weight, Node) else weight
     while isinstance(weight, Node) and weight.target in FAKE_QUANTIZE:
         weight = weight.args[0]
-    is_weight = isinstance(weight, Node) and weight.op == "get_attr" and weight.meta["val"].dim() > 1
-    return description if is_weight else None
+    if not is_stored(weight):
+        return None
+    dimensions = cast(Node, weight).meta["val"].dim()  # a stack of matrices is a factor like any other
+    return description if dimensions == 2 or (dimensions > 2 and description.family != "linear") else None
 
 
 def bias_of(node: Node, description: Weighted) -> Node | None:

@@ -32,7 +32,7 @@ class Quantizer:
     @property
     def is_weight(self) -> bool:
         """Whether a weight of the model is quantized, not an activation."""
-        return self.source.op == "get_attr"
+        return fx.is_stored(self.source)
 
     @property
     def name(self) -> str:

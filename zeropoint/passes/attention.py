@@ -11,6 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.constants import constant
 from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program
 from zeropoint.torch_private.operators import signature
@@ -80,5 +81,5 @@ def _hides_nothing(module: GraphModule, mask: Node, query: Node) -> bool:
         return False
     while mask.target is aten.expand.default:  # to the size of a batch
         mask = cast(Node, mask.args[0])
-    value = fx.constant(module, mask)
+    value = constant(module, mask)
     return value is not None and value.dtype == torch.bool and bool(value.all())

@@ -32,7 +32,7 @@ def fold_batch_norms(program: Program, no_fuse: tuple[str, ...] = ()) -> Program
                 _is_foldable(before)
                 and len(before.users) == 1
                 and not unfused
-                and all(map(fx.is_stored, node.args[3:5]))
+                and all(part is None or fx.is_stored(part) for part in node.args[1:5])
             ):
                 _fold(module, before, node)
     fx.remove_unused(module)

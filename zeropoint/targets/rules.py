@@ -170,7 +170,7 @@ def is_table(site: Site) -> str | None:
     """Whether only embeddings read the table."""
     table = cast(Node, site.node.args[0])
     readers = list(table.users)
-    if table.op != "get_attr" or any(r.target not in EMBEDDINGS or r.args[0] is not table for r in readers):
+    if not fx.is_stored(table) or any(r.target not in EMBEDDINGS or r.args[0] is not table for r in readers):
         return "its table is computed, or read by another operator"
     skipped = any(site.options.layer(fx.module_name(reader)).float for reader in readers)
     return "its table is read by a layer that is skipped" if skipped else None

@@ -7,6 +7,7 @@ from typing import cast
 from torch.fx import Node
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.constants import is_constant
 from zeropoint.graph.moves import MOVES, before_moves, moved_from
 from zeropoint.graph.operators import (
     RECURRENT,
@@ -218,7 +219,7 @@ def operands(node: Node) -> list[Node]:
     if family(node) in POOLING:
         read = node.args[:1]
     tensors = [operand for operand in read if isinstance(operand, Node)]
-    computed = all(fx.is_float(operand) and operand.op != "get_attr" for operand in tensors)
+    computed = all(fx.is_float(operand) and not is_constant(operand) for operand in tensors)
     return tensors if computed and len(tensors) == len(read) else []
 
 
