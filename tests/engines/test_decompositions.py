@@ -40,7 +40,7 @@ class Odd(nn.Module):
 MODELS = {
     "mixed": (Mixed, (3, 16, 16)),
     "many outputs": (ManyOutputs, (3, 16, 16)),
-    "lstm": (lambda: Recurrent(nn.LSTM), (5, 6)),
+    "lstm": (lambda: Recurrent(nn.LSTM), (2, 6)),
     "transformer": (Transformer, (5, 8)),
     "windows": (Windows, (16, 6)),
     "odd": (Odd, (3, 8, 8)),

@@ -98,8 +98,8 @@ def test_inputs_and_outputs_keep_their_order(engine: str, method: str):
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 5), (6,)),
     "linear without bias": (lambda: nn.Linear(4, 4, bias=False), (4,)),
-    "lstm": (lambda: Recurrent(nn.LSTM), (5, 6)),
-    "gru": (lambda: Recurrent(nn.GRU), (5, 6)),
+    "lstm": (lambda: Recurrent(nn.LSTM), (2, 6)),
+    "gru": (lambda: Recurrent(nn.GRU), (2, 6)),
     "transformer": (Transformer, (5, 8)),
     # What the pooled values of ReLU do to a range chosen at run time: it has to hold zero, and they do not.
     "positive": (ManyOutputs, (3, 16, 16)),

@@ -39,7 +39,7 @@ class _Swap(nn.Module):
 
 NETWORKS = {"encoder": encoder} | {
     name: functools.partial(models.resolve, f"torchvision/{name}", "none")
-    for name in ("resnet18", "mobilenet_v2", "mnasnet0_5", "shufflenet_v2_x0_5", "regnet_x_400mf")
+    for name in ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "regnet_x_400mf")
 }
 
 
@@ -60,17 +60,14 @@ def decibels(network, program, data):
     return meter.result().sqnr_db
 
 
-# Layers of ResNet-18 with 4,608 inputs to an output take GPTQ minutes at 4 bits.
-CASES = [
-    (name, bits) for name in NETWORKS for bits in ("W8A8", "W4A8") if (name, bits) != ("resnet18", "W4A8")
-]
+CASES = [*((name, "W8A8") for name in NETWORKS), ("encoder", "W4A8"), ("mobilenet_v2", "W4A8")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "bits"), CASES)
 def test_no_pass_costs_fidelity(name, bits, monkeypatch):
     network = NETWORKS[name]()
-    calibration, unseen = pictures(0, 64).split(8), pictures(1, 32).split(8)
+    calibration, unseen = pictures(0, 32).split(8), pictures(1, 16).split(8)
     program, options = capture(network, calibration[0][:2]), Options().at(bits)
 
     def score():

@@ -47,33 +47,39 @@ def low_bit(program: Program, method: str) -> Program:
     )
 
 
+@pytest.fixture(scope="module")
+def few(trained: Program) -> tuple[dict[str, Program], loop.Training]:
+    """Programs of few bits, by method, and what was told of the training."""
+    told = []
+    train = loop.train
+    with pytest.MonkeyPatch.context() as patch:
+        spy = lambda *a, **options: told.append(train(*a, **options)) or told[-1]  # noqa: E731
+        patch.setattr(sys.modules["zeropoint.methods.qat"], "train", spy)
+        return {method: low_bit(trained, method) for method in ("static", "qat")}, told[0]
+
+
 @pytest.mark.slow
-def test_training_wins_back_what_few_bits_cost(trained: Program):
+def test_training_wins_back_what_few_bits_cost(trained: Program, few):
     test = clusters(seed=7)
-    static, qat = (evaluate(low_bit(trained, method), test).accuracy for method in ("static", "qat"))
+    static, qat = (evaluate(few[0][method], test).accuracy for method in ("static", "qat"))
     assert evaluate(trained, test).accuracy.top1 > 0.95
     assert qat.top1 > static.top1
     assert qat.loss < static.loss
 
 
 @pytest.mark.slow
-def test_loss_falls(trained: Program, monkeypatch: pytest.MonkeyPatch):
-    results = []
-    train = loop.train
-    spy = lambda *a, **options: results.append(train(*a, **options)) or results[-1]  # noqa: E731
-    monkeypatch.setattr(sys.modules["zeropoint.methods.qat"], "train", spy)
-    low_bit(trained, "qat")
-    assert results[0].losses[-1] < 0.7 * results[0].losses[0]
-    assert results[0].accuracy is not None
+def test_loss_falls(few):
+    assert few[1].losses[-1] < 0.7 * few[1].losses[0]
+    assert few[1].accuracy is not None
 
 
 @pytest.mark.slow
-def test_result_holds_plain_quantizers_only_and_can_be_saved(trained: Program, tmp_path):
-    program = low_bit(trained, "qat")
+def test_result_holds_plain_quantizers_only_and_can_be_saved(few, tmp_path):
+    program = few[0]["qat"]
     assert (program.method, program.weight_bits, program.activation_bits) == ("qat", 2, 2)
     fake = [node.target for node in program.module.graph.nodes if "fake_quantize" in str(node.target)]
     assert set(fake) == {FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_TENSOR}
-    assert len(fake) == len(list(quantizers(low_bit(trained, "static").module)))
+    assert len(fake) == len(list(quantizers(few[0]["static"].module)))
     assert not [name for name, _ in program.module.named_parameters() if name.startswith("quantizers")]
     program.save(tmp_path / "m.pt2")
     batch = clusters()[0][0]

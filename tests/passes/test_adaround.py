@@ -53,13 +53,7 @@ def test_nearer_to_float_on_items_not_seen(bits: int, gain: float):
     assert sqnr(expected, learned(UNSEEN)[0]) > sqnr(expected, start(UNSEEN)[0]) + gain
     for name, value in start.module.state_dict().items():
         assert torch.equal(value, before[name])
-
-
-@pytest.mark.slow
-def test_weights_are_on_their_grids_and_move_a_step_at_most():
-    _, start = rounded(3)
-    learned = adaround(start, start, DATA)
-    moved = 0
+    moved = 0  # weights are on their grids, and move a step at most
     for old, new in zip(quantizers(start.module), quantizers(learned.module), strict=True):
         assert old.scheme == new.scheme
         if new.is_weight:

@@ -16,10 +16,15 @@ from zeropoint.passes.distil import _distance, _items, _mixed, _taps, distil
 from zeropoint.quantization import quantize
 
 
+def steps(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(
+        module_of, "FEW_BITS", dataclasses.replace(module_of.FEW_BITS, least=count, most=count)
+    )
+
+
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = dataclasses.replace(module_of.FEW_BITS, most=200)  # as many as it takes of large networks
-    monkeypatch.setattr(module_of, "FEW_BITS", few)
+    steps(monkeypatch, 100)
 
 
 DATA = [images(16, seed) for seed in range(4)]
@@ -34,7 +39,7 @@ def rounded(**chosen: object):
 @pytest.mark.slow
 @pytest.mark.parametrize(("bits", "gain"), [(3, 1.0), (8, -0.5)])
 def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module_of, "FEW_BITS", dataclasses.replace(module_of.FEW_BITS, most=400))
+    steps(monkeypatch, 200)
     program, start = rounded(weight_bits=bits, end_bits=bits, activation_bits=8)
     before = {name: value.clone() for name, value in start.module.state_dict().items()}
     taught = distil(start, start, DATA)
@@ -49,7 +54,7 @@ def test_nearer_to_float_on_items_not_seen(bits: int, gain: float, monkeypatch: 
 
 @pytest.mark.slow
 def test_never_worse_on_what_is_held_out(monkeypatch: pytest.MonkeyPatch):
-    ruinous = dataclasses.replace(module_of.MANY_BITS, rate=1e3)
+    ruinous = dataclasses.replace(module_of.MANY_BITS, rate=1e3, least=25, most=25)
     monkeypatch.setattr(module_of, "MANY_BITS", ruinous)
     _, start = rounded()
     assert torch.equal(distil(start, start, DATA)(UNSEEN)[0], start(UNSEEN)[0])
@@ -61,7 +66,8 @@ def test_too_few_items_to_hold_any_out_leave_the_program_as_it_is():
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_program():
+def test_the_same_seed_gives_the_same_program(monkeypatch: pytest.MonkeyPatch):
+    steps(monkeypatch, 30)
     _, start = rounded(weight_bits=3, end_bits=3)
     one, two, other = (distil(start, start, DATA, seed)(UNSEEN)[0] for seed in (0, 0, 1))
     assert torch.equal(one, two)
@@ -106,7 +112,7 @@ def test_items_are_limited(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_static_best_is_no_worse_than_static(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module_of, "FEW_BITS", dataclasses.replace(module_of.FEW_BITS, most=400))
+    steps(monkeypatch, 400)
     program = residual()
     chosen = options(weight_bits=3, end_bits=3, rounding="gptq")
     both = [
@@ -147,11 +153,11 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(tmp_path: Path,
         )
 
     whole = run(tmp_path / "whole")
-    interrupted(120)
+    interrupted(60)
     cut = tmp_path / "cut"
-    with pytest.raises(KeyboardInterrupt, match=r"distilling is saved at step 100 of 200 in .*cut"):
+    with pytest.raises(KeyboardInterrupt, match=r"distilling is saved at step 50 of 100 in .*cut"):
         run(cut)
-    interrupted(120)  # 100 steps are left
+    interrupted(60)  # 50 steps are left
     resumed = run(cut)
     weights = resumed.module.state_dict()
     assert weights.keys() == whole.module.state_dict().keys()
@@ -163,10 +169,11 @@ def test_an_interrupted_distillation_goes_on_to_the_same_weights(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_other_settings_begin_anew(tmp_path: Path, interrupted):
+def test_other_settings_begin_anew(tmp_path: Path, interrupted, monkeypatch: pytest.MonkeyPatch):
+    steps(monkeypatch, 25)
     _, start = rounded(weight_bits=3, end_bits=3)
     path = tmp_path / "cut"
     distil(start, start, DATA, 0, path)
     interrupted(1)
-    with pytest.raises(KeyboardInterrupt, match="step 0 of 200"):
+    with pytest.raises(KeyboardInterrupt, match="step 0 of 25"):
         distil(start, start, DATA, 1, path)
