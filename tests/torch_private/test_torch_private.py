@@ -65,6 +65,23 @@ def test_torch_2_13_kernels_are_known_by_dispatch_key():
     assert operators.has_bfloat16_kernels() in (True, False)
 
 
+def test_torch_2_13_composite_operators_are_looked_for_once(monkeypatch: pytest.MonkeyPatch):
+    looks, look = [], torch._C._dispatch_get_registrations_for_dispatch_key
+    monkeypatch.setattr(
+        torch._C, "_dispatch_get_registrations_for_dispatch_key", lambda key: looks.append(key) or look(key)
+    )
+    program = torch.export.export(nn.Hardswish().eval(), (torch.ones(3, 2),))
+    expected = program.run_decompositions()
+    assert looks.count("CompositeImplicitAutograd") > 1
+    looks.clear()
+    with operators.composites_listed_once():
+        found = program.run_decompositions()
+    assert looks == ["CompositeImplicitAutograd"]
+    assert str(found.graph) == str(expected.graph)
+    program.run_decompositions()
+    assert len(looks) > 2  # operators may be added after
+
+
 def test_torch_2_13_pairs_quantize_and_dequantize():
     x = torch.tensor([-1.0, 0.26, 100.0])
     integers = pairs.quantize_per_tensor.default(x, 0.5, 10, 0, 255, torch.uint8)

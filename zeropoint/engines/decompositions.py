@@ -21,7 +21,7 @@ from torch.fx.node import map_arg
 from zeropoint.graph import edits as fx
 from zeropoint.graph.exported import assemble, complete_shapes, is_size
 from zeropoint.graph.operators import aten
-from zeropoint.torch_private.operators import has_kernel, is_operator
+from zeropoint.torch_private.operators import composites_listed_once, has_kernel, is_operator
 
 
 def decomposable(module: GraphModule) -> ExportedProgram:
@@ -130,7 +130,7 @@ def _trace(module: GraphModule, examples: list[Node], table: Any) -> tuple[Graph
         outputs.append(_parts(graph, made) if isinstance(made.meta["val"], (tuple, list)) else [made])
     graph.output(tuple(node for nodes in outputs for node in nodes))
     together = assemble(GraphModule(nn.Module(), graph))
-    with warnings.catch_warnings():  # torch warns of what it uses itself
+    with warnings.catch_warnings(), composites_listed_once():  # torch warns of what it uses itself
         warnings.simplefilter("ignore", FutureWarning)
         traced = together.run_decompositions(table).module(check_guards=False)
 
