@@ -25,8 +25,7 @@ class Averaging(nn.Module):
         return self.encoder(x, src_key_padding_mask=padding).mean(1)
 
 
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("call", ["positional", "keyword"])
+@pytest.mark.parametrize(("call", "norm"), [("positional", False), ("keyword", True)])
 def test_padded_places_are_as_in_the_model(call, norm):
     torch.manual_seed(0)
     model, x = Averaging(call, norm).eval(), torch.randn(3, 7, 16)
