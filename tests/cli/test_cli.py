@@ -210,7 +210,7 @@ BAD = {
     ),
     "labels out of range": (
         "evaluate model.py:make_model --data model.py:with_labels_out_of_range",
-        "label 3 in batch 1 is out of range",
+        "batch 1: label 3 is out of range",
     ),
     "quantized already": ("quantize static.pt2 --method dynamic --out new.pt2", "is static already"),
     "free sizes of a saved model": (
@@ -409,7 +409,7 @@ def test_quantize_evaluate_and_bench(command, folder: Path):
     assert out.startswith("top-1 ")
     assert "on 13 images (openvino)" in out
     status, out, _ = command("evaluate new.pt2 --data random:1x6x6 --limit-batches 1 --engine openvino")
-    assert "32 images, no labels" in out
+    assert "32 images, no targets" in out
 
 
 @pytest.mark.slow

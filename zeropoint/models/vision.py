@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 import sys
 from types import ModuleType
 from typing import Any
@@ -40,6 +41,9 @@ def torchvision() -> ModuleType:
     package = importlib.import_module("torchvision")
     library.impl("nms", _nms, "CPU")
     package.extension._has_ops = lambda: True  # what its own ``nms`` asks before it calls the operator
+    # Without the compiled operator it compiles its own in PyTorch, which takes a minute at the first call.
+    regions: Any = sys.modules["torchvision.ops.roi_align"]
+    regions._roi_align = inspect.unwrap(regions._roi_align)
     return package
 
 
