@@ -292,7 +292,7 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     assert "Ship " in out
     assert "Results: runs/model.py-make_model/results.json" in out
     assert out.endswith("\nReport: runs/model.py-make_model/report.html\n")
-    assert "static W8A8 on onnxruntime: timing" in err
+    assert "timing 2 rows, interleaved with eager float32" in err
     record = json.loads((folder / "runs/model.py-make_model/results.json").read_text())
     assert record["command"] == f"zeropoint {line}"
     assert record["options"]["skip"] == ["4"]
@@ -301,6 +301,49 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     assert status == 0
     assert err == "continuing the run in runs/model.py-make_model; finished rows: 2\n"
     assert_refused(command(f"{line} --end-bits 4"), "holds a comparison with other options")
+
+
+METRICS = """
+def shares(outputs, labels):
+    return (outputs.argmax(1) == labels).float()
+
+def broken(outputs, labels):
+    return outputs["boxes"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--task segmentatoin", ("unknown task segmentatoin; did you mean segmentation?",)),
+        (
+            "--task regression",
+            ("the targets are int64 (8,), not values (8, 3)", "give a --task or a --metric"),
+        ),
+        ("--task segmentation", ("not scores (N, C, H, W)",)),
+        ("--metric mIoU", ("the task classification has no metric mIoU; give --task segmentation",)),
+        ("--metric metrics.py", ("name the function too, as in metrics.py:metric",)),
+        ("--metric metrics.py:share", ("metrics.py has no function share; did you mean shares?",)),
+        ("--metric metrics.py:broken", ("broken fails on batch 1: ",)),
+        ("--postprocess metrics.py:none", ("metrics.py has no function none",)),
+    ],
+)
+def test_tasks_and_metrics_that_do_not_fit_are_one_line(command, folder: Path, options: str, told: tuple):
+    (folder / "metrics.py").write_text(METRICS)
+    assert_refused(command(f"evaluate {GOOD} --engine onnxruntime {options}"), *told)
+
+
+def test_evaluate_with_metrics_of_a_file(command, folder: Path):
+    (folder / "metrics.py").write_text(METRICS)
+    line = f"evaluate {GOOD} --engine onnxruntime --task classification"
+    line += " --metric metrics.py:shares --metric top-1"
+    status, out, _ = command(f"{line} --json")
+    record = json.loads(out)
+    assert status == 0
+    assert record["task"] == "classification"
+    assert [one["name"] for one in record["metrics"]] == ["shares", "top-1"]
+    assert record["metrics"][0]["value"] == pytest.approx(record["metrics"][1]["value"])
+    assert "shares" in command(line)[1]
 
 
 @pytest.fixture

@@ -301,6 +301,25 @@ def test_without_labels_fidelity_stands_in(tmp_path: Path):
     assert "the data has no targets" in (tmp_path / "results.md").read_text()
 
 
+def test_a_task_with_targets_of_its_own_and_its_limit(tmp_path: Path):
+    program = residual()
+    targets = [(batch, program(batch)[0] + 1) for batch, _ in labelled()]
+    what = {"data": loaders(evaluation=targets), "engines": ["onnxruntime"], "task": "regression"}
+    results = run(tmp_path, program=program, max_drop="2%", **what)
+    assert [measure.name for measure in results.measures] == ["MAE", "R2"]
+    assert results.fidelity is None
+    float32, static = results.rows
+    assert float32.values["MAE"] == pytest.approx(1.0, abs=1e-5)
+    assert static.change.value == pytest.approx(static.values["MAE"] - 1.0, abs=1e-5)
+    assert (static.top1, static.agreement) == (None, None)
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "| MAE | R2 |" in text
+    assert "MAE within 2% of float32's" in text
+    assert "metric_MAE,metric_R2" in (tmp_path / "results.csv").read_text(encoding="utf-8")
+    with pytest.raises(InputError, match="holds a comparison with other metrics"):
+        run(tmp_path, program=program, metrics=["R2"], **what)
+
+
 def test_parity_that_falls_short_names_the_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     engine = find("onnxruntime")
     load_engine = engine.load
