@@ -10,6 +10,7 @@ from zeropoint.engines import target
 from zeropoint.errors import InputError
 from zeropoint.graph.program import load as load_program
 from zeropoint.graph.quantizers import quantizers
+from zeropoint.numerics.scheme import Scheme
 from zeropoint.targets import recipe
 from zeropoint.targets.options import Options
 from zeropoint.targets.recipe import EMBEDDINGS, FIRST_AND_LAST, Row
@@ -106,6 +107,34 @@ def test_bits_by_layer_are_placed_and_travel_in_the_file(tmp_path):
     again = load_program(tmp_path / "m.pt2")
     assert again.schemes == program.schemes
     assert again.decisions == program.decisions
+
+
+@pytest.mark.parametrize(
+    ("size", "inputs", "expected"),
+    [
+        (None, 256, 128),
+        (None, 128, None),
+        (None, 127, None),
+        (None, 96, 32),
+        (None, 32, None),
+        (16, 96, 16),
+        (64, 96, None),
+    ],
+)
+def test_groups_are_of_a_size_that_divides_the_inputs(size, inputs, expected):
+    assert Row("*", weight_granularity="per-group", group_size=size).group(inputs) == expected
+    assert Row("*", weight_granularity="per-channel", group_size=None).group(inputs) is None
+
+
+def test_a_row_changes_what_it_names_of_a_scheme():
+    default = Scheme(8, symmetric=True, granularity="per-channel")
+    assert Row("*").weights(default) == Row("*").activations(default) == default
+    tensor = Row("*", weight_bits=4, weight_symmetric=False, weight_granularity="per-tensor").weights(default)
+    assert (tensor.bits, tensor.symmetric, tensor.granularity) == (4, False, "per-tensor")
+    groups = Row("*", weight_granularity="per-group").weights(default)
+    assert (groups.bits, groups.symmetric, groups.granularity) == (8, True, "per-channel")
+    affine = Row("*", activation_bits=6, activation_symmetric=False).activations(default)
+    assert (affine.bits, affine.symmetric) == (6, False)
 
 
 def test_a_scheme_does_not_change_in_the_file(tmp_path):
