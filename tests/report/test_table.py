@@ -169,6 +169,17 @@ def test_parity(make_row, make_results):
     )
 
 
+def test_parity_in_the_terms_of_the_task(make_row, make_results):
+    row = make_row("static", agreement=0.9, parity=Parity(24.1, 30.0, 0.972, False, close=False))
+    assert "simulated 30.0 dB, same pixels 97.20%." in markdown(
+        make_results(row, fidelity=Measure("same pixels", "%"))
+    )
+    sharp = replace(row, agreement=40.0, parity=Parity(24.1, 30.0, 31.25, False, close=False))
+    assert "PSNR to float32 31.25 dB." in markdown(
+        make_results(sharp, fidelity=Measure("PSNR to float32", "dB"))
+    )
+
+
 def test_a_table_of_no_rows(make_results):
     assert "No verdict" in printed(make_results())
     assert "No verdict" in markdown(make_results())

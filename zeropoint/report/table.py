@@ -21,6 +21,7 @@ from zeropoint.report.figures import (
     metric_figures,
     percent,
     ratio,
+    value_text,
     whole_percent,
 )
 from zeropoint.report.verdict import verdict
@@ -128,7 +129,7 @@ def notes(results: Results) -> list[str]:
     notes += _metrics(results)
     notes += [f"{FAILED} {row.name} failed: {row.error}" for row in results.rows if row.error is not None]
     notes += [f"not run: {name}, since {reason}" for name, reason in results.skipped.items()]
-    notes += _parity(results.rows)
+    notes += _parity(results)
     notes += [_fallback(row) for row in results.rows if row.fallbacks]
     notes += _wide(results)
     notes += results.remarks
@@ -160,21 +161,22 @@ def _metrics(results: Results) -> list[str]:
     return notes
 
 
-def _parity(rows: Sequence[Row]) -> list[str]:
-    compared = [(row, row.parity) for row in rows if row.parity is not None]
+def _parity(results: Results) -> list[str]:
+    compared = [(row, row.parity) for row in results.rows if row.parity is not None]
     short = [(row, parity) for row, parity in compared if not parity.ok]
     if compared and not short:
         return [
             f"parity ok: {count(len(compared), 'row')} as close to float32 on the engine as in simulation"
         ]
-    return [_shortfall(row, parity) for row, parity in short]
+    return [_shortfall(row, parity, results.fidelity) for row, parity in short]
 
 
-def _shortfall(row: Row, parity: Parity) -> str:
+def _shortfall(row: Row, parity: Parity, fidelity: Measure | None) -> str:
     engine, simulation = decibels(parity.sqnr_db_engine), decibels(parity.sqnr_db_simulation)
     line = f"{DIFFERS} parity failed for {row.name}: SQNR {engine}, simulated {simulation}"
-    if parity.agreement is not None:
-        line += f", same class for {percent(parity.agreement)}%"
+    if parity.agreement is not None and fidelity is not None:
+        what = "same class for" if fidelity.name == "agreement" else fidelity.name
+        line += f", {what} {value_text(parity.agreement, fidelity)}"
     if parity.operator is not None:
         line += f"; they first differ at {parity.operator}"
     if parity.close:

@@ -9,7 +9,6 @@ from zeropoint.report.figures import (
     difference,
     figures,
     megabytes,
-    percent,
     ratio,
     value_text,
 )
@@ -51,8 +50,10 @@ def _recommended(measured: list[Standing], results: Results, unquantized: str) -
     best = fastest(kept)
     ship = f"Ship {best.row.name}: {', '.join(_facts(best))}"
     parity = best.row.parity
-    if parity is not None and not parity.ok and parity.agreement is not None:
-        ship += f", though the engine gives the simulation's class for {percent(parity.agreement)}% alone"
+    fidelity = results.fidelity
+    if parity is not None and not parity.ok and parity.agreement is not None and fidelity is not None:
+        what = "the simulation's class for" if fidelity.name == "agreement" else f"{fidelity.name} of"
+        ship += f", though the engine gives {what} {value_text(parity.agreement, fidelity)} alone"
     ship += f"; {_superlative(best, kept, _accuracy_of(measured, results))}"
     others = _others(best, kept)
     quantized = [one for one in measured if one.row.quantized]
