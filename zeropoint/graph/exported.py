@@ -1,5 +1,6 @@
 """Exported: a graph whose nodes have shapes as an ExportedProgram, put together without tracing it again."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -45,11 +46,46 @@ def complete_shapes(module: GraphModule) -> None:
             if getattr(value, "fake_mode", None) is not mode or value.shape != tensor.shape:
                 node.meta["val"] = mode.from_tensor(tensor, static_shapes=True)
         elif node.op == "call_function" and value is None:
-            arguments, keywords = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-            with mode, torch.no_grad():
-                node.meta["val"] = node.target(*arguments, **keywords)
+            node.meta["val"] = _computed(module, node)
         elif isinstance(value, tuple) and len(getattr(signature(node.target), "returns", ())) == 1:
             node.meta["val"] = list(value)  # one result that is a list; by a tuple exporters know several
+
+
+def refresh(module: GraphModule, changed: Collection[Node]) -> None:
+    """Puts right what nodes that depend on ``changed`` ones have recorded of their values, in place.
+
+    Memory may lie in another order now, of which a ``view`` is not possible: it becomes a ``reshape``.
+    """
+    complete_shapes(module)
+    stale = {user for node in changed for user in node.users}
+    for node in module.graph.nodes:
+        if node not in stale or node.op != "call_function" or is_higher_order(node.target):
+            continue
+        before = node.meta.get("val")
+        try:
+            node.meta["val"] = _computed(module, node)
+        except (RuntimeError, ValueError):
+            if node.target is not torch.ops.aten.view.default:
+                raise
+            node.target = torch.ops.aten.reshape.default
+            node.meta["val"] = _computed(module, node)
+        if _layout(node.meta["val"]) != _layout(before):
+            stale |= node.users.keys()
+    module.recompile()
+
+
+def _layout(value: Any) -> list[Any]:
+    """Sizes and strides of the tensors in a value."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [(part.shape, part.stride()) if isinstance(part, Tensor) else part for part in parts]
+
+
+def _computed(module: GraphModule, node: Node) -> Any:
+    """The fake value of an operator on the values that its operands have recorded."""
+    arguments, keywords = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
+    target: Any = node.target
+    with _fake_mode(module), torch.no_grad():
+        return target(*arguments, **keywords)
 
 
 def _fake_mode(module: GraphModule) -> Any:

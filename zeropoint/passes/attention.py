@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.constants import constant
+from zeropoint.graph.exported import refresh
 from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program
 from zeropoint.torch_private.operators import signature
@@ -20,15 +21,17 @@ from zeropoint.torch_private.operators import signature
 def decompose_attention(program: Program) -> Program:
     """The Program with each fused attention as products and a softmax, where these compute the same.
 
-    They do so but for a query that sees no key at all: its output is zero in fused attention, and a mean
-    here. A mask that hides nothing, as BERT makes itself one, goes. Attention that is causal or shares keys
-    among heads stays as it is, and float.
+    A query that sees no key at all gets zeros, as in fused attention. A mask that hides nothing, as BERT
+    makes itself one, goes. Attention that is causal or shares keys among heads stays as it is, and float.
     """
     module = fx.copy(program.module)
+    products = []
     for node in [n for n in module.graph.nodes if n.target is aten.scaled_dot_product_attention.default]:
         arguments = _arguments(node)
         if not (arguments["dropout_p"] or arguments["is_causal"] or arguments["enable_gqa"]):
-            _decompose(module, node, arguments)
+            products.append(_decompose(module, node, arguments))
+    if products:
+        refresh(module, products)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
 
@@ -39,7 +42,7 @@ def _arguments(node: Node) -> dict[str, Any]:
     return {argument.name: argument.default_value for argument in schema} | given | node.kwargs
 
 
-def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> None:
+def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> Node:
     query, key, value, mask = (arguments[name] for name in ("query", "key", "value", "attn_mask"))
     if mask is not None and _hides_nothing(module, mask, query):
         mask = None
@@ -68,8 +71,26 @@ def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> No
                 offset = then(aten.mul.Tensor, then(aten.sub.Tensor, shown, 1.0), -low)
             scores = then(aten.add.Tensor, scores, offset)
         weights = then(aten.softmax.int, scores, -1)
-        node.replace_all_uses_with(then(aten.matmul.default, weights, value))
+        result = then(aten.matmul.default, weights, value)
+        if mask is not None and not _shows_each(module, mask):
+            if fx.is_float(mask):
+                mask = then(aten.gt.Scalar, mask, float("-inf"))
+            seen = then(
+                aten._to_copy.default, then(aten.any.dim, mask, -1, True), dtype=result.meta["val"].dtype
+            )
+            result = then(aten.mul.Tensor, result, seen)
+        node.replace_all_uses_with(result)
     module.graph.erase_node(node)  # for its dropout it counts as impure, and would stay unused
+    return result
+
+
+def _shows_each(module: GraphModule, mask: Node) -> bool:
+    """Whether a mask leaves a key to every query, whatever the inputs are."""
+    value = constant(module, mask)
+    if value is None:
+        return False
+    shown = value if value.dtype == torch.bool else value > float("-inf")
+    return bool(shown.any(-1).all())
 
 
 def _hides_nothing(module: GraphModule, mask: Node, query: Node) -> bool:
