@@ -124,6 +124,8 @@ def test_speaks_the_first_metric_with_its_unit_and_direction(make_row, make_resu
 def test_failed_rows_are_never_shipped(make_row, make_results):
     failed = Row("static", "openvino", 8, 8, error="engine")
     assert verdict(make_results(failed)) == "No verdict: no row was measured."
+    untimed = make_row("static", latency_ms=None)
+    assert verdict(make_results(failed, untimed)) == "No verdict: rows are timed at the end."
     broken = make_row("static", p50=0.1, sqnr_db=float("nan"))
     assert verdict(make_results(make_row("fp32"), broken)).startswith("Ship fp32")
 

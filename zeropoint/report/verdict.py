@@ -29,8 +29,11 @@ def verdict(results: Results) -> str:
     """
     wrong = [row for row in results.rows if row.error is None and row.latency_ms is not None and row.is_wrong]
     measured = standings(results)
+    if not measured and not wrong:
+        waiting = any(row.error is None for row in results.rows)
+        return f"No verdict: {'rows are timed at the end' if waiting else 'no row was measured'}."
     if not measured:
-        return "No verdict: no row was measured." if not wrong else f"Ship none of these: {_wrong(wrong)}."
+        return f"Ship none of these: {_wrong(wrong)}."
     recommended = _recommended(measured, results, "" if any(row.quantized for row in wrong) else UNQUANTIZED)
     return f"{recommended} Do not ship {_wrong(wrong)}." if wrong else recommended
 
