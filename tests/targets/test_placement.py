@@ -239,7 +239,8 @@ def test_matrix_product_with_a_weight_and_without():
             return ((x @ self.weight) @ self.stack) @ self.vector + (x @ x.transpose(1, 2)).sum(2)
 
     module = module_of(Products(), torch.randn(2, 3, 4))
-    assert weights(module) == {("weight", 0)}  # (5, 4), as of a linear layer; the stack is no layer's weight
+    # (5, 4), as of a linear layer; the stack has a scale for each row of outputs, and a float input.
+    assert weights(module) == {("weight", 0), ("stack", 0)}
     assert edges(module) == {("x", "matmul")}
 
 

@@ -224,3 +224,10 @@ def _sizes(graph: Graph) -> SizeOf:
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and size.node.expr not in known:
                 add(size.node.expr, aten.sym_size.int, (node, axis))
     return lambda size: of(size.node.expr)
+
+
+def index_add(x: Tensor, axis: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    """``aten.index_add`` by ``scatter_add``, for front ends that do not see ``alpha``."""
+    shape = [-1 if one == axis % x.dim() else 1 for one in range(x.dim())]
+    places = index.reshape(shape).expand(source.shape)
+    return x.scatter_add(axis, places, source if alpha == 1 else source * alpha)

@@ -4,6 +4,7 @@ import dataclasses
 
 from torch.fx import GraphModule, Node
 
+from zeropoint.engines.bags import take_bags_apart
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import EMBEDDINGS, aten
 from zeropoint.graph.packing import dequantized
@@ -12,8 +13,12 @@ from zeropoint.graph.quantizers import Quantizer, quantizers
 
 
 def look_up_integers(program: Program) -> Program:
-    """The Program with embeddings after a weight's quantizer reading integers; the same values."""
+    """The Program with embeddings after a weight's quantizer reading integers; the same values.
+
+    Bags of embeddings become embeddings.
+    """
     module = fx.copy(program.module)
+    take_bags_apart(module)
     for quantizer in list(quantizers(module)):
         readers = [user for user in quantizer.node.users if user.target in EMBEDDINGS]
         if quantizer.is_weight and quantizer.axis == 0 and readers:

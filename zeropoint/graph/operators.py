@@ -120,7 +120,8 @@ OPERATORS: dict[Any, Operator] = {
 """The table: to teach zeropoint an operator, add its row."""
 
 SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
-EMBEDDINGS = frozenset({aten.embedding.default})
+BAGS = frozenset({aten.embedding_bag.default, aten.embedding_bag.padding_idx})
+EMBEDDINGS = frozenset({aten.embedding.default, *BAGS})
 RECURRENT = frozenset(
     getattr(getattr(aten, f"{kind}{form}"), overload)
     for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -172,7 +173,7 @@ def weighted(node: Node) -> Weighted | None:
         weight = weight.args[0]
     if not is_stored(weight):
         return None
-    dimensions = cast(Node, weight).meta["val"].dim()  # a stack of matrices is a factor like any other
+    dimensions = cast(Node, weight).meta["val"].dim()  # a stack of matrices is none: ``targets.experts``
     return description if dimensions == 2 or (dimensions > 2 and description.family != "linear") else None
 
 

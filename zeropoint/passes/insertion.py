@@ -36,10 +36,10 @@ def insert_quantizers(
         for user in users:
             nodes[user].replace_input_with(nodes[source], quantizer)
     paired = pairings(module, target.processor)
-    for place in sorted(placement.weights, key=lambda place: place.node):
+    for place in {place.node: place for place in sorted(placement.weights, key=repr)}.values():
         node, scheme = nodes[place.node], place.scheme
         if place.group is not None:
-            _regroup(module, node, place.group)
+            _regroup(module, node, place.group, -1 if place.inputs is None else place.inputs)
         estimate = WEIGHT_ESTIMATORS[options.weight_ranges or ("minmax" if scheme.bits == 8 else "mse")]
         weight = fx.tensor_of(module, node)
         scale, zero_point = estimate(weight, scheme, place.axis)
@@ -49,14 +49,21 @@ def insert_quantizers(
     fx.remove_unused(module)
 
 
-def _regroup(module: GraphModule, weight: Node, size: int) -> None:
-    """Stores a weight with its groups as rows, and lets its users read it in its old shape."""
-    users, before = list(weight.users), weight.meta["val"]
+def _regroup(module: GraphModule, weight: Node, size: int, inputs: int) -> None:
+    """Stores a weight with groups along its axis ``inputs`` as rows; its users read it in its old shape."""
+    users, whole = list(weight.users), fx.tensor_of(module, weight)
+    moved = whole.movedim(inputs, -1)
     with module.graph.inserting_after(weight):
-        whole = module.graph.call_function(aten.reshape.default, (weight, list(before.shape)))
-    whole.meta = dict(weight.meta)
-    rows = fx.tensor_of(module, weight).reshape(-1, size)
+        value = module.graph.call_function(aten.reshape.default, (weight, list(moved.shape)))
+    value.meta = {**weight.meta, "val": weight.meta["val"].movedim(inputs, -1)}
+    if inputs % whole.dim() != whole.dim() - 1:
+        back = list(range(whole.dim()))
+        back.insert(inputs, back.pop())
+        with module.graph.inserting_after(value):
+            value = module.graph.call_function(aten.permute.default, (value, back))
+        value.meta = dict(weight.meta)
+    rows = moved.reshape(-1, size)
     fx.set_tensor(module, str(weight.target), rows, trainable=True)
     weight.meta["val"] = rows
     for user in users:
-        user.replace_input_with(weight, whole)
+        user.replace_input_with(weight, value)

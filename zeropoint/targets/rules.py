@@ -19,6 +19,8 @@ from zeropoint.graph.operators import (
 )
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.targets import sites
+from zeropoint.targets.experts import KINDS as STACKED
+from zeropoint.targets.experts import stacks
 from zeropoint.targets.sites import (
     CONVOLUTIONS,
     POOLING,
@@ -176,6 +178,11 @@ def is_table(site: Site) -> str | None:
     return "its table is read by a layer that is skipped" if skipped else None
 
 
+def has_stacks(site: Site) -> str | None:
+    """Whether the operator multiplies by a stack of matrices."""
+    return None if stacks(site.node) else "it multiplies by no stack of matrices"
+
+
 def never(reason: str) -> Callable[[Site], str | None]:
     """A check that always refuses."""
 
@@ -198,16 +205,27 @@ AMD = "AMD EPYC with AVX2, November 2026"
 EMBEDDING = (
     Rule(
         "embedding table",
-        ("embedding",),
+        ("embedding", "embedding_bag"),
         is_table,
         "a quarter of the size",
         weights=sites.its_table,
     ),
     Rule(
         "index of an embedding",
-        ("embedding",),
+        ("embedding", "embedding_bag"),
         never("an embedding looks up rows of integers, and there is nothing to multiply them with"),
         "none",
+    ),
+)
+
+EXPERTS = (
+    Rule(
+        "matrices of experts",
+        STACKED,
+        has_stacks,
+        "a quarter of the size; the arithmetic stays float",
+        weights=sites.its_stacks,
+        optional=True,
     ),
 )
 
@@ -328,6 +346,7 @@ STATIC = (
         late=True,
         optional=True,
     ),
+    *EXPERTS,
     *OF_RECURRENT,
     *EMBEDDING,
 )
@@ -341,6 +360,7 @@ DYNAMIC = (
         weights=sites.weight_of_dynamic,
     ),
     Rule("input of a layer", ("linear",), is_faster, "integer kernels", sites.of_input_itself),
+    *EXPERTS,
     *OF_RECURRENT,
     Rule(
         "convolution",
@@ -359,6 +379,7 @@ WEIGHTS = (
         never("its inputs, since weight-only leaves activations float"),
         "none",
     ),
+    *EXPERTS,
     *OF_RECURRENT,
     EMBEDDING[1],
 )

@@ -20,6 +20,7 @@ from zeropoint.graph.operators import (
 )
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.targets import recipe
+from zeropoint.targets.experts import stacks
 from zeropoint.targets.options import Options
 from zeropoint.targets.processor import PROCESSORS
 from zeropoint.targets.recipe import Row, matches
@@ -37,13 +38,15 @@ Pair = tuple[Node, Node]
 class WeightPlace:
     """A weight, by the name of its ``get_attr`` node, the axis of its output channels, and its scheme.
 
-    ``group``: the number of inputs of an output that share a scale; None if all do.
+    ``group``: the number of inputs of an output that share a scale; None if all do. ``inputs``: of a stack of
+    matrices the axis of inputs; then every output of every matrix has a scale of its own.
     """
 
     node: str
     axis: int
     scheme: Scheme
     group: int | None = None
+    inputs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,16 @@ def its_matrices(site: Site) -> list[WeightPlace]:
     stored = [part for part in tensors if isinstance(part, Node) and fx.is_stored(part)]
     scheme = site.options.layer(fx.module_name(site.node)).weights(site.target.weights)
     return [WeightPlace(part.name, 0, scheme) for part in stored if part.meta["val"].dim() == 2]
+
+
+def its_stacks(site: Site) -> list[WeightPlace]:
+    """The stacks of matrices that a product reads, a scale for each output of each matrix."""
+    row = site.options.layer(fx.module_name(site.node))
+    scheme = replace(row.weights(site.target.weights), granularity="per-channel")
+    sizes = [(stored, axis, stored.meta["val"].shape[axis]) for stored, axis in stacks(site.node)]
+    return [
+        WeightPlace(stored.name, 0, scheme, row.group(size) or size, axis) for stored, axis, size in sizes
+    ]
 
 
 def its_table(site: Site) -> list[WeightPlace]:

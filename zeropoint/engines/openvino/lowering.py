@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from zeropoint.engines.decompositions import decompose, default_table
+from zeropoint.engines.decompositions import decompose, default_table, index_add
 from zeropoint.engines.openvino.kernels import CHOSEN_FOR, choose_kernels
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.openvino.profile import timed_convolutions
@@ -173,4 +173,5 @@ def _table() -> dict[Any, Any]:
     from openvino.frontend.pytorch.torchdynamo.export_decompositions import ops_to_not_decompose
 
     known = set(ops_to_not_decompose())
-    return {target: parts for target, parts in default_table().items() if target not in known}
+    parts = {target: parts for target, parts in default_table().items() if target not in known}
+    return parts | {aten.index_add.default: index_add}
