@@ -28,6 +28,16 @@ def test_the_exporter_to_onnx_lacks_an_operator():
     assert refusal(caused(RuntimeError(ONNX), lacking)).startswith("it has no prims.bessel_j0; ")
 
 
+def test_an_operator_that_an_engine_has_but_not_so():
+    openvino = RuntimeError(
+        OPENVINO.partition("Summary")[0] + "Summary:\n-- Conversion is failed for: aten.convolution.default"
+    )
+    node = "%conv2d : [num_users=1] = call_function[target=torch.ops.aten.conv2d.default](args = (%x,))"
+    onnx = caused(RuntimeError(ONNX), RuntimeError(f"Error when translating node {node}."))
+    assert refusal(openvino).startswith("it cannot run, as it is used here, aten.convolution; ")
+    assert refusal(onnx).startswith("it cannot run, as it is used here, aten.conv2d; ")
+
+
 def test_without_names_it_is_the_first_cause():
     cause = caused(
         RuntimeError("Error when translating node %add"), ValueError("\x1b[96mshapes differ\x1b[0m")

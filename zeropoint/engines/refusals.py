@@ -9,6 +9,11 @@ _LACKING = re.compile(
     r"No conversion rule found for operations: (?P<openvino>.+)"
     r"|No ONNX function found for <OpOverload\(op='(?P<onnx>[^']+)'"
 )
+# In which they name one that they know, but not as it is used there.
+_FAILED = re.compile(
+    r"Conversion is failed for: (?P<openvino>aten\.\S+)"
+    r"|Error when translating node .*target=torch\.ops\.(?P<onnx>[\w.]+)"
+)
 _COLOUR = re.compile(r"\x1b\[\d*m")
 _SETTING = (
     "Exception from ",
@@ -26,11 +31,13 @@ def refusal(error: BaseException) -> str:
     'it has no aten.angle; take another engine, or leave that to the code around the model'
     """
     causes = _causes(error)
-    found = [match for cause in causes for match in _LACKING.finditer(str(cause))]
-    names = [name.strip() for match in found for name in (match["openvino"] or match["onnx"]).split(",")]
-    if names:
-        lacking = " and ".join(dict.fromkeys(name.removesuffix(".default") for name in names))
-        return f"it has no {lacking}; take another engine, or leave that to the code around the model"
+    for pattern, words in ((_LACKING, "has no"), (_FAILED, "cannot run, as it is used here,")):
+        found = [match for cause in causes for match in pattern.finditer(str(cause))]
+        if names := [
+            name.strip() for match in found for name in (match["openvino"] or match["onnx"]).split(",")
+        ]:
+            operators = " and ".join(dict.fromkeys(name.removesuffix(".default") for name in names))
+            return f"it {words} {operators}; take another engine, or leave that to the code around the model"
     for cause in reversed(causes):
         lines = [_COLOUR.sub("", line).strip("- ") for line in str(cause).splitlines()]
         if said := [line for line in lines if line and not line.startswith(_SETTING)]:
