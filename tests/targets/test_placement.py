@@ -117,6 +117,16 @@ def test_a_sum_that_only_float_operators_read_is_of_floats(between):
     assert not {user for _, user in found} & {"add_1"}
 
 
+def test_a_sum_that_only_layers_of_integer_weights_make_and_read_is_of_floats():
+    """Rounding each step of a normalizing flow so left 10 dB of 50."""
+    weights_alone = dataclasses.replace(ADDS_INSIDE, weights_alone=frozenset({"linear"}))
+    flow = Function(lambda parts, x: parts[1](x * 2 + parts[0](x)), nn.Linear(8, 8), nn.Linear(8, 8))
+    assert not edges(module_of(flow, torch.randn(2, 8)), weights_alone)
+    assert ("mul", "add") in edges(module_of(flow, torch.randn(2, 8)))
+    network = Function(lambda p, x: p[1]((x * 2 + p[0](x)).mean((2, 3))), nn.Conv2d(3, 3, 1), nn.Linear(3, 2))
+    assert ("mul", "add") in edges(module_of(network), weights_alone)  # a convolution makes this one
+
+
 @pytest.mark.parametrize("head", ["norm", "mean over tokens"])
 def test_the_stream_of_a_transformer_is_of_floats(head):
     """Where its norms come first, only further sums and layer norms read it, and perhaps a mean."""

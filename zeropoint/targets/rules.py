@@ -12,6 +12,7 @@ from typing import cast
 from torch.fx import Node
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.moves import before_moves
 from zeropoint.graph.operators import (
     EMBEDDINGS,
     family,
@@ -107,10 +108,16 @@ def needs_output(site: Site) -> str | None:
 
 
 def sums_in_integers(site: Site) -> str | None:
-    """Whether an addition is among integer operators."""
+    """Whether an addition is among integer operators.
+
+    A layer whose weights alone are integers counts as a reader only if an integer layer makes a side of the
+    sum, as the last one of a convolutional network: sums between such layers would be rounded for nothing.
+    """
     if reason := runs(site):
         return reason
-    is_read = stays_in_integers(site.node, site.target) and operands(site.node)
+    layers = site.target.weighted - site.target.weights_alone
+    is_made = any(weighted(one) and family(one) in layers for one in map(before_moves, operands(site.node)))
+    is_read = stays_in_integers(site.node, site.target, inputs=not is_made) and operands(site.node)
     return None if is_read else "no integer operator reads the sum, or one side is a constant"
 
 

@@ -47,6 +47,7 @@ def lower(program: Program, path: Path) -> None:
     for node in products:
         node.target = torch.ops.zeropoint.product.default
     _use_core_operators(module)
+    _separate_outputs(module)
     if has_branches(module):
         module.recompile()
         module = export(program, module).run_decompositions(_table()).module(check_guards=False)
@@ -166,6 +167,25 @@ def _use_core_operators(module: GraphModule) -> None:
                 masked = aten.fake_quantize_per_tensor_affine_cachemask.default
                 both = module.graph.call_function(masked, node.args)
             node.target, node.args = operator.getitem, (both, 0)
+
+
+def _separate_outputs(module: GraphModule) -> None:
+    """Gives outputs that are one tensor a tensor each: the front end knows one name of a tensor."""
+    (output,) = module.graph.find_nodes(op="output")
+    results, seen = list(output.args[0]), set()
+    for number, result in enumerate(results):
+        source = result
+        while source.target in _ALIASES:
+            source = source.args[0]
+        if source in seen:  # these two are no operators that the front end leaves out, whatever the type
+            with module.graph.inserting_before(output):
+                row = module.graph.call_function(aten.unsqueeze.default, (result, 0))
+                results[number] = module.graph.call_function(aten.squeeze.dim, (row, 0))
+        seen.add(source)
+    output.args = (tuple(results),)
+
+
+_ALIASES = (aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default)
 
 
 def _table() -> dict[Any, Any]:
