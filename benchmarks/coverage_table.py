@@ -141,4 +141,4 @@ def failures(records: list[Record]) -> str:
 
 def cause(error: str) -> str:
     """The error without its numbers and names, so that equal causes are equal."""
-    return re.sub(r"'[^']*'|\"[^\"]*\"|\d[\d.,x]*|\([^)]*\)|\b\w+\.\w[\w.]*", "_", error)[:70]
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\d[\d.,x]*|\([^)]*\)|\b(?!aten|prims)\w+\.\w[\w.]*", "_", error)[:70]
