@@ -2,13 +2,14 @@
 
 import os
 import time
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from zeropoint import engines, progress
 from zeropoint.data.batches import Loader, check
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph.program import Program
 from zeropoint.methods import find, named
 from zeropoint.methods.method import Job, Method, run
@@ -64,7 +65,16 @@ def quantize(
     )
     with progress.about(f"{named(method, options)} for {rules.name}"):
         program = run(asked.passes, program, job)
+    if asked.quantizes and program.weight_bits == 32:
+        warnings.warn(InputWarning(_nothing(program)), stacklevel=2)
     return replace(program, quantize_seconds=time.perf_counter() - started)
+
+
+def _nothing(program: Program) -> str:
+    """In a line, why a method found nothing to quantize."""
+    reasons = [decision.reason for decision in program.decisions if decision.reason]
+    reason = reasons[0] if reasons else "the model has no layer with weights that integers are for"
+    return f"{program.method} quantized nothing, and the Program computes in float: {reason}"
 
 
 def _checked(program: Program, name: str, calibration: Loader | None, train: Loader | None) -> Method:

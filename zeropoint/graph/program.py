@@ -51,7 +51,8 @@ class Program:
     quantizers.
     ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free;
     if it is, others are, too, if they were captured so.
-    ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float, 16 for bfloat16.
+    ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float and where
+    nothing could be quantized, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, ``processor`` the kind of CPU that it was
     quantized for, and ``quantize_seconds`` what the method took. ``skip`` are the globs of modules that the
     user kept float, ``decisions`` what each rule of placement decided at each node. ``unfitted`` has the

@@ -36,7 +36,8 @@ def keep_within_limits(program: Program, job: Job) -> Program:
 def quantized(
     program: Program, module: GraphModule, method: str, placement: Placement, job: Job, **changed: Any
 ) -> Program:
-    """The Program with quantizers in its ``module``, and what is known of them."""
+    """The Program with quantizers in its ``module``, and what is known of them: 32 bits if there are none."""
+    nothing = not (placement.weights or placement.edges)
     facts: dict[str, Any] = {
         "module": module,
         "method": method,
@@ -47,4 +48,5 @@ def quantized(
         "activation_bits": job.options.activation_bits,
         "decisions": placement.decisions,
     }
-    return dataclasses.replace(program, **(facts | changed))
+    as_float = {"weight_bits": 32, "activation_bits": 32} if nothing else {}
+    return dataclasses.replace(program, **(facts | changed | as_float))
