@@ -99,16 +99,23 @@ def compare(
     rules = [target(name, options.processor) for name in engines if quantizes]
     results = dataclasses.replace(results, remarks=tuple(line for one in rules if (line := one.remark())))
     save_results(results, folder)
+    results = timed(run, _all_rows(run, results, methods, engines, variants))
+    save_results(results, folder)
+    return results
+
+
+def _all_rows(
+    run: Run, results: Results, methods: list[str], engines: list[str], variants: list[Options]
+) -> Results:
+    """The results with every row that they lack."""
     before = torch.get_num_threads()
     try:
         for method in methods:
             for variant in {find(method).bits(variant): variant for variant in variants}.values():
-                for group in by_placement(program, method, engines, variant):
+                for group in by_placement(run.program, method, engines, variant):
                     results = _measured(run, results, method, variant, group)
     finally:
         torch.set_num_threads(before)
-    results = timed(run, results)
-    save_results(results, folder)
     return results
 
 
