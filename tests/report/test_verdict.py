@@ -84,6 +84,13 @@ def test_of_rows_that_are_equally_fast_the_most_accurate_is_shipped(make_row, ma
     assert verdict(make_results(rows[0], scattered, rows[2])).startswith("Ship static on openvino")
 
 
+def test_a_float_row_is_shipped_only_if_it_is_faster_beyond_noise(make_row, make_results):
+    rows = [make_row("fp32", p50=1.0), make_row("static", p50=1.01, top1=0.899)]
+    assert verdict(make_results(*rows)).startswith("Ship static on openvino: 1.01 ms")
+    slower = make_row("static", p50=1.1, top1=0.899)
+    assert "static on openvino takes 1.10× as long" in verdict(make_results(rows[0], slower))
+
+
 def test_identical_outputs_rank_first_among_the_equally_fast(make_row, make_results):
     rows = [
         make_row("fp32", "torch", 10.0),

@@ -76,9 +76,10 @@ def _recommended(measured: list[Standing], results: Results, unquantized: str) -
 
 
 def fastest(kept: Sequence[Standing]) -> Standing:
-    """The most accurate of the rows that are as fast as the fastest one, within noise."""
+    """The most accurate of the rows as fast as the fastest one, of the quantized ones if there are any."""
     first = min(kept, key=_time)
-    return max((one for one in kept if _as_fast(one, first)), key=_accuracy_rank)
+    equal = [one for one in kept if _as_fast(one, first)]
+    return max([one for one in equal if one.row.quantized] or equal, key=_accuracy_rank)
 
 
 def _as_fast(one: Standing, other: Standing) -> bool:
@@ -106,7 +107,7 @@ def _accuracy_rank(one: Standing) -> tuple[bool, float, float, float]:
 
 def _superlative(best: Standing, kept: Sequence[Standing], accuracy: str) -> str:
     first = min(kept, key=_time)
-    equal = [one for one in kept if _as_fast(one, first)]
+    equal = [one for one in kept if _as_fast(one, first) and one.row.quantized == best.row.quantized]
     if len(equal) == 1:
         return f"the fastest row that keeps {accuracy}"
     return f"the most accurate of the {len(equal)} fastest rows that keep {accuracy}, which are equally fast"
