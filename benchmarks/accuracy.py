@@ -108,10 +108,10 @@ def measure(line: Line, folder: str) -> dict[str, Any]:
             program, line.how, calibration=calibration, target=line.target, options=options
         )
         seconds = time.perf_counter() - started
-        runs = {"simulated": lambda x: quantized(x)[0]}
+        runs = {"simulated": quantized}
         if line.bits == "W8A8":
             runner = zp.compile(quantized, line.target, batch_size=BATCH)
-            runs[line.target] = lambda x: runner(x)[0]
+            runs[line.target] = runner
     elif line.tool == "float32":
         seconds = 0.0
     else:

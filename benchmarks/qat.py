@@ -123,12 +123,12 @@ def _open(network: str, folder: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _top1(run: Any, test: list[tuple[Tensor, Tensor]]) -> float:
-    right = sum(int((run(images)[0].argmax(1) == labels).sum()) for images, labels in test)
+    right = sum(int((run(images).argmax(1) == labels).sum()) for images, labels in test)
     return 100 * right / sum(len(labels) for _, labels in test)
 
 
 def _agreement(run: Any, other: Any, test: list[tuple[Tensor, Tensor]]) -> float:
-    same = sum(int((run(images)[0].argmax(1) == other(images)[0].argmax(1)).sum()) for images, _ in test)
+    same = sum(int((run(images).argmax(1) == other(images).argmax(1)).sum()) for images, _ in test)
     return 100 * same / sum(len(images) for images, _ in test)
 
 

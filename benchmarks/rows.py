@@ -66,7 +66,7 @@ def _save(engine: str, program: Program, inputs: Tensor, threads: int, stem: str
 
 def _load(engine: str, path: Path, threads: int) -> peers.Call:
     runner = engines.load_artefact(engine, path, threads)
-    return lambda inputs: runner(inputs)[0]
+    return runner
 
 
 def artefacts(model: str) -> dict[str, Artefact]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from zeropoint import engines, progress
-from zeropoint.data.batches import Loader, check
+from zeropoint.data.batches import Loader
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph.program import Program
+from zeropoint.graph.signature import flattened
 from zeropoint.methods import find, named
 from zeropoint.methods.method import Job, Method, run
 from zeropoint.methods.qat import QAT, fine_tuned
@@ -52,15 +53,18 @@ def quantize(
     rules = engines.target(target, options.processor) if isinstance(target, str) else target
     check_target(rules, method, options)
     started = time.perf_counter()
+    parts = {
+        name: flattened(loader, program.signature, f"the {name} data")
+        for name, loader in (("calibration", calibration), ("train", train), ("validation", validation))
+        if loader is not None
+    }
     job = Job(
         program,
         rules,
         options,
-        calibration=laid_out(program, calibration)
-        if calibration is not None and asked.needs("calibration")
-        else (),
-        train=train if train is not None else (),
-        validation=validation,
+        calibration=laid_out(program, parts["calibration"]) if asked.needs("calibration") else (),
+        train=parts.get("train", ()),
+        validation=parts.get("validation"),
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     with progress.about(f"{named(method, options)} for {rules.name}"):
@@ -82,10 +86,8 @@ def _checked(program: Program, name: str, calibration: Loader | None, train: Loa
     if program.method != "fp32":
         raise InputError(f"the Program is {program.method} already; quantize the float one")
     for part, loader in (("calibration", calibration), ("train", train)):
-        if method.needs(part):
-            if loader is None:
-                raise InputError(f"method '{name}' needs {part} data; give it")
-            check(loader, f"the {part} data")
+        if method.needs(part) and loader is None:
+            raise InputError(f"method '{name}' needs {part} data; give it")
     return method
 
 
@@ -134,7 +136,10 @@ def train_quantized(
         options = replace(options, processor=program.processor)
     rules = engines.target(target, options.processor) if isinstance(target, str) else target
     check_target(rules, "qat", options)
-    (logits, *_) = program(*program.example_inputs)
+    train = flattened(train, program.signature, "the training data")
+    calibration = None if calibration is None else flattened(calibration, program.signature)
+    validation = None if validation is None else flattened(validation, program.signature)
+    (logits, *_) = program.flat(*program.example_inputs)
     check_data(train, logits.shape[-1])
     place = None if folder is None else Folder(Path(folder))
     if place is not None and is_first():

@@ -64,7 +64,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)  # that this processor is another
             artefact = zp.compile(quantized, engine, path=folder / "model").artefact
-        return Outputs(program(images)[0], quantized(images)[0], on_arm(artefact, images), labels)
+        return Outputs(program(images), quantized(images), on_arm(artefact, images), labels)
 
     return made_for
 

@@ -23,7 +23,7 @@ def test_what_compile_writes_is_opened_by_its_name(engine, tmp_path):
     assert artefact.engine_of(written.artefact) == engine
     opened = artefact.load(written.artefact, threads=1)
     assert (opened.engine, opened.threads, opened.artefact) == (engine, 1, written.artefact)
-    assert torch.equal(opened(images())[0], written(images())[0])
+    assert torch.equal(opened(images()), written(images()))
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
@@ -68,7 +68,7 @@ def test_types_that_are_no_floats_are_stood_in_for_by_zeros(tmp_path):
     opened = artefact.load(engines.compile(program, "onnxruntime", path=tmp_path / "model").artefact)
     (inputs,) = example_inputs(opened, batch_size=2)
     assert torch.equal(inputs, torch.zeros(2, 3, dtype=torch.int64))
-    assert opened(inputs)[0].shape == (2, 3, 3)
+    assert opened(inputs).shape == (2, 3, 3)
 
 
 def test_another_free_dimension_is_not_guessed(tmp_path):

@@ -59,9 +59,9 @@ def test_engine_that_is_not_installed_is_named_with_its_command(monkeypatch: pyt
 def test_float32_equals_eager(float32: Program, data: list[Tensor], engine: str):
     runner = compile(float32, engine, threads=1)
     for size in (1, 3, 8):
-        (output,) = runner(data[0][:size])
+        output = runner(data[0][:size])
         assert output.dtype == torch.float32
-        torch.testing.assert_close(output, float32(data[0][:size])[0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(output, float32(data[0][:size]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_weights_of_four_bits_take_four_in_the_file_and_run_in_integers(
             patch.setattr(f"zeropoint.engines.{module}.WORTH_HALVING", 1 << 40)
         whole = compile(quantized, engine, threads=1)
     assert on_disk(whole.artefact) - on_disk(runner.artefact) > 0.45 * weights
-    assert torch.equal(runner(data[0])[0], whole(data[0])[0])
+    assert torch.equal(runner(data[0]), whole(data[0]))
 
 
 def test_artefact_is_written_where_it_is_asked_for(float32: Program, tmp_path):
@@ -278,7 +278,7 @@ def test_affine_weights_of_another_target_are_refused_by_torch(float32: Program,
 def test_an_input_of_another_size_names_the_axis_that_was_fixed(engine):
     program = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)), torch.randn(2, 3, 8, 8))
     runner = compile(program, engine, threads=1)
-    assert runner(torch.randn(5, 3, 8, 8))[0].shape == (5, 4, 1, 1)
+    assert runner(torch.randn(5, 3, 8, 8)).shape == (5, 4, 1, 1)
     with pytest.raises(InputError, match=r"shape \(2, 3, 8, 9\); .*\(any, 3, 8, 8\); axis 3 was fixed"):
         runner(torch.randn(2, 3, 8, 9))
     with pytest.raises(

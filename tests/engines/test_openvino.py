@@ -89,7 +89,7 @@ def test_layers_beside_a_recurrent_one_are_found_in_integers():
 
 def test_results_outlive_the_next_call(float32: Program, data: list[Tensor]):
     runner = compile(float32, "openvino")
-    (first,) = runner(data[0])
+    first = runner(data[0])
     kept = first.clone()
     runner(data[1])
     assert torch.equal(first, kept)

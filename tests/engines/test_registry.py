@@ -74,7 +74,7 @@ def test_a_fourth_engine_needs_no_other_place(tmp_path: Path):
     assert artefact.engine_of(written.artefact) == "fourth"
     opened = artefact.load(written.artefact)
     assert opened.engine == "fourth"
-    assert torch.equal(opened(images())[0], program(images())[0])
+    assert torch.equal(opened(images()), program(images()))
     with pytest.raises(InputError, match=r"model\.fourth is an artefact of fourth; give"):
         captured(str(written.artefact), "default", None)
     written.artefact.with_suffix(".extra").unlink()

@@ -39,7 +39,7 @@ def test_the_same_from_pixels(channels: int, activation_bits: int):
     after = pack_pixels(fx.copy(before))
     assert is_packed(after)
     for x in (images(channels, 1), images(channels, 2)[:1] * 9):
-        torch.testing.assert_close(after(x)[0], before(x)[0])  # their sums are in another order
+        torch.testing.assert_close(after(x), before(x))  # their sums are in another order
     (first, *_) = (node for node in after.graph.nodes if node.target is aten.conv2d.default)
     layouts = {}
     fx.Watching(after, {first.args[0].name}, lambda node, value: layouts.setdefault(node, value)).run(
@@ -55,7 +55,7 @@ def test_two_layers_that_read_an_image():
     before = lowered(Function(function, nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)), 3)
     after = pack_pixels(fx.copy(before))
     assert is_packed(after)
-    torch.testing.assert_close(after(images(3, 1))[0], before(images(3, 1))[0])
+    torch.testing.assert_close(after(images(3, 1)), before(images(3, 1)))
 
 
 @pytest.mark.parametrize(

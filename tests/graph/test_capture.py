@@ -31,7 +31,7 @@ def check(model, *inputs, batch_free=True, tolerance=1e-6):
         kept = [tensor.clone() for tensor in batch]
         with torch.no_grad():
             expected = flat_tensors(reference(*[tensor.clone() for tensor in batch]))
-        actual = program(*batch)
+        actual = program.flat(*batch)
         assert len(actual) == len(expected)
         for one, other in zip(actual, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
@@ -67,7 +67,7 @@ def test_dropouts_in_place_cost_no_second_trace(monkeypatch: pytest.MonkeyPatch)
     x = torch.randn(2, 3, 8, 8)
     program = capture(model, x)
     assert operators(program) == [aten.conv2d.default, aten.relu.default]
-    assert torch.equal(program(x)[0], model.eval()(x))
+    assert torch.equal(program(x), model.eval()(x))
 
 
 def test_dropout_that_is_always_on_stays():
@@ -77,7 +77,7 @@ def test_dropout_that_is_always_on_stays():
 
     program = capture(AlwaysOn(), torch.ones(1, 1000))
     assert operators(program) == [aten.dropout.default]
-    (output,) = program(torch.ones(4, 1000))
+    output = program(torch.ones(4, 1000))
     assert output.unique().tolist() == [0.0, 2.0]  # half of the values, doubled: Srivastava et al. 2014
 
 
@@ -209,7 +209,7 @@ class Counter(nn.Module):
 def test_buffers_are_not_written():
     model = Counter()
     program = capture(model, images())
-    first, second = program(images())[0], program(images())[0]
+    first, second = program(images()), program(images())
     assert model.count == 0
     assert torch.equal(first, second)
     assert torch.equal(first, images() + 1)
@@ -256,7 +256,7 @@ def test_other_float_types_become_float32_copies(dtype):
     program = capture(model, images().to(dtype))
     assert model[0].weight.dtype == dtype
     expected = copy.deepcopy(model).float().eval()(images().to(dtype).float())
-    torch.testing.assert_close(program(images().to(dtype).float())[0], expected)
+    torch.testing.assert_close(program(images().to(dtype).float()), expected)
     assert program.example_inputs[0].dtype == torch.float32
 
 
@@ -339,7 +339,9 @@ def test_what_cannot_be_exported_is_told_with_its_line(capfd):
 )
 def test_inputs_on_which_the_model_fails(inputs):
     model = nn.Sequential(nn.Conv2d(3, 4, 3)).train()
-    with pytest.raises(InputError, match="the model fails on inputs of shape") as caught:
+    with pytest.raises(
+        InputError, match=r"the model fails on inputs of shape|does not fit the model's forward: too many"
+    ) as caught:
         capture(model, inputs)
     assert "\n" not in str(caught.value)
     assert model.training
@@ -387,4 +389,4 @@ def test_what_cannot_be_captured_is_one_line(model, example, message):
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 def test_wrapped_modules_are_unwrapped(wrap):
     model, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval(), torch.randn(2, 3)
-    torch.testing.assert_close(capture(wrap(model), x)(x)[0], model(x))
+    torch.testing.assert_close(capture(wrap(model), x)(x), model(x))

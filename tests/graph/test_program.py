@@ -14,6 +14,7 @@ from torch import nn
 
 from zeropoint.errors import InputError
 from zeropoint.graph.archive import FILE_VERSION
+from zeropoint.graph.batch import Batch
 from zeropoint.graph.capture import capture
 from zeropoint.graph.program import METADATA, at_batch, flat_tensors, load
 
@@ -41,7 +42,8 @@ def same_program(one, other):
         "target",
         "weight_bits",
         "activation_bits",
-        "dynamic_batch",
+        "batch",
+        "signature",
         "quantize_seconds",
     )
     assert all(getattr(one, field) == getattr(other, field) for field in fields)
@@ -66,7 +68,7 @@ def test_round_trip(program, tmp_path):
 @pytest.mark.slow
 def test_plain_torch_runs_the_file(program, tmp_path):
     program.save(tmp_path / "a.pt2")
-    torch.save((images(3), program(images(3))[0]), tmp_path / "expected")
+    torch.save((images(3), program(images(3))), tmp_path / "expected")
     code = """
 import sys
 sys.modules["zeropoint"] = None
@@ -105,7 +107,7 @@ def test_batch_arithmetic_in_the_graph_survives(tmp_path):
 
     capture(Pairs(), images(2)).save(tmp_path / "a.pt2")
     expected = images(6).reshape(3, 2, -1).sum(1)
-    torch.testing.assert_close(load(tmp_path / "a.pt2")(images(6))[0], expected)
+    torch.testing.assert_close(load(tmp_path / "a.pt2")(images(6)), expected)
 
 
 def test_names_that_look_like_a_quantizers(tmp_path):
@@ -121,9 +123,9 @@ def test_names_that_look_like_a_quantizers(tmp_path):
 
     program = dynamic(capture(Scaled(), torch.randn(2, 3)), ADDS_INSIDE, options())
     x = torch.tensor([[1.0, 0.0, -1.0]])
-    torch.testing.assert_close(program(x)[0], x * 6 + 5, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(program(x), x * 6 + 5, rtol=0.02, atol=0.02)
     program.save(tmp_path / "a.pt2")
-    assert torch.equal(load(tmp_path / "a.pt2")(x)[0], program(x)[0])
+    assert torch.equal(load(tmp_path / "a.pt2")(x), program(x))
 
 
 def test_small_helpers():
@@ -132,7 +134,12 @@ def test_small_helpers():
         [2, 1],
     )
     assert at_batch(residual(), 7).example_inputs[0].shape == (7, 3, 8, 8)
-    assert at_batch(replace(residual(), dynamic_batch=False), 7).example_inputs[0].shape == (2, 3, 8, 8)
+    assert at_batch(replace(residual(), batch=Batch((None,), (None,))), 7).example_inputs[0].shape == (
+        2,
+        3,
+        8,
+        8,
+    )
 
 
 def test_places_that_cannot_be_written(tmp_path):
@@ -149,6 +156,7 @@ def test_full_disk(tmp_path):
     code = """
 import resource, sys
 import torch
+from zeropoint.graph.batch import Batch
 from zeropoint.graph.capture import capture
 from zeropoint.errors import InputError
 program = capture(torch.nn.Linear(64, 64), torch.ones(2, 64))

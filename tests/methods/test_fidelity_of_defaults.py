@@ -56,7 +56,7 @@ def decibels(network, program, data):
     meter = FidelityMeter()
     with torch.no_grad():
         for batch in data:
-            meter.add([network(batch)], [program(batch)[0]])
+            meter.add([network(batch)], [program(batch)])
     return meter.result().sqnr_db
 
 

@@ -43,7 +43,7 @@ def test_convolution_and_relu_by_hand():
     # 0.5 · (-1, 0, 0.3, 1.55) + 0.25 = -0.25, 0.25, 0.4, 1.025, cut to 0 and rounded to steps of 1.025 / 255.
     steps = [0, round(0.25 * 255 / 1.025), round(0.4 * 255 / 1.025), 255]
     expected = [-2 * step * 1.025 / 255 for step in steps]
-    assert program(x)[0].flatten().tolist() == pytest.approx(expected, rel=1e-6)
+    assert program(x).flatten().tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_target_without_zero_in_the_middle():
@@ -76,7 +76,7 @@ def test_linear_by_hand():
     # The input spans -1 to 4.1: scale 0.02, zero point 50.
     levels = np.clip(np.rint(x / 0.02) + 50, 0, 255)
     expected = ((levels - 50) @ integers.T + np.rint(bias / (0.02 * scales))) * 0.02 * scales
-    assert program(torch.from_numpy(x))[0].numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert program(torch.from_numpy(x)).numpy() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("target", [ADDS_INSIDE, ROUNDS_FIRST])
@@ -95,7 +95,7 @@ def test_linear_by_hand():
 def test_fidelity_and_that_options_do_what_they_say(target, chosen, least):
     program = residual()
     quantized = static(program, target, [images(16, seed) for seed in range(4)], options(**chosen))
-    assert sqnr(program(images(16, 9))[0], quantized(images(16, 9))[0]) > least
+    assert sqnr(program(images(16, 9)), quantized(images(16, 9))) > least
     assert quantized.method == "static"
     assert quantized.target == target.name
     assert quantized.weight_bits == chosen.get("weight_bits", 8)
@@ -125,7 +125,7 @@ def test_the_given_program_and_model_are_left_alone():
 
 def test_quantizing_twice_gives_the_same():
     one, two = (static(residual(), ADDS_INSIDE, [images()], options(ranges="mse")) for _ in range(2))
-    assert torch.equal(one(images())[0], two(images())[0])
+    assert torch.equal(one(images()), two(images()))
 
 
 @pytest.mark.parametrize("ranges", ["minmax", "moving-average", "percentile", "mse", "entropy"])
@@ -139,8 +139,8 @@ def test_dead_channels_and_constant_inputs(ranges):
     for x in (torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)):
         program = capture(model, x)
         quantized = static(program, ADDS_INSIDE, [x], options(ranges=ranges, weight_ranges="mse"))
-        assert quantized(x)[0].isfinite().all()
-        torch.testing.assert_close(quantized(x)[0], program(x)[0], rtol=0.02, atol=0.02)
+        assert quantized(x).isfinite().all()
+        torch.testing.assert_close(quantized(x), program(x), rtol=0.02, atol=0.02)
 
 
 def test_calibration_batches_limits_what_is_read():
@@ -160,7 +160,7 @@ def test_empty_calibration():
 def test_skip_everything_is_the_float_program():
     quantized = static(residual(), ADDS_INSIDE, [images()], options(skip=("*",)))
     assert not any(node.target in FAKE_QUANTIZE for node in quantized.module.graph.nodes)
-    torch.testing.assert_close(quantized(images())[0], residual()(images())[0])
+    torch.testing.assert_close(quantized(images()), residual()(images()))
 
 
 def test_large_networks_are_observed_in_bfloat16(monkeypatch: pytest.MonkeyPatch):
@@ -198,7 +198,7 @@ def test_fitting_is_checked_on_batches_that_it_has_not_seen(monkeypatch: pytest.
     monkeypatch.setattr(module_of, "gptq", spoiled)
     chosen = static(residual(), ADDS_INSIDE, data, options(rounding="gptq"))
     plain = static(residual(), ADDS_INSIDE, data, options())
-    assert torch.equal(chosen(images(4, 99))[0], plain(images(4, 99))[0])
+    assert torch.equal(chosen(images(4, 99)), plain(images(4, 99)))
     assert seen == [float(batch.flatten()[0]) for n, batch in enumerate(data) if n not in (7, 15)]
 
 

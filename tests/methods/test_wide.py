@@ -30,7 +30,7 @@ def test_sixteen_bits_by_hand():
     zero_point = np.rint(1.9 / step)
     levels = np.clip(np.rint(x.double().numpy() / step) + zero_point, 0, 65535) - zero_point
     expected = (levels * step) @ (np.rint(weight / scales) * scales).T
-    assert program(x)[0].numpy() == pytest.approx(expected, abs=1e-6)
+    assert program(x).numpy() == pytest.approx(expected, abs=1e-6)
     (found,) = [quantizer for quantizer in quantizers(program.module) if not quantizer.is_weight]
     assert (found.scheme.bits, found.scheme.qmax, program.activation_bits) == (16, 65535, 16)
 
@@ -40,8 +40,8 @@ def test_more_bits_are_nearer_to_float_and_saved(rounding: str, tmp_path):
     program, data = residual(), [images(8)]
     found = [
         sqnr(
-            program(images())[0],
-            static(program, ADDS_INSIDE, data, Options(activation_bits=bits, rounding=rounding))(images())[0],
+            program(images()),
+            static(program, ADDS_INSIDE, data, Options(activation_bits=bits, rounding=rounding))(images()),
         )
         for bits in (8, 12, 16)
     ]
@@ -49,7 +49,7 @@ def test_more_bits_are_nearer_to_float_and_saved(rounding: str, tmp_path):
     assert found[2] > found[0]
     sixteen = static(program, ADDS_INSIDE, data, Options(activation_bits=16, rounding=rounding))
     sixteen.save(tmp_path / "m.pt2")
-    assert torch.equal(load(tmp_path / "m.pt2")(images())[0], sixteen(images())[0])
+    assert torch.equal(load(tmp_path / "m.pt2")(images()), sixteen(images()))
 
 
 def test_dropping_them_leaves_the_others():

@@ -42,7 +42,7 @@ def trained(program: zp.Program, options: zp.Options = FEW, **arguments: object)
 
 
 def outputs(program: zp.Program) -> Tensor:
-    return program(clusters(seed=9)[0][0])[0]
+    return program(clusters(seed=9)[0][0])
 
 
 def test_the_folder_holds_what_it_says(program: zp.Program, tmp_path: Path):
@@ -176,7 +176,7 @@ def test_distillation_by_hand(program: zp.Program):
     """Hinton et al. 2015: a share of T² · KL(softened teacher, softened student), the rest cross-entropy."""
     inputs, labels = clusters()[0]
     logits = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
-    teacher = (program(inputs)[0].double() / 2).softmax(1)
+    teacher = (program(inputs).double() / 2).softmax(1)
     student = (logits.double() / 2).softmax(1)
     divergence = (teacher * (teacher / student).log()).sum(1).mean()
     expected = 0.7 * F.cross_entropy(logits.double(), labels) + 0.3 * 4 * divergence
@@ -268,7 +268,7 @@ def test_engines_predict_what_was_trained(program: zp.Program, engine: str):
     quantized = trained(program, zp.Options(training=TRAINING).at("W4A4"), target=engine)
     runner = zp.compile(quantized, engine, batch_size=32)
     batches = clusters(count=16, seed=11)
-    same = [runner(x)[0].argmax(1) == quantized(x)[0].argmax(1) for x, _ in batches]
+    same = [runner(x).argmax(1) == quantized(x).argmax(1) for x, _ in batches]
     assert torch.cat(same).float().mean() >= 0.995
 
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from zeropoint import data as data_sets
 from zeropoint import engines, models, tasks
 from zeropoint.data import Loaders
-from zeropoint.data.batches import example_inputs, first_batch, split
+from zeropoint.data.batches import example_inputs, first_batch
 from zeropoint.engines import Runner, artefact
 from zeropoint.errors import InputError
 from zeropoint.graph import archive, plain, program
 from zeropoint.graph.capture import capture
 from zeropoint.graph.program import Program, at_batch
+from zeropoint.graph.signature import call_of
 from zeropoint.methods import label
 from zeropoint.models.source import Source, fitting_shape, like
 from zeropoint.models.userfile import is_userfile, load
@@ -75,23 +76,13 @@ def program_and_data(
     )
     if loaded is not None:
         return loaded, loaders
-    batch = first_batch(loaders.evaluation)
-    most = _arguments(source.network)
-    example = split(
-        batch, most if isinstance(batch, tuple | list) and len(batch) == most + 1 else None
-    ).inputs
+    args, kwargs = call_of(source.network, first_batch(loaders.evaluation))
     try:
-        return capture(source.network, example, free_sizes=free_sizes, origin=model), loaders
+        return capture(source.network, args, kwargs, free_sizes=free_sizes, origin=model), loaders
     except InputError as error:
         if data == "random" and source.inputs is None and (shape := fitting_shape(source.network)):
             raise InputError(f"{model} takes other inputs; give --data random:{shape}") from error
         raise
-
-
-def _arguments(network: nn.Module) -> int:
-    """How many positional arguments a network takes at most, those of ``*args`` left out."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(one.kind in positional for one in inspect.signature(network.forward).parameters.values())
 
 
 def opened(model: str, weights: str, task: str | None = None) -> tuple[Program | None, Source]:
@@ -101,7 +92,7 @@ def opened(model: str, weights: str, task: str | None = None) -> tuple[Program |
     if not archive.holds(Path(model), program.METADATA):
         return None, plain.source(Path(model))
     saved = program.load(model)
-    inputs = like(saved.example_inputs, free_batch=saved.dynamic_batch)
+    inputs = like(saved.signature.batch_of(saved.example_inputs), free_batch=saved.dynamic_batch)
     return saved, Source(saved.module, inputs)
 
 

@@ -12,11 +12,11 @@ from zeropoint.comparison.runners import reference, runner, timed
 from zeropoint.comparison.start import PROGRAMS, Run, begin, check, check_methods
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
-from zeropoint.data.loaders import apart
 from zeropoint.engines import Runner, installed, target, unsupported
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
 from zeropoint.graph.program import Program, at_batch, load, parameter_bytes
+from zeropoint.graph.signature import flat_loaders
 from zeropoint.measure import layers, parity
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.integers import integers
@@ -86,7 +86,7 @@ def compare(
     variants = [options.at(of) for of in dict.fromkeys(bits)] or [options]
     chosen, batches = tasks.made(task, metrics, higher_is_better, postprocess), data.evaluation
     limit = MaxDrop.of(max_drop)
-    data = apart(data, len(program.example_inputs))
+    data = flat_loaders(data, program.signature)
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     check_methods(methods, engines, variants)
     probe = check(program, data, methods, options, chosen, batches)
@@ -154,7 +154,7 @@ def _rows(
                 runners[name] = reference(run, name, machine.cores())
             else:
                 runners[name] = runner(run, program, name, machine.cores())
-            runners[name](*run.program.example_inputs)
+            runners[name].flat(*run.program.example_inputs)
         except Exception as error:  # an engine's failure is a row of the table, not the end of the run
             runners.pop(name, None)
             yield _failed(program, name, error), 0

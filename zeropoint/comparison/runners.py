@@ -28,7 +28,7 @@ def runner(run: Run, program: Program, name: str, threads: int) -> Runner:
     path = run.folder / ARTEFACTS / f"{program.method}{bits}{module.artefact_name(program)}"
     if not path.exists():
         lower(program, name, path, run.threads)  # what is timed is to be fast
-    return load_artefact(name, path, threads)
+    return load_artefact(name, path, threads, program)
 
 
 @functools.lru_cache(maxsize=8)
@@ -94,5 +94,5 @@ def _call(run: Run, name: str, path: Path) -> Callable[[], object]:
     """One call of an artefact on the example inputs, tried once."""
     loaded = load_artefact(name, path, run.threads)
     inputs = run.program.example_inputs
-    loaded(*inputs)
-    return lambda: loaded(*inputs)
+    loaded.flat(*inputs)
+    return lambda: loaded.flat(*inputs)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from zeropoint.errors import InputError
 
 Batch = Any
-"""What a loader yields: ``(inputs, targets)`` or inputs alone, which are a Tensor or a tuple/list of them."""
+"""What a loader yields: ``(inputs, targets)`` or inputs alone: the arguments of a call, or a dict of them."""
 
 
 class FlatBatch(NamedTuple):
@@ -109,20 +109,6 @@ def _joined(batches: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return (
         batches[0] if len(batches) == 1 else tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
     )
-
-
-@dataclass(frozen=True)
-class Apart:
-    """The batches of a ``loader``, split for a model of ``count`` inputs."""
-
-    loader: Loader
-    count: int
-
-    def __iter__(self) -> Iterator[FlatBatch]:
-        return (split(batch, self.count) for batch in self.loader)
-
-    def __length_hint__(self) -> int:
-        return operator.length_hint(self.loader)
 
 
 def limit(loader: Loader, n: int | None) -> Loader:

@@ -1,9 +1,7 @@
 """Loaders: the parts of a data set that zeropoint reads, and what every one of them needs."""
 
 from dataclasses import dataclass, replace
-from typing import Any
-
-from zeropoint.data.batches import Apart, Loader, limit
+from zeropoint.data.batches import Loader, limit
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,6 @@ class Loaders:
     def parts(self) -> dict[str, Loader | None]:
         """The parts that methods read, by name."""
         return {"calibration": self.calibration, "train": self.train, "validation": self.validation}
-
-
-def apart(loaders: Loaders, count: int) -> Loaders:
-    """The same loaders, their batches split for a model of ``count`` inputs."""
-    given = {**loaders.parts(), "evaluation": loaders.evaluation}
-    parts: Any = {name: Apart(part, count) for name, part in given.items() if part is not None}
-    return replace(loaders, **parts)
 
 
 def limited(loaders: Loaders, n: int | None) -> Loaders:

@@ -22,6 +22,7 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
 from zeropoint.graph.operators import short_name
 from zeropoint.graph.program import Program, at_batch, flat_tensors
+from zeropoint.graph.signature import flattened
 from zeropoint.measure.latency import interleave, paired_ratio
 from zeropoint.measure.layerwise import TOGETHER, Layerwise, Seen, decibels, first_items, layerwise
 from zeropoint.measure.simulate import OnProcessor
@@ -135,6 +136,7 @@ def diagnose(
         able = " or ".join(name for name in engines.NAMES if engines.named(name).layer_seconds)
         raise InputError(f"{engine} reports no times of layers; give {able}, or none")
     kind = program.processor if processor is None else find_processor(processor).name
+    data = flattened(data, program.signature)
     looked = layerwise(program, data, items, sensitivity=True, processor=kind, description="diagnosing")
     worst = sorted(looked.seen, key=lambda seen: seen.at_outputs, reverse=True)
     times = _times(program, looked, engine, threads, say)
@@ -298,11 +300,11 @@ def _timed(
             try:
                 lower(one, engine, path, threads)
                 runner = load_artefact(engine, path, threads)
-                runner(*one.example_inputs)
+                runner.flat(*one.example_inputs)
             except Exception as error:  # a fix that an engine cannot run has no price
                 say(f"{engine} cannot run fix {number}: {first_line(error)}")
                 continue
-            calls[str(number)] = functools.partial(runner, *one.example_inputs)
+            calls[str(number)] = functools.partial(runner.flat, *one.example_inputs)
         samples = interleave(calls, seconds=SECONDS * len(calls))
     return [
         dataclasses.replace(one, latency=paired_ratio(samples[str(number)], samples["0"]).median - 1)

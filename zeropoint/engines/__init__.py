@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor, as_tensor, float32, get_num_threads, set_num_threads
 
-from zeropoint.engines.engine import Engine, Run
+from zeropoint.data.nested import replaced
+from zeropoint.engines.engine import SIGNATURE, Engine, Run
 from zeropoint.engines.refusals import refusal as why_not
 from zeropoint.engines.verify import WrongError, check_lowering
 from zeropoint.errors import InputError, closest
 from zeropoint.graph.program import Program, at_batch
-from zeropoint.graph.sizes import Shape, input_shapes, keeping_bounds, misfit
+from zeropoint.graph.signature import Signature, from_text
+from zeropoint.graph.sizes import Shape, check_shapes, input_shapes, keeping_bounds
 from zeropoint.targets import processor as processors
 from zeropoint.targets.machine import cores
 from zeropoint.targets.options import Options
@@ -44,7 +46,8 @@ NAMES = (
 class Runner:
     """A compiled model on an engine. ``threads`` is the number it computes with, ``artefact`` its file.
 
-    ``shapes``: the sizes that the inputs' axes may have; empty if only the artefact knows.
+    ``shapes``: the sizes that the inputs' axes may have; empty if only the artefact knows. ``signature``: how
+    the model is called; None for an artefact of an older zeropoint.
 
     >>> runner = zp.compile(program, "onnxruntime", threads=1)
     >>> runner.engine, runner.threads, runner.artefact.suffix
@@ -56,32 +59,33 @@ class Runner:
     artefact: Path
     run: Run
     shapes: tuple[Shape, ...] = ()
+    signature: Signature | None = None
 
-    def __call__(self, *inputs: Tensor | np.ndarray[Any, Any]) -> tuple[Tensor, ...]:
-        """The output tensors, float32 on the CPU, of the positional inputs: tensors or NumPy arrays.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model gives, on the CPU, for the arguments of its own call; NumPy arrays are taken, too.
 
-        Floats of other types are converted to float32.
+        Floats are converted to float32. Without a signature the arguments are tensors in order, and the
+        outputs a tensor or a tuple of tensors.
 
-        Raises InputError for an input of a shape that the model was not captured for: engines would read
-        after its end, or give meaningless outputs.
+        Raises InputError for arguments that the model was not captured with, and for an input of a shape that
+        it was not captured for: engines would read after its end, or give meaningless outputs.
         """
-        tensors = tuple(_as_tensor(value) for value in inputs)
+        args, kwargs = replaced((args, kwargs), np.ndarray, as_tensor)
+        if self.signature is not None:
+            return self.signature.nested(self.flat(*self.signature.flat(args, kwargs)))
+        outputs = self.flat(*args, **kwargs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def flat(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The output tensors, in order, of the input tensors in order; errors as of a call."""
+        tensors = tuple(map(_as_float32, inputs))
         if self.shapes:
-            _check(tensors, self.shapes)
+            check_shapes(tensors, self.shapes)
         return self.run(*tensors)
 
 
-def _as_tensor(value: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    tensor = as_tensor(value)
+def _as_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() and tensor.dtype != float32 else tensor
-
-
-def _check(inputs: tuple[Tensor, ...], shapes: tuple[Shape, ...]) -> None:
-    if len(inputs) != len(shapes):
-        raise InputError(f"the model takes {len(shapes)} inputs; {len(inputs)} were given")
-    for number, (tensor, shape) in enumerate(zip(inputs, shapes, strict=True), 1):
-        if wrong := misfit(tensor, shape):
-            raise InputError(f"input {number} {wrong}")
 
 
 def find(name: str) -> Engine:
@@ -157,7 +161,7 @@ def compile(
     else than the simulation on the example.
 
     >>> runner = zp.compile(quantized, "openvino", threads=1)
-    >>> runner(torch.rand(2, 3, 8, 8))[0].shape
+    >>> runner(torch.rand(2, 3, 8, 8)).shape
     torch.Size([2, 5])
     """
     ending = find(engine).artefact_name(program)
@@ -170,13 +174,11 @@ def compile(
     try:
         sized = at_batch(program, batch_size)
         lower(sized, engine, file, threads)
-        runner = dataclasses.replace(
-            load_artefact(engine, file, threads), shapes=input_shapes(program.module)
-        )
+        runner = load_artefact(engine, file, threads, program)
         if verify:
             check_lowering(program, runner.run, engine, batch_size)
         else:
-            runner(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
+            runner.flat(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
         return runner
     except WrongError:
         for part in find(engine).files(file):  # a wrong artefact is not handed out
@@ -202,10 +204,17 @@ def lower(program: Program, engine: str, path: Path, threads: int | None = None)
         set_num_threads(before)
 
 
-def load_artefact(engine: str, path: Path, threads: int | None = None) -> Runner:
-    """A Runner on an artefact that ``compile`` wrote earlier."""
+def load_artefact(
+    engine: str, path: Path, threads: int | None = None, program: Program | None = None
+) -> Runner:
+    """A Runner on an artefact that ``compile`` wrote earlier, of ``program`` if that is known."""
     threads = threads or cores()
-    return Runner(engine, threads, path, find(engine).load(path, threads))
+    module = find(engine)
+    run = module.load(path, threads)
+    if program is not None:
+        return Runner(engine, threads, path, run, input_shapes(program.module), program.signature)
+    text = module.metadata(path).get(SIGNATURE)
+    return Runner(engine, threads, path, run, signature=from_text(text) if text else None)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from zeropoint import engines
 from zeropoint.engines import Runner
+from zeropoint.engines.engine import PROCESSOR
 from zeropoint.errors import InputError, first_line
 from zeropoint.targets.processor import warn_of
 
@@ -45,7 +46,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
             part = "" if file == path else f", which is part of {path}"
             raise InputError(f"no such file: {file}{part}")
     try:
-        warn_of(engine.processor_of(path), str(path))
+        warn_of(engine.metadata(path).get(PROCESSOR, ""), str(path))
         return engines.load_artefact(name, path, threads)
     except InputError:
         raise

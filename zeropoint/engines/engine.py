@@ -1,6 +1,6 @@
 """What an engine offers: the members that its module has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +10,10 @@ from zeropoint.graph.program import Program
 from zeropoint.targets.processor import Processor
 from zeropoint.targets.target import Target
 
+PROCESSOR = "zeropoint_processor"
+"""In an artefact's metadata: the kind of processor that it was quantized for."""
+SIGNATURE = "zeropoint_signature"
+"""In an artefact's metadata: the Program's signature as text."""
 Run = Callable[..., tuple[Tensor, ...]]
 """A call of a model: tensors in, a tuple of tensors out."""
 LayerSeconds = Callable[[Program, Path, int, int], list[tuple[float, tuple[str, ...]]]]
@@ -56,8 +60,8 @@ class Engine(Protocol):
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files of the artefact at ``path``; they may be missing."""
 
-    def processor_of(self, path: Path) -> str:
-        """The kind of processor that an artefact was quantized for; empty if the file does not say."""
+    def metadata(self, path: Path) -> Mapping[str, str]:
+        """What the file says of its Program, under PROCESSOR and SIGNATURE; older files lack some of it."""
 
     def example_inputs(self, path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
         """Inputs of the shapes and types that an artefact takes; None if the file does not say.

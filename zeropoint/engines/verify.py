@@ -32,14 +32,16 @@ def check_lowering(program: Program, run: Callable[..., tuple[Tensor, ...]], eng
     found = run(*at_batch(program, batch).example_inputs)
     if mismatch(program.processor) or _is_random(program):
         return
-    wanted = program(*at_batch(program, 1).example_inputs)  # of which the batch is copies
+    wanted = program.flat(*at_batch(program, 1).example_inputs)  # of which the batch is copies
     if len(wanted) != len(found):
         raise WrongError(
             f"{engine} gives {len(found)} outputs where the Program has {len(wanted)}; take another engine"
         )
-    for number, (one, whole) in enumerate(zip(wanted, found, strict=True), 1):
-        is_batch = one.shape[:1] == (1,) and whole.shape[:1] == (batch,)
-        other = whole[:1] if is_batch else whole
+    outputs = zip(wanted, found, program.batch.outputs, strict=True)
+    for number, (one, whole, axis) in enumerate(outputs, 1):
+        if whole.dim() != one.dim():
+            axis = None  # of another rank, which is told below
+        other = whole if axis is None else whole.narrow(axis, 0, whole.shape[axis] // batch)
         if one.shape != other.shape:
             raise WrongError(
                 f"{engine} gives output {number} of shape {tuple(other.shape)} where the Program has"

@@ -20,10 +20,12 @@ from torch.export.graph_signature import (
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from zeropoint.data.nested import plain, restore
 from zeropoint.graph import edits as fx
-from zeropoint.torch_private.graphs import VERIFIER, output_structure
+from zeropoint.graph.signature import Signature
+from zeropoint.torch_private.graphs import VERIFIER
 from zeropoint.torch_private.operators import is_higher_order, signature
-from zeropoint.torch_private.trees import tree_structure
+from zeropoint.torch_private.trees import tree_leaves, tree_structure
 
 
 def is_size(node: Node) -> bool:
@@ -93,10 +95,16 @@ def _fake_mode(module: GraphModule) -> Any:
     return module.graph.find_nodes(op="placeholder")[0].meta["val"].fake_mode
 
 
-def assemble(module: GraphModule, kind: type[ExportedProgram] = ExportedProgram) -> ExportedProgram:
+def assemble(
+    module: GraphModule,
+    kind: type[ExportedProgram] = ExportedProgram,
+    *,
+    signature: Signature | None = None,
+) -> ExportedProgram:
     """What ``torch.export`` makes of ``module``, of the given class: its tensors become inputs of the graph.
 
-    The shapes are those on the nodes, completed where a node lacks its own.
+    The shapes are those on the nodes, completed where a node lacks its own. With a ``signature`` it is called
+    as the model is, without the constants, and gives the outputs in tuples, lists and dicts.
     """
     complete_shapes(module)
     graph, env = Graph(), dict[Node, Node]()
@@ -121,6 +129,13 @@ def assemble(module: GraphModule, kind: type[ExportedProgram] = ExportedProgram)
         if node.op == "placeholder":
             inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(env[node].name), None))
     results: Any = map_arg(module.graph.output_node().args[0], env.__getitem__)
+    names = [str(node.target) for node in module.graph.find_nodes(op="placeholder")]
+    calling: tuple[Any, Any] = (tuple(names), {}), tuple(results) if len(results) > 1 else results[0]
+    if signature is not None:
+        args, kwargs = signature.plain_call()
+        names = [*names[: len(tree_leaves(args))], *kwargs]
+        calling = (args, kwargs), restore(plain(signature.outputs, keep=True), results)
+        results = tree_leaves(calling[1])
     graph.output(tuple(results))
     return kind(
         root=nn.Module(),
@@ -131,7 +146,11 @@ def assemble(module: GraphModule, kind: type[ExportedProgram] = ExportedProgram)
         ),
         state_dict=state,
         range_constraints=_ranges(module),
-        module_call_graph=[ModuleCallEntry("", _calling(module))],
+        module_call_graph=[
+            ModuleCallEntry(
+                "", ModuleCallSignature([], [], tree_structure(calling[0]), tree_structure(calling[1]), names)
+            )
+        ],
         constants={},
         verifiers=[VERIFIER],
     )
@@ -153,12 +172,3 @@ def _ranges(module: GraphModule) -> dict[Any, Any]:
     ]
     symbols = {symbol: size.node.shape_env for size in sizes for symbol in size.node.expr.free_symbols}
     return {symbol: shapes.bound_sympy(symbol) for symbol, shapes in symbols.items()}
-
-
-def _calling(module: GraphModule) -> ModuleCallSignature:
-    """How ``module`` is called, and in what structure it gives back its tensors."""
-    graph = module.graph
-    results: Any = graph.output_node().args[0]
-    names = [str(node.target) for node in graph.find_nodes(op="placeholder")]
-    outputs = output_structure(graph) or tree_structure(tuple(results))
-    return ModuleCallSignature([], [], tree_structure((tuple(names), {})), outputs, names)

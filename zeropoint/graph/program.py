@@ -6,6 +6,7 @@ plain ATen arithmetic in the graph: ``torch.export.load`` opens and runs it with
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 from dataclasses import dataclass, field
@@ -17,17 +18,20 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from zeropoint.data.nested import Leaf
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import atomic_write
 from zeropoint.graph import archive
 from zeropoint.graph import edits as fx
+from zeropoint.graph.batch import Batch, repeated
 from zeropoint.graph.exported import assemble, has_branches
 from zeropoint.graph.operators import EMBEDDINGS, FAKE_QUANTIZE, RECURRENT, weighted
 from zeropoint.graph.packing import pack, unpack
 from zeropoint.graph.quantizers import quantizers, restore_schemes
-from zeropoint.graph.sizes import input_shapes
+from zeropoint.graph.signature import Signature, from_text, positional
+from zeropoint.graph.sizes import check_shapes, input_shapes
 from zeropoint.numerics.scheme import Scheme
-from zeropoint.torch_private.graphs import drop_example_inputs
+from zeropoint.torch_private.graphs import call_flat, drop_example_inputs, output_structure
 from zeropoint.torch_private.recurrent import shapes_alone
 from zeropoint.torch_private.trees import tree_leaves
 
@@ -48,9 +52,9 @@ class Program:
     """A captured graph. Passes take one and give back another; none changes the one it was given.
 
     ``module`` is a graph of pure ATen operators over named weights; fake-quantize nodes in it are the
-    quantizers.
-    ``example_inputs`` are the arguments of one call, and ``dynamic_batch`` says whether dimension 0 is free;
-    if it is, others are, too, if they were captured so.
+    quantizers. ``example_inputs`` are the tensors of one call, in the order of the graph's inputs, and
+    ``signature`` says how the model is called and in what structure it gives its outputs. ``batch`` holds the
+    axis of each input and output along which items lie, whose size is free.
     ``weight_bits`` and ``activation_bits`` are what the method asked for: 32 for float and where
     nothing could be quantized, 16 for bfloat16.
     ``target`` names the engine whose placement rules were used, ``processor`` the kind of CPU that it was
@@ -60,13 +64,14 @@ class Program:
 
     >>> program.method, program.example_inputs[0].shape
     ('fp32', torch.Size([1, 3, 8, 8]))
-    >>> program(torch.rand(2, 3, 8, 8))[0].shape
+    >>> program(torch.rand(2, 3, 8, 8)).shape
     torch.Size([2, 5])
     """
 
     module: GraphModule
     example_inputs: tuple[Tensor, ...]
-    dynamic_batch: bool = True
+    batch: Batch
+    signature: Signature
     origin: str = ""
     method: str = "fp32"
     target: str = ""
@@ -78,10 +83,24 @@ class Program:
     decisions: tuple[Decision, ...] = field(default=(), repr=False)
     unfitted: GraphModule | None = field(default=None, repr=False, compare=False)
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Simulates the Program in PyTorch: the output tensors, in order, whatever structure they came in."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Simulates the Program in PyTorch: called as the model is, it gives what the model does.
+
+        Raises InputError for arguments or shapes that the model was not captured with.
+        """
+        inputs = self.signature.flat(args, kwargs)
+        check_shapes(inputs, input_shapes(self.module))
+        return self.signature.nested(self.flat(*inputs))
+
+    def flat(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Simulates the Program on the input tensors in order: the output tensors, in order."""
         with torch.no_grad():
             return flat_tensors(self.module(*inputs))
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether rows, along the first axis of every input, are items, of any number."""
+        return self.batch.is_first
 
     def __str__(self) -> str:
         """Origin, method, bits, target, processor, layers, quantizers and size, in a line."""
@@ -104,7 +123,7 @@ class Program:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the Program to one ``.pt2`` file; raises InputError where it cannot be written."""
-        packed = export(dataclasses.replace(self, module=pack(self.module)))
+        packed = export(dataclasses.replace(self, module=pack(self.module)), nested=True)
         drop_example_inputs(packed)  # they would add their own size to the file
         for name, tensor in packed.state_dict.items():  # run-time quantizers refuse to be differentiated
             if isinstance(tensor, nn.Parameter):
@@ -116,6 +135,8 @@ class Program:
         shapes = [{"shape": list(tensor.shape), "dtype": str(tensor.dtype)} for tensor in self.example_inputs]
         metadata = {"version": archive.FILE_VERSION, "torch": torch.__version__, "inputs": shapes}
         metadata |= {name: getattr(self, name) for name in _METADATA_FIELDS}
+        metadata["batch"] = dataclasses.astuple(self.batch)
+        metadata["signature"] = self.signature.to_json()
         metadata["decisions"] = [dataclasses.astuple(decision) for decision in self.decisions]
         metadata["schemes"] = {name: dataclasses.asdict(scheme) for name, scheme in self.schemes.items()}
         plain = io.BytesIO()  # torch's own writer to disk does not say why it fails
@@ -127,7 +148,7 @@ class Program:
 _METADATA_FIELDS = tuple(
     each.name
     for each in dataclasses.fields(Program)
-    if each.name not in ("module", "example_inputs", "unfitted")
+    if each.name not in ("module", "example_inputs", "batch", "signature", "unfitted")
 )
 
 
@@ -156,27 +177,32 @@ def flat_tensors(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def at_batch(program: Program, size: int) -> Program:
-    """The Program with its first example input repeated to a batch; as it is where the batch is fixed."""
-    if not program.dynamic_batch:
-        return program
-    inputs = tuple(tensor[:1].repeat(size, *[1] * (tensor.dim() - 1)) for tensor in program.example_inputs)
-    return dataclasses.replace(program, example_inputs=inputs)
+    """The Program with the first item of its example repeated to a batch; as it is if the batch is fixed."""
+    inputs = map(repeated, program.example_inputs, program.batch.inputs, itertools.repeat(size))
+    return dataclasses.replace(program, example_inputs=tuple(inputs))
 
 
-def export(program: Program, module: GraphModule | None = None) -> ExportedProgram:
+def export(
+    program: Program, module: GraphModule | None = None, *, fixed: bool = False, nested: bool = False
+) -> ExportedProgram:
     """The Program as an ExportedProgram, or ``module`` in its place, which is traced anew.
 
-    Those sizes are free that the Program's are, none where its batch is not. Checks that tracing adds to type
-    conversions are left out.
+    Those sizes are free that the Program's are; none if ``fixed``. ``nested``: called as the model is, with
+    its structure of outputs, if the graph need not be traced. Checks that tracing adds to type conversions
+    are left out.
     """
     if module is None and not has_branches(program.module):
-        return assemble(program.module)
+        return assemble(program.module, signature=program.signature if nested else None)
     inputs, shapes = program.example_inputs, None
-    if program.dynamic_batch:
-        inputs = tuple(torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t for t in inputs)
+    if not fixed:
+        axes = input_shapes(program.module)
         shapes = tuple(
-            {number: Dim.AUTO for number, axis in enumerate(shape) if axis.is_free} or None
-            for shape in input_shapes(program.module)
+            {number: Dim.AUTO for number, axis in enumerate(shape) if axis.is_free} or None for shape in axes
+        )
+        at_least_two = at_batch(program, 2).example_inputs  # a size of 1 would be taken for a constant
+        inputs = tuple(
+            two if axis is not None and one.shape[axis] == 1 else one
+            for one, two, axis in zip(inputs, at_least_two, program.batch.inputs, strict=True)
         )
     with torch.no_grad(), shapes_alone():
         exported = torch.export.export(module or program.module, inputs, dynamic_shapes=shapes)
@@ -197,9 +223,9 @@ def load(path: str | os.PathLike[str]) -> Program:
     """
     path = Path(path)
     metadata, checked = archive.read(path, METADATA)
-    absent: dict[str, Any] = {"skip": [], "processor": "", "decisions": [], "schemes": {}}  # of older files
-    metadata = absent | metadata
+    metadata = _ABSENT | metadata
     missing = {"version", "inputs", *_METADATA_FIELDS} - metadata.keys()
+    missing |= {"dynamic_batch"} - metadata.keys() if not metadata["signature"] else set()
     if missing:
         raise InputError(f"{path} is not a saved Program: its metadata lacks {', '.join(sorted(missing))}")
     try:
@@ -209,6 +235,9 @@ def load(path: str | os.PathLike[str]) -> Program:
         module = torch.export.load(checked).module(check_guards=False)
         assert isinstance(module, GraphModule)
         fx.remove_unused(module)
+        fields["batch"], fields["signature"] = _calling(metadata, module)
+        call_flat(module.graph)
+        module.recompile()
         fields["decisions"] = tuple(Decision(*values) for values in fields["decisions"])
         module = unpack(module)
         restore_schemes(module, {name: Scheme(**values) for name, values in metadata["schemes"].items()})
@@ -216,6 +245,25 @@ def load(path: str | os.PathLike[str]) -> Program:
     except Exception as error:
         hint = f"save it again with this torch ({torch.__version__})"
         raise InputError(f"cannot load {path}: {first_line(error)}; {hint}") from error
+
+
+# What older files lack.
+_ABSENT: dict[str, Any] = {
+    "skip": [], "processor": "", "decisions": [], "schemes": {}, "batch": None, "signature": "",
+}  # fmt: skip
+
+
+def _calling(metadata: dict[str, Any], module: GraphModule) -> tuple[Batch, Signature]:
+    """The axes of the batch and the signature of a saved Program; of an older file by its graph."""
+    if metadata["signature"]:
+        inputs, outputs = metadata["batch"]
+        return Batch(tuple(inputs), tuple(outputs)), from_text(metadata["signature"])
+    names = [str(node.target) for node in module.graph.find_nodes(op="placeholder")]
+    results: Any = module.graph.output_node().args[0]
+    leaves = [Leaf(number) for number in range(len(results))]
+    axis = 0 if metadata["dynamic_batch"] else None
+    batch = Batch((axis,) * len(names), (axis,) * len(leaves))
+    return batch, positional(names, output_structure(module.graph, leaves))
 
 
 def _example(shape: list[int], dtype: str) -> Tensor:

@@ -1,7 +1,7 @@
 """Sizes: those that the axes of a captured graph's inputs may have, and whether given inputs have them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +93,15 @@ def misfit(tensor: Tensor, shape: Shape) -> str:
         return f"{takes}; axis {wrong[0]} is fixed by the model itself"
     fix = "capture it on such inputs, or for any size with free_sizes=True (--free-sizes)"
     return f"{takes}; axis {wrong[0]} was fixed at capture: {fix}"
+
+
+def check_shapes(inputs: Sequence[Tensor], shapes: tuple[Shape, ...]) -> None:
+    """Raises InputError, with the number of the input, for inputs of other number or shape."""
+    if len(inputs) != len(shapes):
+        raise InputError(f"the model takes {len(shapes)} inputs; {len(inputs)} were given")
+    for number, (tensor, shape) in enumerate(zip(inputs, shapes, strict=True), 1):
+        if wrong := misfit(tensor, shape):
+            raise InputError(f"input {number} {wrong}")
 
 
 def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) -> None:

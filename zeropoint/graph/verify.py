@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 
 from zeropoint.errors import InputError, first_line
 from zeropoint.graph import edits as fx
+from zeropoint.graph.flat import FlatModel
 from zeropoint.torch_private.trees import tree_leaves
 
 # Of an output, as SQNR. Other orders of float32 sums differ by 100 dB and more; what is lost is far below.
@@ -17,7 +18,7 @@ LEAST_DB = 60.0
 SAME = 0.99  # share of integers or booleans that are equal: two logits may be as good as equal
 
 
-def check_capture(model: nn.Module, module: GraphModule, inputs: tuple[Tensor, ...]) -> None:
+def check_capture(model: FlatModel, module: GraphModule, inputs: tuple[Tensor, ...]) -> None:
     """Compares a captured graph with the model in eval mode, on the example and on another sample.
 
     The other sample has the values of the example in another order; if the model fails on it, it is left out.
@@ -25,9 +26,9 @@ def check_capture(model: nn.Module, module: GraphModule, inputs: tuple[Tensor, .
 
     Raises InputError where an output differs by more than rounding, with the first module that does.
     """
-    for sample, name in ((inputs, "the example"), (_reordered(inputs), "a second sample")):
+    for sample, name in ((inputs, "the example"), (reordered(inputs), "a second sample")):
         try:
-            wanted = _outputs(lambda *x: _stateless(model, x), sample)
+            wanted = outputs_of(model, sample)
         except Exception:  # the example was tried before; the second sample may break rules of the model
             continue
         try:
@@ -69,29 +70,34 @@ def _outputs(run: Callable[..., Any], inputs: tuple[Tensor, ...]) -> list[Tensor
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
+def outputs_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """The output tensors of a model, which may write into copies of the inputs and of its buffers."""
+    return _outputs(lambda *tensors: _stateless(model, tensors), inputs)
+
+
 def _stateless(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     """What the model gives, with copies of its buffers to write into."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     return torch.func.functional_call(model, buffers, inputs)
 
 
-def _reordered(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def reordered(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The same values in another order: floats any, and whole rows of tokens, indices and masks."""
     generator = torch.Generator().manual_seed(0)
 
-    def reordered(tensor: Tensor) -> Tensor:
+    def change(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor.roll(1, 0) if tensor.dim() else tensor
         return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].reshape(tensor.shape)
 
-    return tuple(map(reordered, inputs))
+    return tuple(map(change, inputs))
 
 
-def _first_difference(model: nn.Module, module: GraphModule, inputs: tuple[Tensor, ...]) -> str:
+def _first_difference(model: FlatModel, module: GraphModule, inputs: tuple[Tensor, ...]) -> str:
     """In words, the first of the model's modules whose output differs from that of the captured graph."""
     given: dict[str, Tensor] = {}
     hooks = []
-    for name, part in model.named_modules():
+    for name, part in model.model.named_modules():
 
         def keep(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
             first = next((x for x in tree_leaves(output) if isinstance(x, Tensor)), None)
@@ -100,7 +106,7 @@ def _first_difference(model: nn.Module, module: GraphModule, inputs: tuple[Tenso
 
         hooks.append(part.register_forward_hook(keep))
     try:
-        _outputs(lambda *x: _stateless(model, x), inputs)
+        outputs_of(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -118,7 +124,7 @@ def _first_difference(model: nn.Module, module: GraphModule, inputs: tuple[Tenso
     for name, tensor in given.items():
         found = values.get(last.get(name, ""))
         if found is not None and found.shape == tensor.shape and not _same(tensor, found):
-            return f", first at {name} ({type(model.get_submodule(name)).__name__})"
+            return f", first at {name} ({type(model.model.get_submodule(name)).__name__})"
     return ""
 
 
@@ -129,10 +135,14 @@ def _modules(node: Node) -> list[str]:
 
 def _cause(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
     """What is known to make a capture differ, if it is the case here."""
-    first, second = (_unseeded(model, inputs) for _ in range(2))
-    if not same(first, second):
+    if is_random(model, inputs):
         return "it gives other outputs at every call: take random numbers and state out of forward"
     return "its forward does something that torch.export does not see; export it by hand and compare"
+
+
+def is_random(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether a model gives other outputs at every call."""
+    return not same(*(_unseeded(model, inputs) for _ in range(2)))
 
 
 def _unseeded(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:

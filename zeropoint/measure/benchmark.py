@@ -108,14 +108,16 @@ def _measured(
 
     Fresh processes come first: if inputs do not fit, one of those fails, not this one.
     """
-    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    known = runners[0].signature
+    alone = (inputs,) if isinstance(inputs, Tensor) else inputs
+    arguments = tuple(alone) if known is None else known.batch(alone).inputs
     batch_size = len(arguments[0]) if arguments[0].dim() else 1
     cold_starts = []
     for runner in runners:
         say(f"{runner.engine}: starting in a fresh process")
         cold_starts.append(cold_start(runner, arguments))
     say(f"timing for {seconds:g} s")
-    calls = {str(i): lambda runner=runner: runner(*arguments) for i, runner in enumerate(runners)}
+    calls = {str(i): lambda runner=runner: runner.flat(*arguments) for i, runner in enumerate(runners)}
     times = list(interleave(calls, seconds=seconds).values())
     results = []
     for runner, cold, sample in zip(runners, cold_starts, times, strict=True):

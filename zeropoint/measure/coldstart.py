@@ -100,7 +100,7 @@ def _measure(request: dict[str, Any]) -> ColdStart:
     end = time.perf_counter() + MIN_SECONDS
     while len(times) < MIN_CALLS or time.perf_counter() < end:
         started = time.perf_counter()
-        runner(*inputs)
+        runner.flat(*inputs)
         times.append(time.perf_counter() - started)
     peak = _peak_memory()
     warmup = warmup_calls(times)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from zeropoint import tasks
-from zeropoint.data.batches import Apart, FlatBatch, Loader, limit, split
+from zeropoint.data.batches import FlatBatch, Loader, limit, split
 from zeropoint.engines import Runner
 from zeropoint.errors import InputError
 from zeropoint.graph.program import Program, flat_tensors
+from zeropoint.graph.signature import flattened
 from zeropoint.graph.sizes import check_inputs
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
 from zeropoint.progress import track
@@ -77,7 +78,7 @@ class Fitting:
 
     def __iter__(self) -> Iterator[FlatBatch]:
         for i, batch in enumerate(self.data, start=1):
-            found = split(batch, len(self.program.example_inputs))
+            found = split(batch)
             check_inputs(self.program.module, found.inputs, f"evaluation batch {i}")
             yield found
 
@@ -117,12 +118,7 @@ def evaluate(
     True
     """
     made = tasks.made(task, metrics, higher_is_better, postprocess)
-    read = data
-    if isinstance(run, Program):
-        read = Apart(data, len(run.example_inputs))
-    elif isinstance(run, Runner) and run.shapes:
-        read = Apart(data, len(run.shapes))
-    return evaluate_all({"": run}, read, float32=float32, task=made, own=data)[""]
+    return evaluate_all({"": run}, data, float32=float32, task=made, own=data)[""]
 
 
 def evaluate_all(
@@ -139,6 +135,9 @@ def evaluate_all(
 
     ``own``: the data as the user gave it, for metrics that are functions of a model and a loader.
     """
+    known = (getattr(one, "signature", None) for one in (*runs.values(), float32))
+    if signature := next(filter(None, known), None):
+        data = flattened(data, signature, "the evaluation data")
     views = {id(one): _View(one) for one in (float32, simulation, *runs.values()) if one is not None}
     references = [views[id(one)] if one is not None else None for one in (float32, simulation)]
     wanted = [view for key, view in views.items() if view is references[0] or key in map(id, runs.values())]

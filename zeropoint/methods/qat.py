@@ -140,7 +140,7 @@ def _share(teacher: Program, options: Options, train_data: Loader) -> float:
             inputs, labels = split(batch)
             if labels is None:
                 break
-            (logits, *_) = teacher(*inputs)
+            (logits, *_) = teacher.flat(*inputs)
             right, rows = right + int((logits.argmax(1) == labels).sum()), rows + len(labels)
             if rows >= JUDGED:
                 break

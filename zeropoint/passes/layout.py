@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Batch, Loader, split
+from zeropoint.data.batches import Batch, FlatBatch, Loader, split
 from zeropoint.graph.macs import is_heavy
 from zeropoint.graph.program import Program, at_batch
 
@@ -24,9 +24,7 @@ def laid_out(program: Program, loader: Loader) -> Loader:
 
 
 def _runs_channels_last(program: Program) -> bool:
-    inputs = (
-        at_batch(program, 2) if program.dynamic_batch else program
-    ).example_inputs  # a batch of one fits any layout
+    inputs = at_batch(program, 2).example_inputs  # a batch of one fits any layout
     turned = [_channels_last(tensor) for tensor in inputs]
     try:
         with torch.no_grad():
@@ -43,7 +41,7 @@ class _ChannelsLast:
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.loader:
             inputs, labels = split(batch)
-            yield tuple(_channels_last(tensor) for tensor in inputs), labels
+            yield FlatBatch(tuple(_channels_last(tensor) for tensor in inputs), labels)
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self.loader)

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from zeropoint import progress
-from zeropoint.data.batches import Loader, split
+from zeropoint.data.batches import FlatBatch, Loader, split
 from zeropoint.errors import InputError
 from zeropoint.torch_private.trees import tree_map_only
 
@@ -123,7 +123,9 @@ class _Sliced:
         for batch in self.loader:
             inputs, labels = split(batch)
             index = torch.tensor(_own(range(len(inputs[0])), self.process, self.processes))
-            yield tuple(tensor[index] for tensor in inputs), None if labels is None else labels[index]
+            yield FlatBatch(
+                tuple(tensor[index] for tensor in inputs), None if labels is None else labels[index]
+            )
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self.loader)

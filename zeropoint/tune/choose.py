@@ -153,7 +153,7 @@ def _fastest(
             inputs = at_batch(program, batch_size).example_inputs
             try:
                 runner = compile(program, name, threads=threads, batch_size=batch_size)
-                runner(*inputs)
+                runner.flat(*inputs)
                 runners[name] = runner
             except Exception as error:  # an engine's failure is no reason not to take another one
                 failed[name] = first_line(error)
@@ -163,7 +163,7 @@ def _fastest(
             reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
             raise InputError(f"no engine can run this Program: {reasons or 'none is installed'}")
         say(f"timing {', '.join(runners)}")
-        calls = {name: lambda runner=runner: runner(*inputs) for name, runner in runners.items()}
+        calls = {name: lambda runner=runner: runner.flat(*inputs) for name, runner in runners.items()}
         latencies = {name: summarize(times) for name, times in interleave(calls, seconds=seconds).items()}
     finally:
         torch.set_num_threads(before)

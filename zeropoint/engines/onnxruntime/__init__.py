@@ -2,7 +2,7 @@
 
 from zeropoint.engines.onnxruntime.lowering import lower
 from zeropoint.engines.onnxruntime.profile import integer_operators, layer_seconds
-from zeropoint.engines.onnxruntime.run import example_inputs, files, load, processor_of
+from zeropoint.engines.onnxruntime.run import example_inputs, files, load, metadata
 from zeropoint.engines.onnxruntime.target import target_for
 from zeropoint.graph.program import Program
 
@@ -18,7 +18,7 @@ __all__ = [
     "layer_seconds",
     "load",
     "lower",
-    "processor_of",
+    "metadata",
     "target_for",
     "unsupported",
 ]

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint.engines.decompositions import decomposable
+from zeropoint.engines.engine import PROCESSOR, SIGNATURE
 from zeropoint.engines.onnxruntime.recurrent import GATES, sequence_table
-from zeropoint.engines.onnxruntime.run import PROCESSOR
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.recurrent import to_layers
 from zeropoint.engines.rewrites import tell
@@ -24,6 +24,7 @@ from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
 from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import quantizers
+from zeropoint.graph.signature import Signature
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.fold import fold_batch_norms
 from zeropoint.torch_private.onnx import to_onnx
@@ -49,13 +50,36 @@ def lower(program: Program, path: Path) -> None:
             **sequence_table(),
         }
         converted = to_onnx(exported, table)
+    _name(converted.model.graph, program.signature)
     tell(rewrite(converted.model))
     parts: list[Any] = [*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator
     converted.model.metadata_props[PROCESSOR] = program.processor
+    converted.model.metadata_props[SIGNATURE] = program.signature.to_json()
     with atomic_write(path) as temporary:
         converted.save(temporary)
+
+
+def _name(graph: Any, signature: Signature) -> None:
+    """Gives inputs and outputs the names that the model's call and outputs have, if no other value has them."""
+    import onnx_ir
+
+    for number, value in enumerate(graph.outputs):
+        if value in graph.inputs or value in graph.outputs[:number]:
+            same = onnx_ir.node("Identity", [value])
+            graph.append(same)
+            graph.outputs[number] = same.outputs[0]
+            same.outputs[0].type, same.outputs[0].shape = value.type, value.shape
+    taken = {value.name for node in graph.all_nodes() for value in node.outputs} | set(graph.initializers)
+    for values, names in (
+        (graph.inputs, signature.input_names),
+        (graph.outputs, signature.output_names),
+    ):
+        for value, name in zip(values, names, strict=True):
+            while name in taken - {value.name}:
+                name += "_"
+            value.name = name
 
 
 def _check_pooling(program: Program) -> None:

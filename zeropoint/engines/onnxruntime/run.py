@@ -10,7 +10,6 @@ from torch import Tensor
 from zeropoint.engines.engine import Run
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
 
-PROCESSOR = "zeropoint_processor"  # in a file's metadata: the kind of processor that it was quantized for
 # The fused addition and layer norm takes nine times as long as the two alone: 19% on a BERT-base encoder.
 DISABLED = ["SkipLayerNormFusion"]
 
@@ -20,12 +19,12 @@ def files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def processor_of(path: Path) -> str:
-    """The kind of processor that an artefact was quantized for; empty if the file does not say."""
+def metadata(path: Path) -> dict[str, str]:
+    """What the file says of its Program."""
     import onnx
 
-    metadata = onnx.load(path, load_external_data=False).metadata_props
-    return next((str(entry.value) for entry in metadata if entry.key == PROCESSOR), "")
+    entries = onnx.load(path, load_external_data=False).metadata_props
+    return {str(entry.key): str(entry.value) for entry in entries}
 
 
 def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:

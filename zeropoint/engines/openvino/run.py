@@ -21,10 +21,12 @@ def files(path: Path) -> tuple[Path, ...]:
     return path, path.with_suffix(".bin")
 
 
-def processor_of(path: Path) -> str:
-    """The kind of processor that an artefact was quantized for; empty if the file does not say."""
-    entry = ElementTree.parse(path).find("./rt_info/zeropoint/processor")
-    return "" if entry is None else entry.get("value", "")
+def metadata(path: Path) -> dict[str, str]:
+    """What the file says of its Program."""
+    entries = ElementTree.parse(path).find("./rt_info/zeropoint")
+    return {
+        f"zeropoint_{entry.tag}": entry.get("value", "") for entry in (() if entries is None else entries)
+    }
 
 
 def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:

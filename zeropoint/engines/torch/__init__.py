@@ -11,7 +11,7 @@ from zeropoint.engines.torch.run import (
     files,
     integer_operators,
     load,
-    processor_of,
+    metadata,
 )
 from zeropoint.engines.torch.target import target_for, unsupported
 
@@ -27,7 +27,7 @@ __all__ = [
     "layer_seconds",
     "load",
     "lower",
-    "processor_of",
+    "metadata",
     "target_for",
     "unsupported",
 ]

@@ -1,6 +1,5 @@
 """Lowering to PyTorch: a saved Program for float32, a package from the PyTorch compiler for all else."""
 
-import dataclasses
 import json
 import tempfile
 import warnings
@@ -8,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from zeropoint.engines.engine import PROCESSOR, SIGNATURE
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.torch.recurrent import keep_whole
 from zeropoint.engines.torch.rewrites import move_integers, pack_pixels
-from zeropoint.engines.torch.run import BATCH, KERNELS, PACKAGE_ENDING, PROCESSOR, PROGRAM_ENDING, SHAPES
+from zeropoint.engines.torch.run import AXES, BATCH, KERNELS, PACKAGE_ENDING, PROGRAM_ENDING, SHAPES
 from zeropoint.engines.torch.target import AFFINE_WRONG
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
@@ -42,12 +42,14 @@ def lower(program: Program, path: Path) -> None:
     of_layers = [q for q in affine if q.is_weight and any(weighted(user) for user in q.node.users)]
     if program.method != "weight-only" and of_layers:
         raise InputError(f"{AFFINE_WRONG}; quantize for the torch engine, or run this on another one")
-    fixed = dataclasses.replace(program, dynamic_batch=False)
-    exported = export(fixed, module=keep_whole(pack_pixels(move_integers(to_pairs(fixed)))))
+    module = keep_whole(pack_pixels(move_integers(to_pairs(program))))
+    exported = export(program, module, fixed=True)
     metadata = {
         BATCH: str(program.example_inputs[0].shape[0]) if program.dynamic_batch else "",
+        AXES: json.dumps(program.batch.outputs),
         SHAPES: json.dumps([list(tensor.shape) for tensor in program.example_inputs]),
         PROCESSOR: program.processor,
+        SIGNATURE: program.signature.to_json(),
     }
     with (
         atomic_write(path) as temporary,

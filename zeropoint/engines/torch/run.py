@@ -3,14 +3,14 @@
 import json
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zeropoint.engines.engine import Run
+from zeropoint.engines.engine import PROCESSOR, SIGNATURE, Run
 from zeropoint.errors import InputError
 from zeropoint.graph.operators import family, weighted
 from zeropoint.graph.program import Program, at_batch, flat_tensors
@@ -20,9 +20,9 @@ from zeropoint.torch_private.compiler import package_metadata as metadata_of
 
 PROGRAM_ENDING, PACKAGE_ENDING = ".torch.pt2", ".torch.aoti.pt2"
 KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order
-# Keys of a package's metadata: the batch size that it is compiled for, the shapes of its inputs, and the kind
-# of processor that it was quantized for.
-BATCH, SHAPES, PROCESSOR = "zeropoint_batch", "zeropoint_shapes", "zeropoint_processor"
+# Keys of a package's metadata: the batch size that it is compiled for, the shapes of its inputs, and the axis
+# of the batch of each output.
+BATCH, SHAPES, AXES = "zeropoint_batch", "zeropoint_shapes", "zeropoint_axes"
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -34,9 +34,11 @@ def load(path: Path, threads: int) -> Run:
     """The artefact as a callable from tensors to a tuple of tensors."""
     if path.name.endswith(PACKAGE_ENDING):
         package = load_package(path)
-        metadata = package.loader.get_metadata()
-        batch = metadata.get(BATCH)
-        call = of_shapes(_in_batches(package, int(batch)) if batch else package, metadata)
+        known = package.loader.get_metadata()
+        batch = known.get(BATCH)
+        call = of_shapes(
+            _in_batches(package, int(batch), json.loads(known.get(AXES, "[]"))) if batch else package, known
+        )
     else:
         call = load_program(path).module
 
@@ -50,9 +52,12 @@ def load(path: Path, threads: int) -> Run:
     return run
 
 
-def processor_of(path: Path) -> str:
-    """The kind of processor that an artefact was quantized for; empty if the file does not say."""
-    return str(package_metadata(path).get(PROCESSOR, ""))
+def metadata(path: Path) -> dict[str, str]:
+    """What the file says of its Program."""
+    if path.name.endswith(PACKAGE_ENDING):
+        return metadata_of(path)
+    program = load_program(path)
+    return {SIGNATURE: program.signature.to_json(), PROCESSOR: program.processor}
 
 
 def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
@@ -63,15 +68,10 @@ def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
     """
     if not path.name.endswith(PACKAGE_ENDING):
         return at_batch(load_program(path), batch_size).example_inputs
-    size = package_metadata(path).get(BATCH)
+    size = metadata_of(path).get(BATCH)
     if size and int(size) != batch_size:
         raise InputError(f"{path} is compiled for batches of {size}; give --batch-size {size}")
     return None
-
-
-def package_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a compiled package; empty for a saved Program."""
-    return metadata_of(path) if path.name.endswith(PACKAGE_ENDING) else {}
 
 
 def of_shapes(call: Callable[..., Any], metadata: dict[str, str]) -> Callable[..., Any]:
@@ -94,8 +94,11 @@ def of_shapes(call: Callable[..., Any], metadata: dict[str, str]) -> Callable[..
     return run
 
 
-def _in_batches(call: Callable[..., Any], size: int) -> Run:
-    """``call``, which takes batches of one size, for batches of any size; the last one is padded."""
+def _in_batches(call: Callable[..., Any], size: int, axes: Sequence[int | None]) -> Run:
+    """``call``, which takes batches of one size, for batches of any size; the last one is padded.
+
+    ``axes``: along which the items of each output lie; of one without a batch the first part is given.
+    """
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         count = len(inputs[0])
@@ -106,7 +109,10 @@ def _in_batches(call: Callable[..., Any], size: int) -> Run:
         parts = [
             flat_tensors(call(*batch)) for batch in zip(*(tensor.split(size) for tensor in full), strict=True)
         ]
-        return tuple(torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True))
+        return tuple(
+            outputs[0] if axis is None else torch.cat(outputs, axis).narrow(axis, 0, count)
+            for outputs, axis in zip(zip(*parts, strict=True), axes or [0] * len(parts[0]), strict=True)
+        )
 
     return run
 

@@ -1,0 +1,127 @@
+"""Functional: an exported graph without writes to memory, in one spelling per operation."""
+
+import operator
+from typing import Any
+
+from torch.fx import Graph, GraphModule, Node
+
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import aten
+from zeropoint.torch_private.operators import signature
+
+
+def alias_dropouts(module: GraphModule) -> None:
+    """Says in the graph what a dropout does in eval mode: it gives back its very input, not a copy."""
+    for node in module.graph.nodes:
+        if node.target in _DROPOUTS and node.args[2] is False:  # else the user wants it on in eval mode too
+            node.target, node.args, node.kwargs = aten.alias.default, node.args[:1], {}
+    module.recompile()
+
+
+def functionalize(graph: Graph) -> bool:
+    """Turns in-place operators into their pure twins; False where one writes to memory that others read.
+
+    Far faster than re-tracing the model, and nearly all in-place operators in models are of this easy kind:
+    ``relu_`` on a convolution's output, ``add_`` of a shortcut.
+    """
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    root, writes = _memory(graph)
+    for node in writes:
+        pure, written = _pure_twin(node), node.args[0]
+        read_later = [
+            other
+            for other in order
+            if root.get(other, other) is root.get(node)
+            and other not in (written, node)
+            and order[other] < order[node]
+            and any(order[user] > order[node] for user in other.users)
+        ]
+        if pure is None or read_later or not isinstance(written, Node):
+            return False
+        later = {user for user in written.users if order[user] > order[node]}
+        written.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        node.target = pure
+        for other in list(root):
+            if root[other] is root[node] and order[other] > order[node]:
+                root[other] = node
+        del root[node]
+    return True
+
+
+def _memory(graph: Graph) -> tuple[dict[Node, Node], list[Node]]:
+    """For every view the node that owns the memory it looks into, and the nodes that write, in order."""
+    root: dict[Node, Node] = {}
+    writes: list[Node] = []
+    for node in graph.nodes:
+        first = node.args[0] if node.op == "call_function" and node.args else None
+        schema = signature(node.target)
+        if schema is not None and schema.is_mutable:
+            writes.append(node)
+        views = schema is not None and schema.arguments and schema.arguments[0].alias_info is not None
+        part_of_views = node.target is operator.getitem and first in root  # one of those that a split gives
+        if isinstance(first, Node) and (views or part_of_views):
+            root[node] = root.get(first, first)
+    return root, writes
+
+
+def shield_inputs(module: GraphModule) -> None:
+    """Has a graph that writes to its inputs or buffers write to copies of them."""
+    root, writes = _memory(module.graph)
+    for owner in {root[node] for node in writes if node in root and root[node].op == "placeholder"}:
+        before = set(owner.users)
+        with module.graph.inserting_before(next(iter(owner.users))):
+            clone = module.graph.call_function(aten.clone.default, (owner,))
+        clone.meta = {"val": owner.meta["val"]}
+        owner.replace_all_uses_with(clone, delete_user_cb=before.__contains__)
+    module.recompile()
+
+
+def _pure_twin(node: Node) -> Any:
+    """``aten.relu.default`` for ``aten.relu_.default``; None where there is none of the same arguments."""
+    packet, _, overload = str(node.target).removeprefix("aten.").rpartition(".")
+    if not packet.endswith("_") or packet == "copy_":
+        return None
+    twin: Any = getattr(getattr(aten, packet.removesuffix("_"), None), overload, None)
+    names = [[a.name for a in signature(one).arguments] for one in (twin, node.target) if one]
+    return twin if names[0] == names[-1] else None
+
+
+_DROPOUTS = {
+    getattr(aten, f"{kind}dropout{inplace}").default
+    for kind in ("", "feature_", "alpha_", "feature_alpha_")
+    for inplace in ("", "_")
+}
+# What Python's & | ^ are traced to, and the usual name.
+_BITWISE = {
+    getattr(getattr(aten, f"__{name}__"), overload): getattr(getattr(aten, f"bitwise_{name}"), overload)
+    for name in ("and", "or", "xor")
+    for overload in ("Tensor", "Scalar")
+}
+_IDENTITIES = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
+
+
+def canonicalize(graph: Graph) -> None:
+    """One spelling per operation: no identities and checks, ``batch_norm``, ``hardtanh`` for ReLU6."""
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in _IDENTITIES:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif node.target in _BITWISE:
+            node.target = _BITWISE[node.target]
+        elif node.target is aten.mean.dim and not node.args[1]:  # over all of them
+            fx.replace_argument(node, 1, list(range(node.args[0].meta["val"].dim())))
+        elif node.target is aten.relu6.default:
+            node.target, node.args = aten.hardtanh.default, (node.args[0], 0.0, 6.0)
+        elif node.target is aten._native_batch_norm_legit_no_training.default:
+            with graph.inserting_before(node):
+                x, weight, bias, mean, variance, momentum, epsilon = node.args
+                arguments = (x, weight, bias, mean, variance, False, momentum, epsilon, False)
+                norm = graph.call_function(aten.batch_norm.default, arguments)
+                norm.meta = {**node.meta, "val": node.meta["val"][0]}
+            for user in list(node.users):
+                if user.target is operator.getitem and user.args[1] == 0:
+                    user.replace_all_uses_with(norm)
