@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import Function, randomized
+from networks import randomized
 from torch import nn
 
 import zeropoint as zp
@@ -27,6 +27,17 @@ def graph(nodes: int, edges: int, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     ends = torch.randint(0, nodes, (2, edges), generator=generator)
     return torch.randn(nodes, 16, generator=generator), ends[0], ends[1]
+
+
+class Function(nn.Module):
+    """A function of parts and inputs."""
+
+    def __init__(self, function, *parts: nn.Module) -> None:
+        super().__init__()
+        self.function, self.parts = function, nn.ModuleList(parts)
+
+    def forward(self, *inputs):
+        return self.function(self.parts, *inputs)
 
 
 def axes(function, *inputs, parts=()):

@@ -15,17 +15,6 @@ from zeropoint.errors import InputError
 Batch = Any
 """What a loader yields: ``(inputs, targets)`` or inputs alone: the arguments of a call, or a dict of them."""
 
-
-class FlatBatch(NamedTuple):
-    """A batch taken apart: input tensors in the order of the graph's inputs, and targets, None without."""
-
-    inputs: tuple[Tensor, ...]
-    targets: Any
-
-
-LABELS = ("labels", "label", "targets", "target")
-"""The keys of a dict batch that may hold its targets."""
-
 Loader = Iterable[Batch]
 """A re-iterable source of batches: a list, a DataLoader, or any object whose ``__iter__`` starts again."""
 
@@ -85,6 +74,11 @@ def check(loader: object, name: str) -> None:
         )
 
 
+def items_of(inputs: tuple[Tensor, ...]) -> int:
+    """The number of rows of the first input."""
+    return len(inputs[0]) if inputs[0].dim() else 1
+
+
 def inputs_of(loader: Loader, together: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """The inputs of batches, as they are or put together to at most ``together`` rows."""
     alone = (split(batch)[0] for batch in loader)
@@ -95,7 +89,7 @@ def gathered(batches: Iterable[tuple[Tensor, ...]], items: int) -> Iterator[tupl
     """Batches of inputs, with consecutive ones of equal shapes put together to at most ``items`` rows."""
     waiting: list[tuple[Tensor, ...]] = []
     for inputs in batches:
-        rows = sum(len(before[0]) for before in waiting) + len(inputs[0])
+        rows = sum(map(items_of, waiting)) + items_of(inputs)
         alike = waiting and all(a.shape[1:] == b.shape[1:] for a, b in zip(waiting[0], inputs, strict=True))
         if waiting and (rows > items or not alike):
             yield _joined(waiting)

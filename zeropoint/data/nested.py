@@ -64,7 +64,7 @@ def plain(structure: Any, *, keep: bool) -> Any:
     items = [
         (key, plain(part, keep=keep)) for key, part in inside[0] if keep or any(map(_is_leaf, _parts(part)))
     ]
-    if isinstance(structure, tuple | list):
+    if isinstance(structure, tuple | list) and not hasattr(structure, "_fields"):
         parts = [part for _, part in items]
         return parts if isinstance(structure, list) else tuple(parts)
     return dict(items)

@@ -233,7 +233,7 @@ def _tried(
 def _judge(program: Program, data: Loader, items: int, processor: str) -> Callable[[Program], float]:
     """What gives the squared error of a Program's outputs, to those of the float network of ``program``."""
     float_run, batches = _float(program), first_items(program, data, items)
-    expected = [float_run(*inputs) for inputs in batches]
+    expected = [float_run.flat(*inputs) for inputs in batches]
 
     def noise(candidate: Program) -> float:
         total, simulation = 1e-30, OnProcessor(candidate, processor)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
-from zeropoint.data.batches import inputs_of
+from zeropoint.data.batches import inputs_of, items_of
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import (
@@ -109,7 +109,7 @@ def layerwise(
         for output, wanted in zip(outputs, expected, strict=True):
             signal += _square(wanted)
             noise += _square(output - wanted)
-        rows += len(inputs[0]) if inputs[0].dim() else 1
+        rows += items_of(inputs)
     if not rows:
         raise InputError("there is no data to look at layers on; give at least one batch")
     return Layerwise(tuple(seen.values()), rows, signal, noise, weights)
@@ -130,7 +130,7 @@ def first_items(program: Program, data: Iterable[Any], items: int) -> list[tuple
     room = items
     for number, inputs in enumerate(inputs_of(data, TOGETHER if program.dynamic_batch else None)):
         check_inputs(program.module, inputs, f"batch {number}")
-        size = len(inputs[0]) if inputs[0].dim() else 1
+        size = items_of(inputs)
         if program.dynamic_batch:
             split = [torch.split(tensor[:room], TOGETHER) for tensor in inputs]
             parts += list(zip(*split, strict=True))
@@ -177,7 +177,7 @@ class _Float(Interpreter):
         with torch.set_grad_enabled(self.sensitivity):
             outputs = _floats(flat_tensors(self.run(*inputs)))
         if self.sensitivity:
-            self._project(outputs, len(inputs[0]) if inputs[0].dim() else 1)
+            self._project(outputs, items_of(inputs))
         return [output.detach() for output in outputs]
 
     def run_node(self, n: Node) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from zeropoint.data.batches import split
+from zeropoint.data.batches import items_of, split
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
 from zeropoint.graph.moves import before_moves
@@ -106,7 +106,9 @@ def _placed(program: Program, job: Job) -> _Placed:
     observed = {(_origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
     module = observable(program, {name for name, _ in observed})
     shared = shared_grids(program.module, placement)
-    return _Placed(program, placement, Ranges(module, observed, job.options.ranges, shared=shared))
+    together = program.dynamic_batch
+    ranges = Ranges(module, observed, job.options.ranges, shared=shared, together=together)
+    return _Placed(program, placement, ranges)
 
 
 def _origin(source: Node) -> str:
@@ -166,7 +168,7 @@ def _first(batches: Iterable[Any], items: int) -> list[Any]:
     taken: list[Any] = []
     for batch in batches:
         taken.append(batch)
-        items -= len(split(batch)[0][0])
+        items -= items_of(split(batch)[0])
         if items <= 0:
             break
     return taken

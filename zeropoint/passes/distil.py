@@ -77,9 +77,11 @@ def distil(
     checkpoint in: from one of the same Programs, items and seed it goes on, and gives what it would have
     given without the interruption, to the bit.
     """
+    if not start.dynamic_batch:
+        return start
     inputs = _items(calibration)
     held = list(range(HELD_OUT - 1, len(inputs[0]), HELD_OUT))
-    if not start.dynamic_batch or not held:
+    if not held:
         return start
     fits = torch.tensor(sorted(set(range(len(inputs[0]))) - set(held)))
     batch_size = items_a_step(start.module)

@@ -247,7 +247,8 @@ def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any
         seen[node.name].append(_Channels(low, high, rows.square().sum(0), len(rows)))
 
     items = max(LEAST, min(ITEMS, WORK // work(program)))
-    run_on(fx.Watching(observable(program, set(axes)), axes, show), calibration, items=items)
+    watching = fx.Watching(observable(program, set(axes)), axes, show)
+    run_on(watching, calibration, together=program.dynamic_batch, items=items)
     return {value: _joined(seen[value.name]) for value in rounded if value.name in seen}
 
 

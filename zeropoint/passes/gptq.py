@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 from torch.nn import functional
 
 from zeropoint import progress
-from zeropoint.data.batches import inputs_of
+from zeropoint.data.batches import inputs_of, items_of
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import (
     FAKE_QUANTIZE,
@@ -98,9 +98,9 @@ def _batches(
     room = room if items is None else min(room, items)
     batches: list[tuple[Tensor, ...]] = []
     for inputs in inputs_of(calibration, ITEMS if program.dynamic_batch else None):
-        size = ITEMS if program.dynamic_batch else max(len(inputs[0]), 1)
-        for parts in zip(*(tensor.split(size) for tensor in inputs), strict=True):
-            room -= len(parts[0])
+        split = [tensor.split(ITEMS) if program.dynamic_batch else (tensor,) for tensor in inputs]
+        for parts in zip(*split, strict=True):
+            room -= items_of(parts)
             if batches and room < 0:
                 return batches
             batches.append(parts)

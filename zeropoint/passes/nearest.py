@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.data.batches import inputs_of
+from zeropoint.data.batches import inputs_of, items_of
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.quantizers import Simulation
 from zeropoint.memory import keeping_freed
@@ -35,7 +35,7 @@ def nearest(
         for index, candidate in enumerate(candidates):
             for output, wanted in zip(_outputs(candidate, inputs), expected, strict=True):
                 errors[index] += (output - wanted).square().mean() / wanted.square().mean().clamp(min=1e-30)
-        seen += len(inputs[0])
+        seen += items_of(inputs)
         if seen >= items:
             break
     errors = errors.nan_to_num(torch.inf)

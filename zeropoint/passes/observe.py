@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint import progress
-from zeropoint.data.batches import gathered, inputs_of
+from zeropoint.data.batches import gathered, inputs_of, items_of
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import aten
@@ -71,7 +71,8 @@ def _cut_off(module: GraphModule) -> set[str]:
 class Ranges:
     """The ranges of values, of each source node in a scheme, on the calibration batches seen so far.
 
-    Sources to which ``shared`` gives the same name are observed as if they were one.
+    Sources to which ``shared`` gives the same name are observed as if they were one. ``together``: whether
+    batches may be put together.
     """
 
     def __init__(
@@ -81,21 +82,21 @@ class Ranges:
         estimator: str,
         *,
         shared: Mapping[str, str] | None = None,
+        together: bool = True,
     ) -> None:
         groups = {source: (shared or {}).get(source, source) for source, _ in sources}
         owned = {group: Statistics() for group in groups.values()}
         self._statistics = {source: owned[group] for source, group in groups.items()}
         self._observer = _Observer(module, self._statistics, estimator in NEED_HISTOGRAM)
         self._module, self._sources, self._estimator, self._rows = module, sources, estimator, 0
+        self._together = together and estimator != "moving-average"  # which is over batches as they are
 
     def see(self, calibration: Iterable[Any], *, first: int = 0) -> None:
         """Takes in batches, of which ``first`` is the number of the first one.
 
         Raises InputError for one that holds NaN or Inf or does not fit the model.
         """
-        # The moving average is over batches as they are.
-        alone = self._estimator == "moving-average"
-        self._rows += run_on(self._observer, calibration, alone=alone, first=first)
+        self._rows += run_on(self._observer, calibration, together=self._together, first=first)
 
     def parameters(self) -> dict[tuple[str, Scheme], tuple[Tensor, Tensor]]:
         """The (scale, zero point) of each source's values in a scheme.
@@ -118,14 +119,14 @@ def run_on(
     observer: Interpreter,
     calibration: Iterable[Any],
     *,
-    alone: bool = False,
+    together: bool,
     items: int | None = None,
     first: int = 0,
 ) -> int:
     """Runs a graph on calibration batches, at most ``items`` of them, and gives their number.
 
-    Small batches are put together where the batch size is free, unless ``alone``. Raises InputError that says
-    in which batch, counted from ``first``, the inputs do not fit, or the model fails on them.
+    Small batches are put together if they may be, and the batch size is free. Raises InputError that says in
+    which batch, counted from ``first``, the inputs do not fit, or the model fails on them.
     """
     last, rows, module = first - 1, 0, cast(GraphModule, observer.module)
 
@@ -135,7 +136,7 @@ def run_on(
             check_inputs(module, inputs, f"calibration batch {last}")
             yield inputs
 
-    is_free = not alone and _is_batch_free(module)
+    is_free = together and _is_batch_free(module)
     with torch.no_grad():
         batches = gathered(checked(), GATHERED) if is_free else checked()
         for inputs in progress.track(batches, "calibrating"):
@@ -145,7 +146,7 @@ def run_on(
                 raise InputError(
                     f"the model fails on calibration batch {last}: {first_line(error)}"
                 ) from error
-            rows += len(inputs[0]) if inputs[0].dim() else 1
+            rows += items_of(inputs)
             if items is not None and rows >= items:
                 break
     return rows

@@ -62,7 +62,7 @@ def lower(program: Program, path: Path) -> None:
 
 
 def _name(graph: Any, signature: Signature) -> None:
-    """Gives inputs and outputs the names that the model's call and outputs have, if no other value has them."""
+    """Gives inputs and outputs the names of the model's call and outputs, if no other value has them."""
     import onnx_ir
 
     for number, value in enumerate(graph.outputs):
