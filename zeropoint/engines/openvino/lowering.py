@@ -66,12 +66,10 @@ def lower(program: Program, path: Path) -> None:
     model.set_rt_info(program.method, ["zeropoint", "method"])
     model.set_rt_info(program.processor, ["zeropoint", "processor"])
     model.set_rt_info(program.signature.to_json(), ["zeropoint", "signature"])
-    for ports, names in (
-        (model.inputs, program.signature.input_names),
-        (model.outputs, program.signature.output_names),
-    ):
-        for port, name in zip(ports, names, strict=True):
-            port.get_tensor().add_names({name})
+    for port, name in zip(model.inputs, program.signature.input_names, strict=True):
+        port.get_tensor().set_names({name})
+    for port, name in zip(model.outputs, program.signature.output_names, strict=True):
+        port.get_tensor().add_names({name})  # an input may be an output, too
     with atomic_write(path) as temporary:
         try:
             package.save_model(model, temporary, compress_to_fp16=False)
