@@ -46,7 +46,7 @@ def test_an_artefact_is_evaluated_on_its_own_engine(engine, folder):
     assert runner.engine == "onnxruntime"
     batches = list(loaders.evaluation)
     assert [batch[0].shape for batch in batches] == [(3, 3, 8, 8)] * 2
-    torch.testing.assert_close(runner(*batches[0])[0], residual()(*batches[0])[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(runner(*batches[0]), residual()(*batches[0]), rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="runs on no other engine"):
         runner_and_data(f"{folder}/m.onnx", "openvino", "random", 3, 2)
 

@@ -303,7 +303,7 @@ def test_without_labels_fidelity_stands_in(tmp_path: Path):
 
 def test_a_task_with_targets_of_its_own_and_its_limit(tmp_path: Path):
     program = residual()
-    targets = [(batch, program(batch)[0] + 1) for batch, _ in labelled()]
+    targets = [(batch, program(batch) + 1) for batch, _ in labelled()]
     what = {"data": loaders(evaluation=targets), "engines": ["onnxruntime"], "task": "regression"}
     results = run(tmp_path, program=program, max_drop="2%", **what)
     assert [measure.name for measure in results.measures] == ["MAE", "R2"]

@@ -1,12 +1,11 @@
 """Resolve: what MODEL, DATA and ENGINE name on the command line, opened."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from zeropoint import data as data_sets
 from zeropoint import engines, models, tasks

@@ -15,6 +15,17 @@ from zeropoint.errors import InputError
 Batch = Any
 """What a loader yields: ``(inputs, targets)`` or inputs alone: the arguments of a call, or a dict of them."""
 
+
+class FlatBatch(NamedTuple):
+    """A batch taken apart: input tensors in the order of the graph's inputs, and targets, None without."""
+
+    inputs: tuple[Tensor, ...]
+    targets: Any
+
+
+LABELS = ("labels", "label", "targets", "target")
+"""The keys of a dict batch that may hold its targets."""
+
 Loader = Iterable[Batch]
 """A re-iterable source of batches: a list, a DataLoader, or any object whose ``__iter__`` starts again."""
 

@@ -1,6 +1,7 @@
 """Loaders: the parts of a data set that zeropoint reads, and what every one of them needs."""
 
 from dataclasses import dataclass, replace
+
 from zeropoint.data.batches import Loader, limit
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from zeropoint.data.nested import flatten
 from zeropoint.errors import InputError
-from zeropoint.graph import edits as fx
 from zeropoint.graph.batch import Batch, find_batch
 from zeropoint.graph.constants import fold_constants
 from zeropoint.graph.export import export_model, module_of, warn_of_fixed

@@ -158,7 +158,8 @@ def parameter_bytes(program: Program) -> int:
     A symmetric quantizer's zero points are all the same and cost nothing.
     """
     module = program.module
-    total = sum(fx.tensor_of(module, node).nbytes for node in module.graph.nodes if node.op == "get_attr")
+    stored = [fx.tensor_of(module, node) for node in module.graph.nodes if fx.is_stored(node)]
+    total = sum(tensor.nbytes for tensor in stored if isinstance(tensor, Tensor))  # not graphs of branches
     for quantizer in quantizers(module):
         if quantizer.is_weight:
             weight, scheme = fx.tensor_of(module, quantizer.source), quantizer.scheme

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from zeropoint import tasks
 from zeropoint.data.batches import FlatBatch, Loader, limit, split
-from zeropoint.engines import Runner
 from zeropoint.errors import InputError
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.signature import flattened
@@ -78,7 +77,7 @@ class Fitting:
 
     def __iter__(self) -> Iterator[FlatBatch]:
         for i, batch in enumerate(self.data, start=1):
-            found = split(batch)
+            found = self.program.signature.batch(batch)
             check_inputs(self.program.module, found.inputs, f"evaluation batch {i}")
             yield found
 
