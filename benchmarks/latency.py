@@ -4,8 +4,8 @@
     python benchmarks/latency.py resnet50 --images 32 --seconds 5 --out /tmp/results
 
 Builds each artefact in its own process. Then times all artefacts of a network interleaved in one process: at
-batch 1 on one thread, repeated in three processes, and at batch 25 on all cores. Every ratio is the median of
-paired ratios. Writes latency.json, latency.md and latency.svg. An interrupted run continues if the command is
+batch 1 on one thread, repeated in three processes, and at batch 25 on all cores. Every ratio is that of the
+medians, with an interval over rounds. Writes latency.json, latency.md and latency.svg. An interrupted run continues if the command is
 repeated.
 """
 

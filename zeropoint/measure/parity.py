@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from zeropoint import engines
+from zeropoint.data.nested import Leaf
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
@@ -63,14 +64,20 @@ def first_difference(program: Program, engine: str, inputs: tuple[Tensor, ...]) 
     output.args = ((*(quantizer.node for quantizer in watched), *results),)
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
-    probe = dataclasses.replace(program, module=module)
+    count = len(watched) + len(results)
+    probe = dataclasses.replace(
+        program,
+        module=module,
+        signature=dataclasses.replace(program.signature, outputs=tuple(map(Leaf, range(count)))),
+        batch=dataclasses.replace(program.batch, outputs=(0,) * count),
+    )
     try:
-        actual = engines.compile(probe, engine, verify=False)(*inputs)
+        actual = engines.compile(probe, engine, verify=False).flat(*inputs)
     except InputError:
         return None
     sources: list[Node] = [*(quantizer.source for quantizer in watched), *results]
     lowest, steepest, culprit = ROUNDING_FLOOR_DB, 0.0, None
-    for source, expected, got in zip(sources, probe(*inputs), actual, strict=True):
+    for source, expected, got in zip(sources, probe.flat(*inputs), actual, strict=True):
         if expected.shape != got.shape:
             return None
         meter = FidelityMeter()
