@@ -5,8 +5,8 @@
 
 Builds each artefact in its own process. Then times all artefacts of a network interleaved in one process: at
 batch 1 on one thread, repeated in three processes, and at batch 25 on all cores. Every ratio is that of the
-medians, with an interval over rounds. Writes latency.json, latency.md and latency.svg. An interrupted run continues if the command is
-repeated.
+medians, with an interval over rounds. Writes latency.json, latency.md and latency.svg. An interrupted run
+continues if the command is repeated.
 """
 
 import json
