@@ -16,6 +16,9 @@ PACKAGE = Path(zp.__file__).parent
 HOMES = {
     "capture": "zeropoint.graph.capture",
     "quantize": "zeropoint.quantization",
+    "quantize_parts": "zeropoint.parts.quantize",
+    "load_parts": "zeropoint.parts.result",
+    "Parts": "zeropoint.parts.result",
     "load": "zeropoint.graph.program",
     "inspect": "zeropoint.inspection.read",
     "compile": "zeropoint.engines",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from zeropoint.measure.evaluate import Evaluation, evaluate
     from zeropoint.measure.latency import Latency
     from zeropoint.measure.results import Results
+    from zeropoint.parts.quantize import quantize_parts
+    from zeropoint.parts.result import Parts, load_parts
     from zeropoint.quantization import quantize, train_quantized
     from zeropoint.targets.options import Options
     from zeropoint.training.options import TrainingOptions
@@ -35,6 +37,7 @@ _HOMES = {
     "Latency": "zeropoint.measure.latency",
     "Loaders": "zeropoint.data.loaders",
     "Options": "zeropoint.targets.options",
+    "Parts": "zeropoint.parts.result",
     "Program": "zeropoint.graph.program",
     "TrainingOptions": "zeropoint.training.options",
     "Results": "zeropoint.measure.results",
@@ -50,16 +53,20 @@ _HOMES = {
     "fastest_target": "zeropoint.tune.choose",
     "inspect": "zeropoint.inspection.read",
     "load": "zeropoint.graph.program",
+    "load_parts": "zeropoint.parts.result",
     "fixed": "zeropoint.diagnosis.diagnose",
     "quantize": "zeropoint.quantization",
+    "quantize_parts": "zeropoint.parts.quantize",
     "train_quantized": "zeropoint.quantization",
 }
 
 __all__ = [  # noqa: RUF022  # the order of use
     "capture",
     "quantize",
+    "quantize_parts",
     "train_quantized",
     "load",
+    "load_parts",
     "inspect",
     "diagnose",
     "fixed",
@@ -80,6 +87,7 @@ __all__ = [  # noqa: RUF022  # the order of use
     "Latency",
     "Loaders",
     "Options",
+    "Parts",
     "Program",
     "TrainingOptions",
     "Results",

@@ -49,6 +49,7 @@ def compare(
     batch_size: shared.BatchSize = 32,
     limit_batches: shared.LimitBatches = None,
     free_sizes: shared.FreeSizes = False,
+    parts: shared.Parts = None,
     threads: shared.Threads = 1,
     latency_batch_size: LatencyBatchSize = 1,
     task: shared.Task = None,
@@ -61,7 +62,7 @@ def compare(
     """Measure every method on every engine, one row each.
 
     The table is printed, and a folder gets it with the artefacts and an HTML report. The same command
-    again continues a run that was interrupted.
+    again continues a run that was interrupted. With --parts only the table is printed.
     """
     from zeropoint.cli.resolve import program_and_data, task_of
     from zeropoint.comparison.compare import compare as run_comparison
@@ -71,6 +72,13 @@ def compare(
 
     listed = shared.names(engines) if engines else None
     check_methods(shared.names(methods), listed, [options.at(one) for one in shared.names(bits)])
+    if parts is not None:
+        from zeropoint.cli import parts as of_parts
+
+        given = of_parts.opened(model, weights, task, data, batch_size, limit_batches)
+        options = options.at(shared.names(bits)[0])
+        of_parts.compare(given, parts, shared.names(methods), listed, options, threads=threads, json=json)
+        return
     chosen = task_of(task, metric, higher_is_better, postprocess)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes

@@ -251,6 +251,13 @@ MaxDrop = Annotated[
         rich_help_panel=METRIC,
     ),
 ]
+Parts = Annotated[
+    str | None,
+    typer.Option(
+        help="For a model that cannot be captured whole: quantize its submodules, auto (the largest that can"
+        " be) or globs over their names, separated by commas. The rest runs in PyTorch."
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Number of threads when latency is measured.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
 

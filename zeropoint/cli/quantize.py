@@ -27,7 +27,7 @@ Target = Annotated[
 @shared.quantizing()
 def quantize(
     model: shared.Model,
-    out: Annotated[Path, typer.Option(help="The .pt2 file to write.")],
+    out: Annotated[Path, typer.Option(help="The .pt2 file to write, or with --parts the new folder.")],
     options: Options,
     method: Method = "static",
     data: Annotated[
@@ -39,6 +39,7 @@ def quantize(
     batch_size: shared.BatchSize = 32,
     limit_batches: shared.LimitBatches = None,
     free_sizes: shared.FreeSizes = False,
+    parts: shared.Parts = None,
     task: shared.Head = None,
 ) -> None:
     """Quantize a model by one method and save it as a .pt2 file.
@@ -58,22 +59,28 @@ def quantize(
 
     if find(method).needs("calibration") and data is None:
         raise InputError(f"method '{method}' calibrates on data; give --data")
-    shared.check_saved_name(out)
     options = options.at(bits)
+    if parts is not None:
+        from zeropoint.cli import parts as of_parts
+
+        given = of_parts.opened(model, weights, task, data, batch_size, limit_batches)
+        of_parts.quantize(given, parts, out, method, target, options)
+        return
+    shared.check_saved_name(out)
     if target != AUTO:
         check_target(engines.target(target, options.processor), method, options)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes
     )
-    parts: dict[str, Any] = loaders.parts() if data is not None else {}
+    read: dict[str, Any] = loaders.parts() if data is not None else {}
     if target == AUTO:
-        quantized, choice = fastest_target(program, method, **parts, options=options, say=progress.say)
+        quantized, choice = fastest_target(program, method, **read, options=options, say=progress.say)
         target = choice.engine
         output.say(chosen(choice))
     else:
         with interruptible():
             quantized = run_method(
-                program, method, **parts, target=target, options=options, checkpoint=beside(out)
+                program, method, **read, target=target, options=options, checkpoint=beside(out)
             )
     quantized.save(out)
     beside(out).unlink(missing_ok=True)

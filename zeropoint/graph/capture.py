@@ -54,7 +54,7 @@ def capture(
     >>> program(torch.rand(5, 3, 2, 2)).shape
     torch.Size([5, 3])
     """
-    model = _float_on_cpu(_unwrapped(model))
+    model = _float_on_cpu(unwrapped(model))
     if not flatten((example_inputs, example_kwargs))[0]:
         raise InputError(
             "example inputs must be a tensor, or a sequence or dict of tensors: the arguments of one call"
@@ -101,12 +101,12 @@ def _call(model: nn.Module, inputs: Any, kwargs: Mapping[str, Any]) -> Call:
     return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), dict(kwargs)
 
 
-def _unwrapped(model: object) -> nn.Module:
+def unwrapped(model: object) -> nn.Module:
     """The module in what a user may hold; raises InputError for what is none, or cannot be exported."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _unwrapped(model.module)
+        return unwrapped(model.module)
     if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):  # of torch.compile
-        return _unwrapped(inner)
+        return unwrapped(inner)
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("a TorchScript module cannot be exported; give the nn.Module that it was made from")
     if not isinstance(model, nn.Module):

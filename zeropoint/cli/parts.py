@@ -1,0 +1,80 @@
+"""``--parts`` of ``zeropoint quantize`` and ``zeropoint compare``."""
+
+from pathlib import Path
+
+from torch import nn
+
+from zeropoint import data as data_sets
+from zeropoint import models, progress
+from zeropoint.cli import options as shared
+from zeropoint.cli import output
+from zeropoint.data import Loaders
+from zeropoint.errors import InputError
+from zeropoint.models.userfile import is_userfile
+from zeropoint.parts.compare import compare_parts
+from zeropoint.parts.quantize import quantize_parts
+from zeropoint.report import parts as report
+from zeropoint.targets.options import Options
+
+
+def opened(
+    model: str, weights: str, data: str | None, batch_size: int, limit_batches: int | None
+) -> tuple[nn.Module, Loaders]:
+    """The model, not captured, and its data, by default random. Raises InputError for what has no modules."""
+    if models.is_program(model):
+        raise InputError(f"{model} is captured already; --parts takes the model that it was made from")
+    if data is None and is_userfile(model):
+        raise InputError(f"parts of {model} are found by running it on data; give --data")
+    source = models.find(model, weights)
+    loaders = data_sets.resolve(
+        data or "random",
+        batch_size=batch_size,
+        limit_batches=limit_batches,
+        inputs=source.inputs,
+        preprocessing=source.preprocessing,
+    )
+    return source.network, loaders
+
+
+def quantize(
+    given: tuple[nn.Module, Loaders], parts: str, out: Path, method: str, engine: str, options: Options
+) -> None:
+    """Writes a folder with the parts of the model, and prints what they are."""
+    if out.suffix == ".pt2":
+        raise InputError(f"cannot write {out}: parts are saved in a folder; give its name")
+    model, loaders = given
+    made = quantize_parts(
+        model, loaders.calibration, method=method, engine=engine, parts=shared.names(parts), options=options
+    )
+    made.save(out)
+    output.print_table(report.terminal(made))
+    output.say(f"saved in {out}; zeropoint.load_parts(model, {str(out)!r}) puts them into the model")
+
+
+def compare(
+    given: tuple[nn.Module, Loaders],
+    parts: str,
+    methods: list[str],
+    engines: list[str] | None,
+    options: Options,
+    *,
+    threads: int,
+    json: bool,
+) -> None:
+    """Prints a row for the float model, and one for every method and engine."""
+    model, loaders = given
+    rows = compare_parts(
+        model,
+        loaders.calibration,
+        loaders.evaluation,
+        methods=methods,
+        engines=engines,
+        parts=shared.names(parts),
+        options=options,
+        threads=threads,
+        say=progress.say,
+    )
+    if json:
+        output.print_json(report.record(rows))
+    else:
+        output.print_table(report.compared(rows))

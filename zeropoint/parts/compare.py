@@ -1,0 +1,107 @@
+"""Compare parts: a model whole in PyTorch, and with its parts on engines, row by row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from zeropoint.data.batches import Batch, Loader
+from zeropoint.engines import installed
+from zeropoint.errors import InputError, first_line
+from zeropoint.graph.capture import unwrapped
+from zeropoint.measure.latency import Latency, interleave, paired_ratio, summarize
+from zeropoint.methods import named
+from zeropoint.parts.quantize import AUTO, quantize_parts
+from zeropoint.parts.replace import copied
+from zeropoint.parts.survey import Use, usual
+from zeropoint.targets.options import Options
+
+WHOLE = "PyTorch, whole"
+SECONDS = 1.0  # spent timing, for each row
+
+
+@dataclass(frozen=True)
+class PartsRow:
+    """A model with parts of one method on one engine; the first row is the float model, whole in PyTorch.
+
+    ``share`` is what the parts do of the multiply-accumulates, 0 to 1, ``sqnr_db`` the least SQNR of the
+    outputs of the whole model to the float one's. ``latency_ms`` is of the whole model on one batch,
+    ``speedup`` over the first row. ``error``: one line where the row failed.
+    """
+
+    method: str
+    engine: str
+    parts: int = 0
+    share: float = 0.0
+    sqnr_db: float | None = None
+    latency_ms: Latency | None = None
+    speedup: float | None = None
+    error: str | None = None
+
+
+def compare_parts(
+    model: nn.Module,
+    calibration: Loader,
+    evaluation: Loader,
+    *,
+    methods: Sequence[str],
+    engines: Sequence[str] | None = None,
+    parts: str | Sequence[str] = AUTO,
+    options: Options | None = None,
+    threads: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[PartsRow]:
+    """A row for the float model and one for every method and engine, timed in turns on one evaluation batch.
+
+    The other arguments are those of ``quantize_parts``. A row that fails has an ``error``, the rest goes on.
+    """
+    options = options or Options()
+    network = copied(unwrapped(model))
+    use, batch = usual(network, evaluation), next(iter(evaluation))
+    rows, models = [PartsRow("fp32", WHOLE)], [network]
+    for method in methods:
+        for engine in installed() if engines is None else engines:
+            row = PartsRow(named(method, options), engine)
+            say(f"{row.method} parts on {engine}")
+            try:
+                made = quantize_parts(
+                    network,
+                    calibration,
+                    method=method,
+                    engine=engine,
+                    parts=parts,
+                    options=options,
+                    threads=threads,
+                )
+                rows.append(replace(row, parts=len(made.parts), share=made.share, sqnr_db=made.sqnr_db))
+                models.append(made.model)
+            except InputError as error:
+                rows.append(replace(row, error=first_line(error)))
+    say("timing")
+    return _timed(rows, models, use, batch, threads)
+
+
+def _timed(
+    rows: list[PartsRow], models: list[nn.Module], use: Use, batch: Batch, threads: int
+) -> list[PartsRow]:
+    """The rows with the latency of their models: of those that did not fail, in order."""
+    able = [number for number, row in enumerate(rows) if row.error is None]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            runs = {str(n): lambda one=one: use(one, batch) for n, one in zip(able, models, strict=True)}
+            samples = interleave(runs, seconds=SECONDS * len(runs), min_rounds=10)
+    finally:
+        torch.set_num_threads(before)
+    return [
+        row
+        if str(number) not in samples
+        else replace(
+            row,
+            latency_ms=summarize(samples[str(number)]),
+            speedup=paired_ratio(samples["0"], samples[str(number)]).median,
+        )
+        for number, row in enumerate(rows)
+    ]
