@@ -390,3 +390,13 @@ def test_what_cannot_be_captured_is_one_line(model, example, message):
 def test_wrapped_modules_are_unwrapped(wrap):
     model, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval(), torch.randn(2, 3)
     torch.testing.assert_close(capture(wrap(model), x)(x), model(x))
+
+
+def test_an_empty_cache_is_put_together_with_nothing():
+    def grown(_, x):
+        return torch.cat([torch.zeros(0), x, x[:, :1]], 1), torch.cat([torch.tensor([]), x], -1)
+
+    program = check(Function(grown), torch.randn(2, 3, 4))
+    (cat,) = program.module.graph.find_nodes(op="call_function", target=aten.cat.default)
+    assert len(cat.args[0]) == 2
+    assert not program.module.graph.find_nodes(op="get_attr")

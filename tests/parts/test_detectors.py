@@ -9,18 +9,8 @@ import zeropoint as zp
 from zeropoint.models.vision import torchvision
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression, which torchvision's wheel lacks beside the CPU-only torch."""
-    order, kept = scores.argsort(descending=True, stable=True), []
-    while order.numel():
-        kept.append(order[0])
-        overlaps = torchvision().ops.box_iou(boxes[order[:1]], boxes[order])[0]
-        order = order[(overlaps <= iou_threshold) & (order != order[0])]
-    return torch.stack(kept) if kept else order
-
-
 def roi_align(features: Tensor, rois: Tensor, output_size, spatial_scale=1.0, sampling_ratio=-1) -> Tensor:
-    """One bilinear sample in the middle of each bin of the rois (K, 5): the number of an image, and a box."""
+    """One bilinear sample in each bin of the rois (K, 5), an image and a box; no wheel has it here."""
     (height, width), (rows, columns) = output_size, features.shape[2:]
     x0, y0, x1, y1 = (rois[:, 1:] * spatial_scale).unbind(1)
     y = y0[:, None] + (y1 - y0)[:, None] * (torch.arange(height) + 0.5) / height
@@ -35,9 +25,7 @@ pytestmark = pytest.mark.slow  # several parts of networks are captured and quan
 
 @pytest.fixture(autouse=True)
 def operators(monkeypatch):
-    ops = torchvision().ops
-    monkeypatch.setattr(ops.boxes, "nms", nms)
-    monkeypatch.setattr(ops.poolers, "roi_align", roi_align)
+    monkeypatch.setattr(torchvision().ops.poolers, "roi_align", roi_align)
 
 
 def pictures(*sizes: tuple[int, int], seed: int = 0) -> list[Tensor]:

@@ -18,14 +18,14 @@ from zeropoint.targets.options import Options
 
 
 def opened(
-    model: str, weights: str, data: str | None, batch_size: int, limit_batches: int | None
+    model: str, weights: str, task: str | None, data: str | None, batch_size: int, limit_batches: int | None
 ) -> tuple[nn.Module, Loaders]:
     """The model, not captured, and its data, by default random. Raises InputError for what has no modules."""
     if models.is_program(model):
         raise InputError(f"{model} is captured already; --parts takes the model that it was made from")
     if data is None and is_userfile(model):
         raise InputError(f"parts of {model} are found by running it on data; give --data")
-    source = models.find(model, weights)
+    source = models.find(model, weights, task)
     loaders = data_sets.resolve(
         data or "random",
         batch_size=batch_size,

@@ -1,7 +1,7 @@
 """Functional: an exported graph without writes to memory, in one spelling per operation."""
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 from torch.fx import Graph, GraphModule, Node
 
@@ -114,6 +114,8 @@ def canonicalize(graph: Graph) -> None:
             node.target = _BITWISE[node.target]
         elif node.target is aten.mean.dim and not node.args[1]:  # over all of them
             fx.replace_argument(node, 1, list(range(node.args[0].meta["val"].dim())))
+        elif node.target is aten.cat.default:
+            _leave_out_empty(node)
         elif node.target is aten.relu6.default:
             node.target, node.args = aten.hardtanh.default, (node.args[0], 0.0, 6.0)
         elif node.target is aten._native_batch_norm_legit_no_training.default:
@@ -125,3 +127,13 @@ def canonicalize(graph: Graph) -> None:
             for user in list(node.users):
                 if user.target is operator.getitem and user.args[1] == 0:
                     user.replace_all_uses_with(norm)
+
+
+def _leave_out_empty(cat: Node) -> None:
+    """Drops tensors of shape (0,), which PyTorch takes beside any others: an empty cache is one."""
+    parts = [part for part in cast(list[Node], cat.args[0]) if tuple(part.meta["val"].shape) != (0,)]
+    if len(parts) == 1:
+        cat.replace_all_uses_with(parts[0])
+        cat.graph.erase_node(cat)
+    elif parts:
+        cat.args = (parts, *cat.args[1:])

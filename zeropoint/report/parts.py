@@ -11,7 +11,7 @@ from rich.text import Text
 from zeropoint.parts.compare import PartsRow
 from zeropoint.parts.result import Output, Part, Parts
 from zeropoint.report.columns import Column, table
-from zeropoint.report.figures import NOTHING, count, figures, known, ratio, whole_percent
+from zeropoint.report.figures import NOTHING, count, figures, known, ratio
 
 SCHEMA = 1
 SHOWN = 12  # refusals
@@ -22,7 +22,7 @@ def terminal(parts: Parts) -> RenderableType:
     columns = [
         Column[Part]("Part", lambda part: part.name or "the whole model"),
         Column[Part]("Calls", lambda part: str(part.calls), "right"),
-        Column[Part]("MACs\n%", lambda part: f"{100 * part.share:.1f}", "right"),
+        Column[Part]("MACs\n%", lambda part: _share(part.share), "right"),
         Column[Part]("SQNR\ndB", lambda part: _decibels(part.sqnr_db), "right"),
     ]
     refused = [f"not a part: {one.name or 'the whole model'}: {one.reason}" for one in parts.refused]
@@ -32,7 +32,7 @@ def terminal(parts: Parts) -> RenderableType:
         *more,
         *(f"output {one.name or 'of the model'}: {_closeness(one)}" for one in parts.outputs),
     ]
-    share = whole_percent(parts.share)
+    share = _share(parts.share)
     title = f"{count(len(parts.parts), 'part')} on {parts.engine}: {share}% of the multiply-accumulates"
     return Group(
         table(columns, parts.parts, gap=2),
@@ -48,7 +48,7 @@ def compared(rows: Sequence[PartsRow]) -> RenderableType:
         Column[PartsRow]("Method", lambda row: row.method),
         Column[PartsRow]("Engine", lambda row: row.engine),
         Column[PartsRow]("Parts", lambda row: str(row.parts) if row.parts else NOTHING, "right"),
-        Column[PartsRow]("MACs\n%", lambda row: whole_percent(row.share) if row.parts else NOTHING, "right"),
+        Column[PartsRow]("MACs\n%", lambda row: _share(row.share) if row.parts else NOTHING, "right"),
         Column[PartsRow]("SQNR\ndB", lambda row: known(row.sqnr_db, _decibels), "right"),
         Column[PartsRow]("Latency ms\np50 (p90)", _latency, "right"),
         Column[PartsRow]("×\nwhole", lambda row: known(row.speedup, ratio), "right"),
@@ -65,6 +65,10 @@ def record(rows: Sequence[PartsRow]) -> dict[str, Any]:
     for row in plain:
         row["sqnr_db"] = row["sqnr_db"] if math.isfinite(row["sqnr_db"] or 0) else None
     return {"schema": SCHEMA, "rows": plain}
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _latency(row: PartsRow) -> str:
