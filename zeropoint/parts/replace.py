@@ -73,7 +73,8 @@ def _forward(name: str, part: OnEngine, own: Callable[..., Any]) -> Callable[...
             return part(*args, **kwargs)
         except InputError as reason:
             if not warned:
-                line = f"{name} runs in float on such calls, since calibration had none: {reason}"
+                what = str(reason).partition("; axis")[0]  # the rest is advice on capture
+                line = f"{name} runs in float on such calls: {what}; calibrate on such ones, too"
                 warnings.warn(InputWarning(line), stacklevel=2)
                 warned = True
         return own(*args, **kwargs)

@@ -1,0 +1,87 @@
+"""``--parts`` of the command line."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from zeropoint import cli
+
+USER_CODE = """
+import torch
+from torch import nn
+
+class Routed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(6, 16), nn.ReLU()), nn.Linear(16, 4)
+
+    def forward(self, x):
+        features = self.body(x)
+        return self.head(features) if features.mean() > 1e6 else self.head(features * 2)
+
+def make_model():
+    torch.manual_seed(0)
+    return Routed()
+
+def make_loaders():
+    batches = [torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    return {"calibration": batches, "evaluation": batches}
+"""
+MODEL = "routed.py:make_model --data routed.py:make_loaders"
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "routed.py").write_text(USER_CODE)
+    monkeypatch.chdir(tmp_path)
+
+    def run(line: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["zeropoint", *line.split()])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit_.value.code or 0), out, err
+
+    yield run
+    logging.disable(logging.NOTSET)
+
+
+def test_quantize_writes_a_folder_of_parts(command):
+    status, out, err = command(
+        f"quantize {MODEL} --parts auto --out saved --method dynamic --target onnxruntime"
+    )
+    assert status == 0, err
+    assert "2 parts on onnxruntime: 100.0% of the multiply-accumulates" in out
+    assert "not a part: the whole model: the model cannot be exported" in out
+    files = sorted(path.name for path in Path("saved").iterdir())
+    assert files == ["0-body.pt2", "1-head.pt2", "parts.json"]
+
+
+def test_compare_prints_the_model_with_and_without(command):
+    line = f"compare {MODEL} --parts body,head --methods fp32,static --engines onnxruntime --json"
+    status, out, err = command(line)
+    assert status == 0, err
+    whole, same, quantized = json.loads(out)["rows"]
+    assert (whole["engine"], whole["parts"], whole["speedup"]) == ("PyTorch, whole", 0, 1)
+    assert (same["method"], same["parts"], same["error"]) == ("fp32", 2, None)
+    assert (quantized["method"], quantized["parts"]) == ("static W8A8", 2)
+    assert 25 < quantized["sqnr_db"] < 60
+    assert all(row["latency_ms"]["p50"] > 0 for row in (whole, same, quantized))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"quantize {MODEL} --parts auto --out m.pt2", "parts are saved in a folder"),
+        (f"quantize {MODEL} --parts bdy --out saved", "no module of the model matches 'bdy'"),
+        ("quantize m.pt2 --data random --parts auto --out saved", "m.pt2 is captured already"),
+    ],
+)
+def test_what_cannot_be_is_one_line(command, line, message):
+    status, _, err = command(line)
+    assert status == 2
+    assert message in err
+    assert not Path("saved").exists()
