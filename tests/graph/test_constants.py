@@ -135,3 +135,12 @@ def test_the_value_of_a_constant():
     torch.testing.assert_close(constant(program.module, stored), program.module.get_parameter(stored.target))
     assert constant(program.module, x_node) is None
     assert constant(program.module, add) is None
+
+
+def test_a_constant_that_is_computed_from_one_that_is_used_too():
+    model = Model(lambda self, x: (x * (scale := self.b.exp()), x + (scale - 1) * self.mean)).eval()
+    program = capture(model, x())
+    calls = [node.target for node in program.module.graph.nodes if node.op == "call_function"]
+    assert calls == [aten.mul.Tensor, aten.add.Tensor]
+    for wanted, found in zip(model(x(2)), program.flat(x(2)), strict=True):
+        torch.testing.assert_close(found, wanted)

@@ -137,12 +137,12 @@ def _store(module: GraphModule, known: set[Node]) -> None:
         tensors = {name: attrgetter(name)(module) for name in sources}
         name = _name(node, max(sources, key=lambda name: tensors[name].numel(), default=""), taken)
         of_parameter = any(isinstance(tensor, nn.Parameter) for tensor in tensors.values())
-        stored.append((name, value, of_parameter and value.is_floating_point()))
+        stored.append((node, name, value, of_parameter and value.is_floating_point()))
+    for node, name, value, trainable in stored:  # now that all are computed: one may be computed from another
         with module.graph.inserting_before(node):
             made = module.graph.create_node("get_attr", name)
         made.meta["val"] = value
         node.replace_all_uses_with(made)
-    for name, value, trainable in stored:  # now that all are computed: a source may have the same name
         fx.set_tensor(module, name, value, trainable=trainable)
 
 
