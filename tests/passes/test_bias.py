@@ -90,7 +90,9 @@ UNKNOWN = {
     "maximum": lambda parts, x: parts[1](nn.functional.max_pool2d(parts[0](x), 2, 1, 1)),
     "sum of what is not known": lambda parts, x: parts[1](parts[0](x) + x),
     "norm by what is computed": lambda parts, x: parts[1](
-        nn.functional.batch_norm(x, parts[0].running_mean, parts[0].running_var, parts[0].weight * 2)
+        nn.functional.batch_norm(
+            x, parts[0].running_mean, parts[0].running_var, parts[0].weight * x.abs().mean()
+        )
     ),
     "clamped sum": lambda parts, x: parts[1](torch.relu(parts[0](x) + parts[0](x))),
     "places": lambda parts, x: parts[4](parts[0](x).flatten(1)),

@@ -175,7 +175,7 @@ def test_biases_alone_make_the_means_those_of_the_float_network(monkeypatch: pyt
     expected, found = means(program, everything), means(corrected, everything)
     for old, new in zip(quantizers(plain.module), quantizers(corrected.module), strict=True):
         assert not new.is_weight or torch.equal(old.integers(plain.module), new.integers(corrected.module))
-    assert len(found) == 6
+    assert len(found) == 7
     for name, mean in found.items():
         if name != "conv2d_2":  # it has no bias
             torch.testing.assert_close(mean, expected[name], rtol=1e-3, atol=1e-4)
