@@ -205,6 +205,9 @@ def export(
             two if axis is not None and one.shape[axis] == 1 else one
             for one, two, axis in zip(inputs, at_least_two, program.batch.inputs, strict=True)
         )
+    made = module or program.module
+    made.recompile()
+    getattr(made, "real_recompile", made.recompile)()  # torch.export reads the signature of its code
     with torch.no_grad(), shapes_alone():
         exported = torch.export.export(module or program.module, inputs, dynamic_shapes=shapes)
     for node in list(exported.graph.nodes):
