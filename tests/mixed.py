@@ -6,7 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-Run = Callable[..., tuple[Tensor, ...]]
+from zeropoint.graph.program import flat_tensors
+
+Run = Callable[..., object]
 
 
 class Mixed(nn.Module):
@@ -83,8 +85,9 @@ def batches(*shape: int, count: int = 3, size: int = 8) -> list[Tensor]:
     return [torch.randn(size, *(shape or (3, 16, 16)), generator=generator) for _ in range(count)]
 
 
-def noise_db(reference: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> float:
-    """Signal to quantization noise over all outputs, in dB."""
+def noise_db(reference: object, outputs: object) -> float:
+    """Signal to quantization noise over all tensors of what two models give, in dB."""
+    reference, outputs = flat_tensors(reference), flat_tensors(outputs)
     assert [tensor.shape for tensor in reference] == [tensor.shape for tensor in outputs]
     signal = sum(float((tensor.double() ** 2).sum()) for tensor in reference)
     noise = sum(
@@ -96,7 +99,7 @@ def noise_db(reference: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> floa
 def assert_parity(float32: Run, simulation: Run, engine: Run, inputs: list[tuple[Tensor, ...]]) -> None:
     """The engine's SQNR is at most 0.5 dB below the simulation's, and its classes are the same."""
     outputs = [
-        [torch.cat(parts) for parts in zip(*(run(*i) for i in inputs), strict=True)]
+        [torch.cat(parts) for parts in zip(*(flat_tensors(run(*i)) for i in inputs), strict=True)]
         for run in (float32, simulation, engine)
     ]
     expected, simulated, computed = (tuple(output) for output in outputs)

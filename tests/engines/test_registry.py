@@ -53,9 +53,9 @@ def fourth(monkeypatch: pytest.MonkeyPatch) -> None:
         "unsupported": lambda method: None,
         "artefact_name": lambda program: ".fourth",
         "lower": lower,
-        "load": lambda path, threads: load_program(path),
+        "load": lambda path, threads: load_program(path).flat,
         "files": lambda path: (path, path.with_suffix(".extra")),
-        "processor_of": lambda path: "",
+        "metadata": lambda path: {},
         "example_inputs": lambda path, batch_size: (torch.zeros(batch_size, 1),),
         "integer_operators": lambda program, path: set(),
     }

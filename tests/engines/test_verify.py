@@ -43,7 +43,7 @@ def test_a_wrong_artefact_is_an_error_and_leaves_no_file(lower_wrongly, tmp_path
 def outputs_of(change):
     """A run that gives the Program's outputs, changed."""
     program = residual()
-    return program, lambda *inputs: tuple(change(list(program(*inputs))))
+    return program, lambda *inputs: tuple(change(list(program.flat(*inputs))))
 
 
 @pytest.mark.parametrize(

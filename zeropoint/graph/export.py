@@ -43,6 +43,8 @@ def export_model(
         for axes in (free, first) if free != first else (first,):
             with contextlib.suppress(Exception):
                 made = _export_free(model, examples, axes)
+                if (settled := _without_constants(made, axes)) != axes:
+                    made = _export_free(model, examples, settled)
                 if _is_batch_free(made, batch):
                     return _named(made), batch.is_known
         return _named(torch.export.export(model, inputs)), False
@@ -51,6 +53,15 @@ def export_model(
 def _export_free(model: nn.Module, inputs: tuple[Tensor, ...], axes: Axes) -> ExportedProgram:
     shapes = tuple(dict.fromkeys(free, Dim.AUTO) or None for free in axes)
     return torch.export.export(model, inputs, dynamic_shapes=shapes)
+
+
+def _without_constants(exported: ExportedProgram, free: Axes) -> Axes:
+    """The axes that came out free: the exporter gives some a symbol that can have one value."""
+    values = _input_values(exported)
+    return tuple(
+        {axis for axis in axes if not isinstance(size := value.shape[axis], torch.SymInt) or _symbols(size)}
+        for value, axes in zip(values, free, strict=True)
+    )
 
 
 def _free_axes(model: nn.Module, inputs: tuple[Tensor, ...], first: Axes) -> Axes:

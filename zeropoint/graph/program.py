@@ -31,7 +31,7 @@ from zeropoint.graph.quantizers import quantizers, restore_schemes
 from zeropoint.graph.signature import Signature, from_text, positional
 from zeropoint.graph.sizes import check_shapes, input_shapes
 from zeropoint.numerics.scheme import Scheme
-from zeropoint.torch_private.graphs import call_flat, drop_example_inputs, output_structure
+from zeropoint.torch_private.graphs import call_flat, drop_example_inputs, output_structure, write_code
 from zeropoint.torch_private.recurrent import shapes_alone
 from zeropoint.torch_private.trees import tree_leaves
 
@@ -205,11 +205,11 @@ def export(
             two if axis is not None and one.shape[axis] == 1 else one
             for one, two, axis in zip(inputs, at_least_two, program.batch.inputs, strict=True)
         )
-    made = module or program.module
-    made.recompile()
-    getattr(made, "real_recompile", made.recompile)()  # torch.export reads the signature of its code
+    module = module or program.module
+    module.recompile()
+    write_code(module)
     with torch.no_grad(), shapes_alone():
-        exported = torch.export.export(module or program.module, inputs, dynamic_shapes=shapes)
+        exported = torch.export.export(module, inputs, dynamic_shapes=shapes)
     for node in list(exported.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             exported.graph.erase_node(node)

@@ -104,6 +104,6 @@ class Target:
                 values = [getattr(settings, limit.option, limit.values[0])]  # a Program knows its bits alone
                 rows = getattr(settings, "recipe", ())
                 values += [value for row in rows if (value := getattr(row, limit.option, None)) is not None]
-                if any(value not in limit.values for value in values):
+                if any(value not in limit.values for value in values if value != 32):  # which is float
                     return limit.reason
         return None

@@ -27,6 +27,13 @@ def module_of(root: nn.Module, graph: Graph) -> GraphModule:
     return _LazyGraphModule(root, graph)
 
 
+def write_code(module: nn.Module) -> None:
+    """Makes the code of a module and its parts now: torch.export and torch.compile read it before a call."""
+    for part in module.modules():
+        if isinstance(part, _LazyGraphModule):
+            part.real_recompile()
+
+
 def output_structure(graph: Graph, leaves: Sequence[Any]) -> Any:
     """The structure in which a graph's module gives its outputs, with ``leaves`` in it."""
     known = getattr(graph._codegen, "pytree_info", None)

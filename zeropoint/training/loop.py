@@ -22,6 +22,7 @@ from zeropoint.data.batches import Loader, split
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.memory import keeping_freed
 from zeropoint.torch_private.compiler import compile_error
+from zeropoint.torch_private.graphs import write_code
 from zeropoint.training import randomness
 from zeropoint.training.checkpoint import Checkpoint
 from zeropoint.training.labels import check_data, check_labels
@@ -130,6 +131,7 @@ class _Loop:
         for network in (self.module, task.teacher):
             if network is not None:
                 move(network, fabric.device)
+                write_code(network)
         groups = task.parameter_groups
         groups = decayed(self.module, options.weight_decay) if groups is None else groups
         self.optimizer = optimizer(groups, options)

@@ -2,6 +2,7 @@
 
 import math
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,23 @@ def _halve(node: Any) -> None:
 # Weights that are unpacked when the model is compiled.
 
 
+def _scaled() -> Any:
+    from openvino.passes import WrapType
+
+    integers = WrapType(["opset13.Convert", "opset13.Subtract"])
+    return WrapType("opset13.Multiply", [integers, _any_constant()])
+
+
 def _scaled_product() -> Any:
     from openvino.passes import AnyInput, WrapType
 
-    integers = WrapType(["opset13.Convert", "opset13.Subtract"])
-    return WrapType("opset13.MatMul", [AnyInput(), WrapType("opset13.Multiply", [integers, _any_constant()])])
+    return WrapType("opset13.MatMul", [AnyInput(), _scaled()])
+
+
+def _scaled_gates() -> Any:
+    from openvino.passes import AnyInput, WrapType
+
+    return WrapType("opset13.Reshape", [_scaled(), AnyInput()])
 
 
 def _any_constant() -> Any:
@@ -103,13 +116,18 @@ def _few_rows(node: Any) -> str | None:
     return None if rows >= MANY_ROWS else f"{rows} rows"
 
 
-def _divide(node: Any) -> None:
+def _divide(node: Any, position: int = 1) -> None:
     from openvino.opset13 import constant, divide
 
-    weight = node.input_value(1).get_node()
+    weight = node.input_value(position).get_node()
     (scale,) = _constants(weight, 1)
     unpacked = divide(weight.input_value(0), constant(1 / scale))
-    node.input(1).replace_source_output(unpacked.output(0))
+    node.input(position).replace_source_output(unpacked.output(0))
+
+
+def _of_no_layer(node: Any) -> str | None:
+    readers = [reader.get_node().get_type_name() for reader in node.output(0).get_target_inputs()]
+    return None if any(name.endswith("Sequence") for name in readers) else "no recurrent layer reads it"
 
 
 def _not_of_weights(node: Any) -> str | None:
@@ -182,6 +200,13 @@ REWRITES = (
         _not_of_weights,
         _divide,
         effect="projected LSTMs compile: OpenVINO folds the product, and takes constant weights alone there",
+    ),
+    Rewrite(
+        "integer weights of recurrent layers divided by the inverse of their scale",
+        _scaled_gates,
+        _of_no_layer,
+        partial(_divide, position=0),
+        effect="they compile beside quantized layers: OpenVINO keeps products with scales unfolded there",
     ),
     Rewrite(
         "int8 weights within four bits as int4, and a conversion",
