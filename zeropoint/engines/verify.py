@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zeropoint.errors import InputError
+from zeropoint.graph.attention import ATTENTION, arguments_of
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.numerics.sqnr import sqnr_db
 from zeropoint.targets.processor import mismatch
@@ -71,5 +72,9 @@ def _difference(wanted: Tensor, found: Tensor, least_db: float) -> str | None:
 
 
 def _is_random(program: Program) -> bool:
-    tags = (getattr(node.target, "tags", ()) for node in program.module.graph.nodes)
-    return any(torch.Tag.nondeterministic_seeded in of for of in tags)
+    drawing = [
+        node
+        for node in program.module.graph.nodes
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    ]
+    return any(node.target is not ATTENTION or arguments_of(node)["dropout_p"] for node in drawing)

@@ -6,6 +6,7 @@ from typing import Any, cast
 from torch.fx import Graph, GraphModule, Node
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.attention import ATTENTION, with_four_axes
 from zeropoint.graph.operators import aten
 from zeropoint.torch_private.operators import signature
 
@@ -116,6 +117,8 @@ def canonicalize(graph: Graph) -> None:
             fx.replace_argument(node, 1, list(range(node.args[0].meta["val"].dim())))
         elif node.target is aten.cat.default:
             _leave_out_empty(node)
+        elif node.target is ATTENTION:
+            with_four_axes(node)
         elif node.target is aten.relu6.default:
             node.target, node.args = aten.hardtanh.default, (node.args[0], 0.0, 6.0)
         elif node.target is aten._native_batch_norm_legit_no_training.default:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from zeropoint.errors import InputError
+from zeropoint.graph.sentinels import absorbed
 
 
 @dataclass(frozen=True)
@@ -117,5 +118,8 @@ def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) ->
             raise InputError(f"{where} is of {tensor.dtype}; the model takes {dtype}")
         if not tensor.numel():
             raise InputError(f"{where} is empty; leave it out")
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not tensor.is_floating_point() or tensor.isfinite().all():
+            continue
+        sign = absorbed(placeholder)  # of a mask that is added before a softmax, -inf is right
+        if tensor.isnan().any() or not sign or (tensor == -sign * math.inf).any():
             raise InputError(f"{where} holds NaN or Inf; clean the data")

@@ -5,41 +5,36 @@ Vaswani et al. 2017, eq. 1: ``softmax(Q Kᵀ / sqrt(d) + mask) V``.
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.attention import ATTENTION, arguments_of, inserted
 from zeropoint.graph.constants import constant
 from zeropoint.graph.exported import refresh
 from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program
-from zeropoint.torch_private.operators import signature
 
 
 def decompose_attention(program: Program) -> Program:
     """The Program with each fused attention as products and a softmax, where these compute the same.
 
     A query that sees no key at all gets zeros, as in fused attention. A mask that hides nothing, as BERT
-    makes itself one, goes. Attention that is causal or shares keys among heads stays as it is, and float.
+    makes itself one, goes. Causal attention stays as it is, and float.
     """
     module = fx.copy(program.module)
     products = []
-    for node in [n for n in module.graph.nodes if n.target is aten.scaled_dot_product_attention.default]:
-        arguments = _arguments(node)
-        if not (arguments["dropout_p"] or arguments["is_causal"] or arguments["enable_gqa"]):
+    for node in [n for n in module.graph.nodes if n.target is ATTENTION]:
+        arguments = arguments_of(node)
+        if not (arguments["dropout_p"] or arguments["is_causal"]):
             products.append(_decompose(module, node, arguments))
     if products:
         refresh(module, products)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
-
-
-def _arguments(node: Node) -> dict[str, Any]:
-    schema = signature(node.target).arguments
-    given = {argument.name: value for argument, value in zip(schema, node.args, strict=False)}
-    return {argument.name: argument.default_value for argument in schema} | given | node.kwargs
 
 
 def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> Node:
@@ -50,12 +45,7 @@ def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> No
     if scale is None:
         scale = 1 / math.sqrt(query.meta["val"].shape[-1])
 
-    def then(target: Any, *operands: Any, **options: Any) -> Node:
-        made = module.graph.call_function(target, operands, options)
-        values = [operand.meta["val"] if isinstance(operand, Node) else operand for operand in operands]
-        made.meta = {**node.meta, "val": target(*values, **options)}
-        return made
-
+    then = partial(inserted, node)
     with module.graph.inserting_before(node):
         scores = then(aten.matmul.default, query, then(aten.transpose.int, key, -2, -1))
         scores = then(aten.mul.Tensor, scores, float(scale))

@@ -17,6 +17,7 @@ from zeropoint.data.batches import gathered, inputs_of, items_of
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import aten
+from zeropoint.graph.sentinels import sentinels
 from zeropoint.graph.sizes import check_inputs
 from zeropoint.memory import keeping_freed
 from zeropoint.numerics.ranges import ESTIMATORS, NEED_HISTOGRAM, Statistics
@@ -30,12 +31,15 @@ class _Observer(fx.Watching):
 
     If a ReLU follows an addition, what it cuts off needs no range: for x, which is added to y, they
     are shown max(x, min(-y, 0)), of which the ReLU makes the same. ResNet-20 gains 0.6 dB at W8A8.
+    Nor do ``sentinels`` need a range, such as the -inf of a mask before a maximum.
     """
 
     def __init__(self, module: GraphModule, statistics: dict[str, Statistics], with_histogram: bool) -> None:
         self.cut = _cut_off(module) & statistics.keys()
         super().__init__(module, statistics.keys() - self.cut, self._add)
         self.statistics, self.with_histogram = statistics, with_histogram
+        watched = (node for node in module.graph.nodes if node.name in statistics)
+        self.sentinels = {node.name: found for node in watched if (found := sentinels(module, node))}
 
     def run_node(self, n: Node) -> Any:
         if n.target is aten.add.Tensor:
@@ -48,6 +52,10 @@ class _Observer(fx.Watching):
         return super().run_node(n)
 
     def _add(self, node: Node, value: Tensor) -> None:
+        for number in self.sentinels.get(node.name, ()):
+            value = value[value != number]
+        if not value.numel():
+            return
         try:
             self.statistics[node.name].add(value, self.with_histogram)
         except ValueError as error:
