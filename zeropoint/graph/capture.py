@@ -16,6 +16,7 @@ from zeropoint.data.nested import flatten
 from zeropoint.errors import InputError
 from zeropoint.graph.batch import Batch, find_batch
 from zeropoint.graph.constants import fold_constants
+from zeropoint.graph.experts import batched_experts
 from zeropoint.graph.export import export_model, module_of, warn_of_fixed
 from zeropoint.graph.flat import FlatModel
 from zeropoint.graph.functional import alias_dropouts, canonicalize, functionalize, shield_inputs
@@ -74,7 +75,7 @@ def capture(
             batch = find_batch(
                 lambda of: outputs_of(flat, of), inputs, found, lambda: is_random(flat, inputs)
             )
-            with zeros_at_padding(packing), shapes_alone():
+            with zeros_at_padding(packing), batched_experts(model), shapes_alone():
                 exported, is_free = export_model(flat, inputs, batch, free_sizes)
             (structure,) = flat.structures
         if free_sizes:

@@ -71,7 +71,13 @@ def _name(graph: Any, signature: Signature) -> None:
             graph.append(same)
             graph.outputs[number] = same.outputs[0]
             same.outputs[0].type, same.outputs[0].shape = value.type, value.shape
-    taken = {value.name for node in graph.all_nodes() for value in node.outputs} | set(graph.initializers)
+    computed = {value.name for node in graph.all_nodes() for value in node.outputs}
+    for name in computed & set(graph.initializers):  # in a model of PyTorch both may be
+        stored = graph.initializers.pop(name)
+        while stored.name in computed or stored.name in graph.initializers:
+            stored.name += "_"
+        graph.register_initializer(stored)
+    taken = computed | set(graph.initializers)
     for values, names in (
         (graph.inputs, signature.input_names),
         (graph.outputs, signature.output_names),
