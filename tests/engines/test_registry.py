@@ -53,7 +53,7 @@ def fourth(monkeypatch: pytest.MonkeyPatch) -> None:
         "unsupported": lambda method: None,
         "artefact_name": lambda program: ".fourth",
         "lower": lower,
-        "load": lambda path, threads: load_program(path).flat,
+        "load": lambda path, threads, kept: load_program(path).flat,
         "files": lambda path: (path, path.with_suffix(".extra")),
         "metadata": lambda path: {},
         "example_inputs": lambda path, batch_size: (torch.zeros(batch_size, 1),),

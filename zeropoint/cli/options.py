@@ -255,7 +255,8 @@ Parts = Annotated[
     str | None,
     typer.Option(
         help="For a model that cannot be captured whole: quantize its submodules, auto (the largest that can"
-        " be) or globs over their names, separated by commas. The rest runs in PyTorch."
+        " be) or globs over their names, separated by commas. The rest runs in PyTorch. decoder: a language"
+        " model of transformers with its key-value cache."
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Number of threads when latency is measured.")]

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, as_tensor, float32, get_num_threads, set_num_threads
 
 from zeropoint.data.nested import replaced
-from zeropoint.engines.engine import SIGNATURE, Engine, Run
+from zeropoint.engines.engine import KEPT, SIGNATURE, Engine, Run
 from zeropoint.engines.refusals import refusal as why_not
 from zeropoint.engines.verify import WrongError, check_lowering
 from zeropoint.errors import InputError, closest
@@ -150,13 +150,15 @@ def compile(
     batch_size: int = 1,
     path: str | os.PathLike[str] | None = None,
     verify: bool = True,
+    shapes: int = KEPT,
 ) -> Runner:
     """The Program lowered to an engine and ready to run.
 
     ``threads`` defaults to all cores. Any batch can be run; the torch engine is fastest at ``batch_size``.
     The artefact is written to ``path`` with the engine's own ending added if it is missing, or to a
     temporary folder that is deleted when Python stops.
-    ``verify`` compares the artefact with the simulation on the example.
+    ``verify`` compares the artefact with the simulation on the example. For the first so many ``shapes`` of
+    inputs the engine compiles it once more; one form, which is slower, serves all others.
     Raises InputError if the engine is unknown, not installed, cannot run the Program, or computes something
     else than the simulation on the example.
 
@@ -174,7 +176,7 @@ def compile(
     try:
         sized = at_batch(program, batch_size)
         lower(sized, engine, file, threads)
-        runner = load_artefact(engine, file, threads, program)
+        runner = load_artefact(engine, file, threads, program, shapes)
         if verify:
             check_lowering(program, runner.run, engine, batch_size)
         else:
@@ -205,12 +207,16 @@ def lower(program: Program, engine: str, path: Path, threads: int | None = None)
 
 
 def load_artefact(
-    engine: str, path: Path, threads: int | None = None, program: Program | None = None
+    engine: str,
+    path: Path,
+    threads: int | None = None,
+    program: Program | None = None,
+    shapes: int = KEPT,
 ) -> Runner:
     """A Runner on an artefact that ``compile`` wrote earlier, of ``program`` if that is known."""
     threads = threads or cores()
     module = find(engine)
-    run = module.load(path, threads)
+    run = module.load(path, threads, shapes)
     if program is not None:
         return Runner(engine, threads, path, run, input_shapes(program.module), program.signature)
     text = module.metadata(path).get(SIGNATURE)

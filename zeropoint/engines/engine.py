@@ -15,6 +15,7 @@ PROCESSOR = "zeropoint_processor"
 SIGNATURE = "zeropoint_signature"
 """In an artefact's metadata: the Program's signature as text."""
 Run = Callable[..., tuple[Tensor, ...]]
+KEPT = 4  # a data set needs three: the batch timed, the batch evaluated, and the shorter last one
 """A call of a model: tensors in, a tuple of tensors out."""
 LayerSeconds = Callable[[Program, Path, int, int], list[tuple[float, tuple[str, ...]]]]
 
@@ -54,8 +55,11 @@ class Engine(Protocol):
     def lower(self, program: Program, path: Path) -> None:
         """Writes the artefact of a Program at ``path``, for as many threads as PyTorch has."""
 
-    def load(self, path: Path, threads: int) -> Run:
-        """The artefact at ``path``, ready to run on so many threads."""
+    def load(self, path: Path, threads: int, kept: int = KEPT) -> Run:
+        """The artefact at ``path``, ready to run on so many threads.
+
+        It may be compiled for so many shapes of inputs; one form serves all others.
+        """
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files of the artefact at ``path``; they may be missing."""

@@ -7,17 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeropoint.engines.engine import Run
+from zeropoint.engines.engine import KEPT, Run
 
 Shapes = tuple[tuple[int, ...], ...]
 
-KEPT = 4  # a data set needs three: the batch timed, the batch evaluated, and the shorter last one
 
-
-def by_shape(compile: Callable[[Shapes | None], Run]) -> Run:
+def by_shape(compile: Callable[[Shapes | None], Run], kept: int = KEPT) -> Run:
     """A run that is compiled for the shapes of its inputs when it first meets them.
 
-    ``compile`` is given the shapes, or None for all shapes. After the first KEPT - 1 shapes one run for all
+    ``compile`` is given the shapes, or None for all shapes. After the first ``kept`` shapes one run for all
     shapes takes the rest, so that neither time nor memory grow with the data.
     """
     runs: dict[Shapes | None, Run] = {}
@@ -25,7 +23,7 @@ def by_shape(compile: Callable[[Shapes | None], Run]) -> Run:
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         shapes: Shapes | None = tuple(tuple(tensor.shape) for tensor in inputs)
         if shapes not in runs:
-            shapes = shapes if len(runs) < KEPT else None
+            shapes = shapes if len(runs) < kept else None
             if shapes not in runs:
                 runs[shapes] = compile(shapes)
         return runs[shapes](*inputs)

@@ -12,6 +12,7 @@ from zeropoint.errors import InputError, first_line
 from zeropoint.graph.capture import unwrapped
 from zeropoint.measure.latency import Latency, interleave, paired_ratio, summarize
 from zeropoint.methods import named
+from zeropoint.parts.decoder import DECODER, generation, perplexity
 from zeropoint.parts.quantize import AUTO, quantize_parts
 from zeropoint.parts.replace import copied
 from zeropoint.parts.survey import Use, usual
@@ -19,6 +20,7 @@ from zeropoint.targets.options import Options
 
 WHOLE = "PyTorch, whole"
 SECONDS = 1.0  # spent timing, for each row
+TOKENS = 32  # that a decoder generates at a time
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class PartsRow:
 
     ``share`` is what the parts do of the multiply-accumulates, 0 to 1, ``sqnr_db`` the least SQNR of the
     outputs of the whole model to the float one's. ``latency_ms`` is of the whole model on one batch,
-    ``speedup`` over the first row. ``error``: one line where the row failed.
+    ``speedup`` over the first row. A decoder also has its perplexity on the evaluation data and the tokens
+    that it generates in a second, and its latency is that of TOKENS of them. ``error``: one line where the
+    row failed.
     """
 
     method: str
@@ -37,6 +41,8 @@ class PartsRow:
     sqnr_db: float | None = None
     latency_ms: Latency | None = None
     speedup: float | None = None
+    perplexity: float | None = None
+    tokens_per_second: float | None = None
     error: str | None = None
 
 
@@ -79,7 +85,16 @@ def compare_parts(
             except InputError as error:
                 rows.append(replace(row, error=first_line(error)))
     say("timing")
-    return _timed(rows, models, use, batch, threads)
+    if parts not in (DECODER, [DECODER]):
+        return _timed(rows, models, use, batch, threads)
+    timed = _timed(rows, models, lambda one, batch: generation(one, batch, TOKENS), batch, threads)
+    told = (perplexity(model, evaluation) for model in models)
+    return [
+        replace(row, perplexity=next(told), tokens_per_second=1e3 * TOKENS / row.latency_ms.p50)
+        if row.latency_ms
+        else row
+        for row in timed
+    ]
 
 
 def _timed(

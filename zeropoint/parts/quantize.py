@@ -18,6 +18,7 @@ from zeropoint.graph.verify import same
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.methods import find
 from zeropoint.parts.closeness import compared
+from zeropoint.parts.decoder import DECODER, OnEngineDecoder, decoder_program
 from zeropoint.parts.replace import OnEngine, copied, replaced
 from zeropoint.parts.result import Part, Parts, Refused
 from zeropoint.parts.survey import Calls, Seen, Source, Use, Way, survey, usual
@@ -46,7 +47,8 @@ def quantize_parts(
     on each the model is called by ``forward``, or by ``run(model, batch)``, such as
     ``lambda model, batch: model.generate(**batch)``. What it then feeds to a submodule calibrates that.
     ``parts`` is ``auto``: the model itself, or else its submodules, down to 1% of the multiply-accumulates;
-    or it is one or more globs over names of submodules. A submodule is refused, with the reason, if it cannot
+    or it is one or more globs over names of submodules; or ``decoder``: a language model of transformers as
+    one part, with the key-value cache of ``generate``. A submodule is refused, with the reason, if it cannot
     be captured, writes into its arguments, or is called in several ways; then the modules in it are tried.
     One that is called with inputs of several sizes takes other sizes, too. Names in ``options`` are those of
     the whole model. ``threads`` are the engine's, by default all cores.
@@ -66,6 +68,8 @@ def quantize_parts(
     network = copied(unwrapped(model))
     batches = limit(calibration, options.calibration_batches)
     source = Source(network, batches, run or usual(network, batches))
+    if parts in (DECODER, [DECODER]):
+        return _decoder(source, method, engine, options, threads)
     globs = None if parts in (AUTO, [AUTO]) else (parts,) if isinstance(parts, str) else tuple(parts)
     options.check_patterns(names := [name for name, _ in network.named_modules()])
     for glob in globs or ():
@@ -80,6 +84,17 @@ def quantize_parts(
     made = replaced(network, {part.name: part.forward for part in found})
     progress.say("comparing the whole with the float model")
     return Parts(made, engine, tuple(found), tuple(refused), compared(source, made))
+
+
+def _decoder(source: Source, method: str, engine: str, options: Options, threads: int | None) -> Parts:
+    """A decoder with its cache, whole, as the one part of the model."""
+    program = decoder_program(source.model, source.batches, method, engine, options)
+    forward = OnEngineDecoder(engines.compile(program, engine, threads=threads, shapes=0), source.model)
+    made = replaced(source.model, {"": forward})
+    outputs = compared(source, made)
+    sqnr_db = min((one.sqnr_db for one in outputs if one.sqnr_db is not None), default=0.0)
+    part = Part("", sum(1 for _ in source.batches), 1.0, sqnr_db, program, forward)
+    return Parts(made, engine, (part,), (), outputs)
 
 
 def _check(method: str, engine: str, options: Options) -> None:

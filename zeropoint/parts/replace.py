@@ -3,7 +3,7 @@
 import copy
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def copied(model: nn.Module) -> nn.Module:
         raise InputError(f"the model cannot be copied: {reason}; make copy.deepcopy work on it") from error
 
 
-def replaced(model: nn.Module, parts: dict[str, OnEngine]) -> nn.Module:
+def replaced(model: nn.Module, parts: Mapping[str, Callable[..., Any]]) -> nn.Module:
     """A copy of the model whose modules of these names run on an engine.
 
     A module keeps its class, attributes, hooks and float weights, which the code around it may read. A call
@@ -63,7 +63,7 @@ def replaced(model: nn.Module, parts: dict[str, OnEngine]) -> nn.Module:
     return made
 
 
-def _forward(name: str, part: OnEngine, own: Callable[..., Any]) -> Callable[..., Any]:
+def _forward(name: str, part: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
     warned = False
 
     @functools.wraps(own)  # libraries read the signature of a forward

@@ -15,6 +15,7 @@ from zeropoint.files import as_type, atomic_write, make_folder, read_json
 from zeropoint.graph.capture import unwrapped
 from zeropoint.graph.program import Program, load
 from zeropoint.parts.classes import class_name, of_class
+from zeropoint.parts.decoder import OnEngineDecoder
 from zeropoint.parts.replace import OnEngine, replaced
 
 LIST = "parts.json"
@@ -36,7 +37,7 @@ class Part:
     share: float
     sqnr_db: float
     program: Program = field(repr=False)
-    forward: OnEngine = field(repr=False)
+    forward: OnEngine | OnEngineDecoder = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class _Row:
     sqnr_db: str | None  # text, since JSON has no infinity
     dtypes: list[str]
     returns: str
+    is_decoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,13 @@ def load_parts(model: nn.Module, folder: str | os.PathLike[str], *, threads: int
         if row.name not in names:
             raise InputError(f"the model has no module '{row.name}'; {closest(row.name, names)}")
         program = of_class(load(path.with_name(_file(number, row.name))), row.returns)
-        runner = engines.compile(program, listed.engine, threads=threads)
-        forward = OnEngine(runner, tuple(map(_dtype, row.dtypes)))
+        forward: OnEngine | OnEngineDecoder
+        if row.is_decoder:
+            runner = engines.compile(program, listed.engine, threads=threads, shapes=0)
+            forward = OnEngineDecoder(runner, network)
+        else:
+            runner = engines.compile(program, listed.engine, threads=threads)
+            forward = OnEngine(runner, tuple(map(_dtype, row.dtypes)))
         sqnr_db = _number(row.sqnr_db) or 0.0
         parts.append(Part(row.name, row.calls, row.share, sqnr_db, program, forward))
     outputs = tuple(Output(one.name, _number(one.sqnr_db), one.equal) for one in listed.outputs)
@@ -167,6 +174,8 @@ def load_parts(model: nn.Module, folder: str | os.PathLike[str], *, threads: int
 
 
 def _row(part: Part) -> _Row:
+    if isinstance(part.forward, OnEngineDecoder):
+        return _Row(part.name, part.calls, part.share, _text(part.sqnr_db), [], "", is_decoder=True)
     dtypes = [str(dtype).removeprefix("torch.") for dtype in part.forward.dtypes]
     returns = class_name(part.program)
     return _Row(part.name, part.calls, part.share, _text(part.sqnr_db), dtypes, returns)

@@ -50,6 +50,7 @@ def compared(rows: Sequence[PartsRow]) -> RenderableType:
         Column[PartsRow]("Parts", lambda row: str(row.parts) if row.parts else NOTHING, "right"),
         Column[PartsRow]("MACs\n%", lambda row: _share(row.share) if row.parts else NOTHING, "right"),
         Column[PartsRow]("SQNR\ndB", lambda row: known(row.sqnr_db, _decibels), "right"),
+        *(_OF_DECODERS if any(row.perplexity is not None for row in rows) else ()),
         Column[PartsRow]("Latency ms\np50 (p90)", _latency, "right"),
         Column[PartsRow]("×\nwhole", lambda row: known(row.speedup, ratio), "right"),
     ]
@@ -57,6 +58,12 @@ def compared(rows: Sequence[PartsRow]) -> RenderableType:
         Text(f"{row.method} on {row.engine} failed: {row.error}", style="dim") for row in rows if row.error
     ]
     return Group(table(columns, rows, gap=2), *failed)
+
+
+_OF_DECODERS = (
+    Column[PartsRow]("Perplexity", lambda row: known(row.perplexity, figures), "right"),
+    Column[PartsRow]("Tokens\n/ s", lambda row: known(row.tokens_per_second, figures), "right"),
+)
 
 
 def record(rows: Sequence[PartsRow]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.engines.engine import Run
+from zeropoint.engines.engine import KEPT, Run
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
 
 # The fused addition and layer norm takes nine times as long as the two alone: 19% on a BERT-base encoder.
@@ -39,7 +39,7 @@ def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
     return stand_ins(inputs, batch_size)
 
 
-def load(path: Path, threads: int) -> Run:
+def load(path: Path, threads: int, kept: int = KEPT) -> Run:
     """The artefact as a callable from tensors to a tuple of tensors."""
     import onnx
 
@@ -64,7 +64,7 @@ def load(path: Path, threads: int) -> Run:
 
         return run
 
-    return by_shape(compile)
+    return by_shape(compile, kept)
 
 
 def session(path: Path, sizes: Mapping[str, int] | None = None, **options: object) -> Any:

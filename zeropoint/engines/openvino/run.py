@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.engines.engine import Run
+from zeropoint.engines.engine import KEPT, Run
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
 
@@ -38,7 +38,7 @@ def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
     return stand_ins(inputs, batch_size)
 
 
-def load(path: Path, threads: int) -> Run:
+def load(path: Path, threads: int, kept: int = KEPT) -> Run:
     """The artefact as a callable from tensors to a tuple of tensors."""
     compile_for = compiler(path, threads)
 
@@ -51,7 +51,7 @@ def load(path: Path, threads: int) -> Run:
 
         return run
 
-    return by_shape(compile)
+    return by_shape(compile, kept)
 
 
 def compiler(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.engines.engine import PROCESSOR, SIGNATURE, Run
+from zeropoint.engines.engine import KEPT, PROCESSOR, SIGNATURE, Run
 from zeropoint.errors import InputError
 from zeropoint.graph.operators import family, weighted
 from zeropoint.graph.program import Program, at_batch, flat_tensors
@@ -30,8 +30,8 @@ def files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def load(path: Path, threads: int) -> Run:
-    """The artefact as a callable from tensors to a tuple of tensors."""
+def load(path: Path, threads: int, kept: int = KEPT) -> Run:
+    """The artefact as a callable from tensors to a tuple of tensors; a package takes one shape anyhow."""
     if path.name.endswith(PACKAGE_ENDING):
         package = load_package(path)
         known = package.loader.get_metadata()
