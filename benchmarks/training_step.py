@@ -25,8 +25,9 @@ from zeropoint.methods.qat import fine_tuned
 from zeropoint.passes.blocks import without_quantizers
 from zeropoint.targets import machine
 from zeropoint.training.folder import Folder
-from zeropoint.training.loop import NOTED, Task, train
+from zeropoint.training.loop import NOTED, train
 from zeropoint.training.record import read
+from zeropoint.training.task import Task
 
 WARM, TIMED = 2, 3  # records, each of NOTED steps
 ROWS = {

@@ -13,6 +13,7 @@ from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph.program import Program
 from zeropoint.graph.signature import flattened
 from zeropoint.methods import find, named
+from zeropoint.methods.losses import classifies
 from zeropoint.methods.method import Job, Method, run
 from zeropoint.methods.qat import QAT, fine_tuned
 from zeropoint.passes.layout import laid_out
@@ -22,6 +23,7 @@ from zeropoint.training.checkpoint import fingerprint
 from zeropoint.training.folder import Folder, open_folder
 from zeropoint.training.labels import check_data
 from zeropoint.training.processes import is_first
+from zeropoint.training.task import OwnLoss
 
 
 def quantize(
@@ -34,13 +36,16 @@ def quantize(
     target: str | Target = "openvino",
     options: Options | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    loss: OwnLoss | None = None,
 ) -> Program:
     """The float ``program`` after the method of that name, quantized as suits the ``target`` engine.
 
-    ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields labelled batches,
-    and ``validation`` chooses among epochs. ``checkpoint`` is a file in which ``static-best`` and ``qat``,
-    which take minutes, keep how far they have got: after an interruption the same call goes on from there, to
-    the same result. The file stays; remove it when the Program is saved.
+    ``calibration`` yields batches as a model's loader does, labels or not; ``train`` yields batches to train
+    on, and ``validation`` chooses among epochs. ``loss``, of outputs and targets, is what training lowers: by
+    default a classifier's if targets are class numbers, else the distance to the float outputs.
+    ``checkpoint`` is a file in which ``static-best`` and ``qat``, which take minutes, keep how far they have
+    got: after an interruption the same call goes on from there, to the same result. The file stays; remove it
+    when the Program is saved.
 
     Raises InputError for an unknown method or target, bits or a scheme that the target cannot run, data that
     the method needs and has not, data that does not fit the model, or a checkpoint that cannot be written.
@@ -66,6 +71,7 @@ def quantize(
         train=parts.get("train", ()),
         validation=parts.get("validation"),
         checkpoint=None if checkpoint is None else Path(checkpoint),
+        loss=loss,
     )
     with progress.about(f"{named(method, options)} for {rules.name}"):
         program = run(asked.passes, program, job)
@@ -108,12 +114,15 @@ def train_quantized(
     teacher: Program | None = None,
     folder: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    loss: OwnLoss | None = None,
 ) -> Program:
-    """The Program after quantization-aware training on labelled batches of ``train``.
+    """The Program after quantization-aware training on batches of ``train``.
 
     A float ``program`` is quantized by ``static`` on ``calibration`` first, by default on the training data,
     and teaches beside the labels. A quantized one is trained as it is, with its own bits and target, and by
-    the float ``teacher`` if one is given. ``validation`` chooses among epochs.
+    the float ``teacher`` if one is given. ``validation`` chooses among epochs. Targets that are no class
+    numbers are for a ``loss`` of your own, a function of the model's outputs and a batch's targets that gives
+    the mean of the batch. Without one the outputs are trained towards those of the float model.
 
     ``folder`` keeps ``last.checkpoint``, ``metrics.jsonl`` and, in the end, ``program.pt2``. With ``resume``
     the training in it goes on, to the weights that it would have had without the interruption, or with more
@@ -139,8 +148,9 @@ def train_quantized(
     train = flattened(train, program.signature, "the training data")
     calibration = None if calibration is None else flattened(calibration, program.signature)
     validation = None if validation is None else flattened(validation, program.signature)
-    (logits, *_) = program.flat(*program.example_inputs)
-    check_data(train, logits.shape[-1])
+    is_classifier = loss is None and classifies(program, train)
+    classes = program.flat(*program.example_inputs)[0].shape[-1] if is_classifier else None
+    check_data(train, classes, labelled=is_classifier)
     place = None if folder is None else Folder(Path(folder))
     if place is not None and is_first():
         # The first stage of a progressive training ends after a share of the epochs, which must stay.
@@ -150,10 +160,10 @@ def train_quantized(
     with progress.about(f"{named('qat', options)} for {rules.name}"):
         if program.method == "fp32":
             data = train if calibration is None else calibration
-            job = Job(program, rules, options, data, train, validation, folder=place)
+            job = Job(program, rules, options, data, train, validation, folder=place, loss=loss)
             trained = run(QAT, program, job)
         else:
-            trained = fine_tuned(program, teacher, options, train, validation, folder=place)
+            trained = fine_tuned(program, teacher, options, train, validation, folder=place, loss=loss)
     trained = replace(trained, quantize_seconds=time.perf_counter() - started)
     if place is not None and is_first():
         trained.save(place.program)

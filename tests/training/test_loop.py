@@ -12,10 +12,11 @@ from zeropoint.data import Loaders, resolve
 from zeropoint.data.batches import limit
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.training.floats import train_float
-from zeropoint.training.loop import Task, has_fallen
+from zeropoint.training.loop import has_fallen
 from zeropoint.training.loop import train as run
 from zeropoint.training.options import TrainingOptions
 from zeropoint.training.processes import move
+from zeropoint.training.task import Task
 
 
 @pytest.fixture

@@ -17,11 +17,13 @@ from zeropoint.cli import app
 from zeropoint.errors import InputError
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.measure.evaluate import evaluate
-from zeropoint.methods.qat import _blame, _of_grid_weights, _share, distillation, teaching
+from zeropoint.methods.losses import _share, distillation, teaching
+from zeropoint.methods.qat import _blame, _of_grid_weights
 from zeropoint.passes.learnable import constant, keep_positive, learnable
 from zeropoint.training.folder import Folder
-from zeropoint.training.loop import Task, train
+from zeropoint.training.loop import train
 from zeropoint.training.record import read
+from zeropoint.training.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from zeropoint.errors import InputError
 from zeropoint.training.checkpoint import Checkpoint
-from zeropoint.training.loop import Task, train
+from zeropoint.training.loop import train
 from zeropoint.training.options import TrainingOptions
 from zeropoint.training.record import read
+from zeropoint.training.task import Task
 
 OFTEN = 1e-9  # minutes between checkpoints: one after every step
 
@@ -143,7 +144,8 @@ from test_resuming import Augmented, VALIDATION, network
 from torch import nn
 from pathlib import Path
 from zeropoint.training.checkpoint import Checkpoint
-from zeropoint.training.loop import Task, train
+from zeropoint.training.loop import train
+from zeropoint.training.task import Task
 from zeropoint.training.options import TrainingOptions
 
 import torch
@@ -235,7 +237,8 @@ sys.path.insert(0, {tests!r})
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from safetensors.torch import save_file
-from zeropoint.training.loop import Task, train
+from zeropoint.training.loop import train
+from zeropoint.training.task import Task
 from zeropoint.training.processes import is_first
 from zeropoint.training.options import TrainingOptions
 

@@ -57,6 +57,7 @@ def compare(
     higher_is_better: shared.HigherIsBetter = None,
     postprocess: shared.Postprocess = None,
     max_drop: shared.MaxDrop = None,
+    loss: shared.Loss = None,
     json: shared.Json = False,
 ) -> None:
     """Measure every method on every engine, one row each.
@@ -64,7 +65,7 @@ def compare(
     The table is printed, and a folder gets it with the artefacts and an HTML report. The same command
     again continues a run that was interrupted. With --parts only the table is printed.
     """
-    from zeropoint.cli.resolve import program_and_data, task_of
+    from zeropoint.cli.resolve import loss_of, program_and_data, task_of
     from zeropoint.comparison.compare import compare as run_comparison
     from zeropoint.comparison.start import check_methods
     from zeropoint.report.files import record
@@ -79,7 +80,7 @@ def compare(
         options = options.at(shared.names(bits)[0])
         of_parts.compare(given, parts, shared.names(methods), listed, options, threads=threads, json=json)
         return
-    chosen = task_of(task, metric, higher_is_better, postprocess)
+    chosen, own = task_of(task, metric, higher_is_better, postprocess), loss_of(loss, task)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes
     )
@@ -97,6 +98,7 @@ def compare(
             batch_size=latency_batch_size,
             task=chosen,
             max_drop=max_drop,
+            loss=own,
             command=output.command_line(),
             say=progress.say,
         )

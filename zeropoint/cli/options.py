@@ -243,6 +243,15 @@ Postprocess = Annotated[
         rich_help_panel=METRIC,
     ),
 ]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        help="What qat lowers: FILE.py:NAME, a function of outputs and targets that gives a batch's mean, or"
+        " task, the task's own; default: of class numbers a classifier's, else the distance to float32's"
+        " outputs.",
+        rich_help_panel=METRIC,
+    ),
+]
 MaxDrop = Annotated[
     str | None,
     typer.Option(

@@ -38,7 +38,8 @@ def qat(
     weights: shared.Weights = "default",
     batch_size: shared.BatchSize = 32,
     limit_batches: shared.LimitBatches = None,
-    task: shared.Head = None,
+    task: shared.Task = None,
+    loss: shared.Loss = None,
 ) -> None:
     """Quantization-aware training in a folder, which can be resumed.
 
@@ -50,13 +51,14 @@ def qat(
 
     For several processes, GPUs or machines, put this before qat: torchrun --nproc-per-node N -m zeropoint
     """
-    from zeropoint.cli.resolve import program_and_data
+    from zeropoint.cli.resolve import loss_of, program_and_data
     from zeropoint.measure.size import on_disk
     from zeropoint.methods import label
     from zeropoint.quantization import train_quantized
     from zeropoint.training.folder import Folder
     from zeropoint.training.processes import is_first
 
+    own = loss_of(loss, task)
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches, task=task)
     if loaders.train is None:
         raise InputError(f"{loaders.name} has no training data; add a train loader")
@@ -74,6 +76,7 @@ def qat(
             teacher=taught,
             folder=out,
             resume=resume,
+            loss=own,
         )
     if is_first():
         file, seconds = Folder(out).program, trained.quantize_seconds

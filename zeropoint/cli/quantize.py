@@ -40,7 +40,8 @@ def quantize(
     limit_batches: shared.LimitBatches = None,
     free_sizes: shared.FreeSizes = False,
     parts: shared.Parts = None,
-    task: shared.Head = None,
+    task: shared.Task = None,
+    loss: shared.Loss = None,
 ) -> None:
     """Quantize a model by one method and save it as a .pt2 file.
 
@@ -48,7 +49,7 @@ def quantize(
     interrupted.
     """
     from zeropoint import engines
-    from zeropoint.cli.resolve import AUTO, program_and_data
+    from zeropoint.cli.resolve import AUTO, loss_of, program_and_data
     from zeropoint.measure.size import on_disk
     from zeropoint.methods import find, label
     from zeropoint.quantization import check_target
@@ -67,6 +68,7 @@ def quantize(
         of_parts.quantize(given, parts, out, method, target, options)
         return
     shared.check_saved_name(out)
+    own = loss_of(loss, task)
     if target != AUTO:
         check_target(engines.target(target, options.processor), method, options)
     program, loaders = program_and_data(
@@ -80,7 +82,7 @@ def quantize(
     else:
         with interruptible():
             quantized = run_method(
-                program, method, **read, target=target, options=options, checkpoint=beside(out)
+                program, method, **read, target=target, options=options, checkpoint=beside(out), loss=own
             )
     quantized.save(out)
     beside(out).unlink(missing_ok=True)

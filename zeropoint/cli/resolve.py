@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -22,9 +23,10 @@ from zeropoint.models.source import Source, fitting_shape, like
 from zeropoint.models.userfile import is_userfile, load
 from zeropoint.models.vision import torchvision
 from zeropoint.tasks import Task
+from zeropoint.training.task import OwnLoss
 from zeropoint.tune.choose import Choice, fastest_engine
 
-AUTO = "auto"
+AUTO, TASK = "auto", "task"
 Say = Callable[[str], None]
 
 
@@ -112,6 +114,24 @@ def task_of(
     return tasks.made(
         task, found, higher_is_better, load(postprocess, "postprocess") if postprocess else None
     )
+
+
+def loss_of(loss: str | None, task: str | None) -> OwnLoss | None:
+    """The loss of ``--loss``: a function of a user's file, or with ``task`` that of the task."""
+    if loss is None:
+        return None
+    if loss == TASK:
+        having = [name for name, one in tasks.TASKS.items() if one.loss]
+        own = tasks.find(task).loss if task is not None else None
+        if own is None:
+            raise InputError(f"there is no loss of a task: give --task, one of {', '.join(having)}")
+        return own
+    if not is_userfile(loss):
+        raise InputError(f"unknown loss '{loss}'; give FILE.py:NAME, or task for the task's own")
+    own = load(loss, "loss")
+    if not callable(own):
+        raise InputError(f"{loss} is no function; give one of outputs and targets")
+    return cast(OwnLoss, own)
 
 
 def compiled(

@@ -32,6 +32,7 @@ from zeropoint.targets.options import Options
 from zeropoint.targets.processor import warn_of
 from zeropoint.tasks import Task
 from zeropoint.training.checkpoint import beside
+from zeropoint.training.task import OwnLoss
 from zeropoint.tune.choose import by_placement
 
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
@@ -54,6 +55,7 @@ def compare(
     higher_is_better: bool | None = None,
     postprocess: Callable[[Any], Any] | None = None,
     max_drop: str | float | None = None,
+    loss: OwnLoss | None = None,
     command: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
@@ -70,7 +72,7 @@ def compare(
     ``task``, ``metrics``, ``higher_is_better`` and ``postprocess`` are those of ``evaluate``. The first
     metric decides which rows keep float32's accuracy: those that are worse by at most ``max_drop``, in the
     metric's unit, or in percent of float32's value as in "2%"; by default one point of a metric in percent,
-    and 1% of any other.
+    and 1% of any other. ``loss`` is that of ``quantize``, for training.
 
     A row that an engine cannot run has an ``error`` and does not stop the comparison. Raises InputError for
     an unknown method or engine, data that does not fit, or a folder with another run.
@@ -93,7 +95,7 @@ def compare(
     quantizes = any(find(name).quantizes for name in methods)
     warn_of(options.processor if quantizes else "", "the comparison")
     folder = make_folder(out)
-    run = Run(at_batch(program, batch_size), data, batches, chosen, folder, options, threads, say)
+    run = Run(at_batch(program, batch_size), data, batches, chosen, folder, options, threads, say, loss)
     results = begin(run, command, probe, str(limit or ""))
     # From here on the folder is this comparison's, and no other may use its artefacts.
     rules = [target(name, options.processor) for name in engines if quantizes]
@@ -212,6 +214,7 @@ def _quantized(run: Run, method: str, options: Options, target: str) -> Program:
         target=target,
         options=options,
         checkpoint=kept,
+        loss=run.loss,
     )
     program.save(path)
     kept.unlink(missing_ok=True)

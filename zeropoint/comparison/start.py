@@ -30,6 +30,7 @@ from zeropoint.targets.options import Options
 from zeropoint.tasks import Task
 from zeropoint.torch_private.trees import tree_leaves
 from zeropoint.training.checkpoint import update, update_program
+from zeropoint.training.task import OwnLoss
 
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
 BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
@@ -41,6 +42,7 @@ class Run:
     """What stays the same from row to row of one comparison.
 
     ``batches``: the evaluation data as the user gave it. ``task`` is None if the data tells it.
+    ``loss`` is that of training, if it is the user's own.
     """
 
     program: Program
@@ -51,6 +53,7 @@ class Run:
     options: Options
     threads: int
     say: Callable[[str], None]
+    loss: OwnLoss | None = None
 
 
 def check_methods(methods: Sequence[str], engines: Sequence[str] | None, variants: Sequence[Options]) -> None:

@@ -10,6 +10,7 @@ from zeropoint.graph.program import Program
 from zeropoint.targets.options import Options
 from zeropoint.targets.target import Target
 from zeropoint.training.folder import Folder
+from zeropoint.training.task import OwnLoss
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Job:
     """What passes read beside the Program that they change.
 
     ``float32`` is the Program that the method began with. ``checkpoint`` is a file in which a pass that takes
-    minutes keeps how far it has got, ``folder`` one for that and for metrics of training.
+    minutes keeps how far it has got, ``folder`` one for that and for metrics of training. ``loss`` is the
+    user's own loss of training, of outputs and targets.
     """
 
     float32: Program
@@ -28,6 +30,7 @@ class Job:
     validation: Loader | None = None
     checkpoint: Path | None = None
     folder: Folder | None = None
+    loss: OwnLoss | None = None
 
     @property
     def calibration_batches(self) -> Iterable[Batch]:

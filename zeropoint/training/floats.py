@@ -8,9 +8,10 @@ from safetensors.torch import save
 
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
-from zeropoint.training.loop import Task, Training, train
+from zeropoint.training.loop import train
 from zeropoint.training.options import TrainingOptions
 from zeropoint.training.processes import is_first
+from zeropoint.training.task import Task, Training
 
 if TYPE_CHECKING:
     from zeropoint.data import Loaders

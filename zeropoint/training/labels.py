@@ -9,8 +9,11 @@ from zeropoint.data.batches import Loader, check, split
 from zeropoint.errors import InputError
 
 
-def check_data(loader: Loader, classes: int | None = None) -> None:
-    """Raises InputError if the training data is less than a batch, or its first labels are wrong."""
+def check_data(loader: Loader, classes: int | None = None, *, labelled: bool = True) -> None:
+    """Raises InputError if the training data is less than a batch, or its first labels are wrong.
+
+    Data that need not be ``labelled`` may have any targets, or none.
+    """
     data: Any = getattr(loader, "dataset", None)
     size = getattr(loader, "batch_size", None)
     if isinstance(size, int) and hasattr(data, "__len__") and len(data) < size:
@@ -21,6 +24,8 @@ def check_data(loader: Loader, classes: int | None = None) -> None:
         break
     else:
         raise InputError("the training loader yields no batch; give it at least one")
+    if not labelled:
+        return
     if labels is None:
         raise InputError("the training data has no labels; give batches of (inputs, labels)")
     if classes is not None:

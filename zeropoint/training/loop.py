@@ -5,21 +5,21 @@ import operator
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.optim.lr_scheduler import LambdaLR
 
 from zeropoint import progress
 from zeropoint.data.batches import Loader, split
+from zeropoint.data.nested import replaced
 from zeropoint.errors import InputError, InputWarning, first_line
+from zeropoint.graph.program import flat_tensors
 from zeropoint.memory import keeping_freed
 from zeropoint.torch_private.compiler import compile_error
 from zeropoint.torch_private.graphs import write_code
@@ -31,49 +31,12 @@ from zeropoint.training.options import TrainingOptions
 from zeropoint.training.processes import is_first, join, move, share, total
 from zeropoint.training.record import Record, recording
 from zeropoint.training.stopping import Stop, deferred
+from zeropoint.training.task import Loss, Task, Training, cross_entropy
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 NOTED = 25  # steps between two lines of the record
-Loss = Callable[[tuple[Tensor, ...], Tensor, Tensor], Tensor]
-"""From inputs, logits (N, classes) and labels (N,) to the mean loss of the rows."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """The epoch that was kept, its accuracy on the validation data, and the mean loss of each epoch.
-
-    Epochs count from 1. Epoch 0 is the start, which is kept if no epoch was better.
-    ``accuracy`` is a fraction, None without validation data.
-    """
-
-    epoch: int
-    accuracy: float | None
-    losses: tuple[float, ...]
-
-
-def cross_entropy(_: tuple[Tensor, ...], logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of a classifier."""
-    return F.cross_entropy(logits, labels)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to train, and by which loss.
-
-    ``parameter_groups`` are those of torch.optim, with their own "lr" or "weight_decay" if given; by default
-    weight decay applies to all parameters but vectors (biases, norms). ``after_step`` is called after every
-    step. ``blame`` names the parameter that became invalid, if there is one. ``teacher`` is a network that
-    the loss runs.
-    """
-
-    module: nn.Module
-    loss: Loss = cross_entropy
-    parameter_groups: Sequence[dict[str, Any]] | None = None
-    after_step: Callable[[], None] = lambda: None
-    blame: Callable[[], str] = lambda: ""
-    teacher: nn.Module | None = None
 
 
 def train(
@@ -102,7 +65,7 @@ def train(
     Raises InputError if a batch has no labels or wrong ones, there is less than one batch, the loss is no
     longer finite, or the module cannot be compiled.
     """
-    check_data(loader)
+    check_data(loader, labelled=task.is_classifier)
     fabric = join(options.precision)
     with randomness.kept(), checkpoint.tells("training"), deferred(checkpoint.path is not None) as stop:
         try:
@@ -138,7 +101,9 @@ class _Loop:
         self.batches = operator.length_hint(loader) or sum(1 for _ in loader)
         self.steps = options.epochs * -(-self.batches // options.accumulate)
         module: Any = torch.compile(self.module, dynamic=False) if options.compile else self.module
-        self.loss: Loss = torch.compile(task.loss, dynamic=False) if options.compile else task.loss
+        self.loss: Loss = task.loss
+        if options.compile and task.is_classifier:
+            self.loss = torch.compile(task.loss, dynamic=False)
         self.trained, self.stepper = fabric.setup(module, self.optimizer)
         self.averaged = moving_average(self.module, options.average) if options.average else None
         self.step, self.epoch, self.batch = 0, 1, 0  # ``batch``: of the epoch's batches, those done
@@ -169,7 +134,7 @@ class _Loop:
                 self.epoch, self.batch, self.sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
                 self._save()
         self.module.load_state_dict(self.best_state)
-        accuracy = None if validation is None else self.best[0]
+        accuracy = self.best[0] if validation is not None and self.task.is_classifier else None
         return Training(self.best_epoch, accuracy, tuple(self.losses))
 
     @keeping_freed()
@@ -196,7 +161,8 @@ class _Loop:
                 continue
             rate = self._step(number)
             loss, right, rows = self.sums
-            self.update(self.step, f"epoch {self.epoch}, loss {loss / rows:.4f}, top-1 {right / rows:.2%}")
+            accuracy = f", top-1 {right / rows:.2%}" if self.task.is_classifier else ""
+            self.update(self.step, f"epoch {self.epoch}, loss {loss / rows:.4f}{accuracy}")
             if self.step % NOTED == 0:
                 noted = self._note(record, noted, rate)
             if self.stopping or time.monotonic() - self.saved > 60 * self.options.minutes:
@@ -230,11 +196,11 @@ class _Loop:
 
     def _descend(self, batch: Any, number: int) -> None:
         """Adds the gradients of one batch."""
-        inputs, logits, labels = self._forward(batch, f"batch {number}", "training")
-        with self.fabric.autocast(), self._stance(labels):
-            loss = self.loss(inputs, logits, labels)
-        right = int((logits.detach().argmax(1) == labels).sum())
-        own = len(labels)
+        inputs, outputs, targets = self._forward(batch, f"batch {number}", "training")
+        own = len(inputs[0])
+        with self.fabric.autocast(), self._stance(own):
+            loss = self.loss(inputs, outputs, targets)
+        right = self._right(outputs, targets)
         asked = float(self.stop.asked is not None)
         *sums, stopping = total(self.fabric, float(loss.detach()) * own, right, own, asked)
         if not math.isfinite(sums[0]):
@@ -248,22 +214,30 @@ class _Loop:
         if stopping:  # all processes at the same step
             self.stopping, self.stop.asked = True, self.stop.asked or signal.SIGTERM
 
-    def _forward(self, batch: Any, where: str, doing: str) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """A batch's inputs, logits (N, classes) and checked labels (N,), on the device."""
-        inputs, labels = split(batch)
-        if labels is None:
+    def _forward(self, batch: Any, where: str, doing: str) -> tuple[tuple[Tensor, ...], Any, Any]:
+        """A batch's inputs, outputs and targets on the device, those of a classifier checked."""
+        inputs, targets = split(batch)
+        is_classifier = self.task.is_classifier
+        if targets is None and is_classifier:
             raise InputError(f"{where} has no labels; {doing} needs (inputs, labels)")
         inputs = tuple(self._to_device(tensor) for tensor in inputs)
-        with self._stance(labels):
-            logits = _logits(self.trained(*inputs))
-        check_labels(labels, logits.shape[1], where)
-        return inputs, logits, labels.to(self.fabric.device, torch.int64)
+        with self._stance(len(inputs[0])):
+            outputs = self.trained(*inputs)
+        if not is_classifier:
+            return inputs, flat_tensors(outputs), replaced(targets, Tensor, self._to_device)
+        logits = _logits(outputs)
+        check_labels(targets, logits.shape[1], where)
+        return inputs, logits, targets.to(self.fabric.device, torch.int64)
 
-    def _stance(self, labels: Tensor) -> AbstractContextManager[Any]:
+    def _right(self, outputs: Any, targets: Any) -> int:
+        """How many rows a classifier gets right."""
+        return int((outputs.detach().argmax(1) == targets).sum()) if self.task.is_classifier else 0
+
+    def _stance(self, rows: int) -> AbstractContextManager[Any]:
         """Compiled code runs for full batches of training, the one size that is worth compiling for."""
         if not self.options.compile:
             return nullcontext()
-        is_full = torch.is_grad_enabled() and len(labels) == self.rows
+        is_full = torch.is_grad_enabled() and rows == self.rows
         stance: AbstractContextManager[Any] = torch.compiler.set_stance(
             "default" if is_full else "force_eager"
         )
@@ -305,7 +279,9 @@ class _Loop:
         line = f"epoch {self.epoch} of {self.options.epochs}, loss {loss / rows:.4f}"
         if validation is not None:
             numbers |= {"validation_accuracy": score[0], "validation_loss": -score[1]}
-            line += f", validation top-1 {score[0]:.2%}"
+            line += (
+                f", validation top-1 {score[0]:.2%}" if self.task.is_classifier else f", then {-score[1]:.4f}"
+            )
         record(self.step, numbers)
         progress.say(line)
         if self.start is not None and is_first() and has_fallen(self.start, score[0], self.judged):
@@ -322,15 +298,17 @@ class _Loop:
 
     @torch.no_grad()
     def _score(self, validation: Loader) -> tuple[float, float]:
-        """Accuracy and negated mean loss, so that the greater pair is the better one."""
+        """Accuracy (0 if no classifier) and negated mean loss, so that the greater pair is the better one."""
         _set_mode(self.module, training=False)
         right, loss, count = 0.0, 0.0, 0.0
         shared = share(validation, self.fabric.global_rank, self.fabric.world_size)
         for number, batch in enumerate(shared, start=1):
-            _, logits, labels = self._forward(batch, f"batch {number} of the validation data", "validation")
-            right += int((logits.argmax(1) == labels).sum())
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            count += len(labels)
+            where = f"batch {number} of the validation data"
+            inputs, outputs, targets = self._forward(batch, where, "validation")
+            mean = cross_entropy if self.task.is_classifier else self.loss
+            right += self._right(outputs, targets)
+            loss += float(mean(inputs, outputs, targets)) * len(inputs[0])
+            count += len(inputs[0])
         right, loss, count = total(self.fabric, right, loss, count)
         if not count:
             raise InputError("the validation loader yields no batch; give it at least one")
