@@ -31,9 +31,10 @@ def test_streams_over_batches_and_outputs_as_numpy_does_at_once():
             [torch.tensor(x[i : i + 7], dtype=torch.float32) for x in side] for side in (reference, outputs)
         ]
         meter.add(*batches)
-    signal = sum((x**2).sum() for x in reference)
-    noise = sum(((x - y) ** 2).sum() for x, y in zip(reference, outputs, strict=True))
-    assert meter.result().sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=1e-5)
+    pairs = zip(reference, outputs, strict=True)
+    expected = [10 * np.log10((x**2).sum() / ((x - y) ** 2).sum()) for x, y in pairs]
+    assert meter.result().outputs_db == pytest.approx(expected, abs=1e-5)
+    assert meter.result().sqnr_db == pytest.approx(min(expected), abs=1e-5)
     assert meter.result().agreement == np.mean(reference[0].argmax(1) == outputs[0].argmax(1))
 
 
@@ -55,8 +56,26 @@ def test_broken_outputs_are_not_hidden(value):
     broken = torch.tensor([[value, 0.0], [0.0, 1.0]])
     for pair in ((reference, broken), (broken, reference), (broken, broken)):
         result = fidelity([pair[0]], [pair[1]])
-        assert math.isnan(result.sqnr_db)
         assert result.agreement == 0.5
+        if pair[0] is pair[1] and not math.isnan(value):  # as masked logits are
+            assert result.sqnr_db == math.inf
+        else:
+            assert math.isnan(result.sqnr_db)
+
+
+def test_an_output_that_is_lost_is_not_hidden_by_a_larger_one():
+    large, small = torch.full((2, 3), 1e3), torch.ones(2, 3)
+    result = fidelity([large, small], [large + 1, small * 0])
+    assert result.outputs_db == pytest.approx((60.0, 0.0))
+    assert result.sqnr_db == pytest.approx(0.0)
+
+
+def test_class_numbers_and_outputs_of_zeros_do_not_count_beside_others():
+    values, numbers = torch.ones(2, 3), torch.tensor([1, 2])
+    result = fidelity([values, numbers, values * 0], [values * 1.1, numbers + 5, values * 0.1])
+    assert result.outputs_db == (pytest.approx(20.0, abs=1e-4), None, -math.inf)
+    assert result.sqnr_db == pytest.approx(20.0, abs=1e-4)
+    assert fidelity([numbers], [numbers]).sqnr_db == math.inf
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 8, 8)])

@@ -19,6 +19,7 @@ from zeropoint.graph.program import Program, at_batch, load, parameter_bytes
 from zeropoint.graph.signature import flat_loaders
 from zeropoint.measure import layers, parity
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
+from zeropoint.measure.fidelity import Fidelity
 from zeropoint.measure.integers import integers
 from zeropoint.measure.kept import MaxDrop
 from zeropoint.measure.layerwise import layerwise
@@ -226,6 +227,13 @@ def _quantized(run: Run, method: str, options: Options, target: str) -> Program:
     return program
 
 
+def _by_name(program: Program, fidelity: Fidelity | None) -> dict[str, float | None]:
+    """The SQNR of each of several outputs."""
+    every = fidelity.outputs_db if fidelity else ()
+    names = program.signature.output_names
+    return dict(zip(names, every, strict=True)) if len(every) > 1 else {}
+
+
 def _row(
     run: Run, program: Program, compiled: Runner, evaluation: Evaluation, simulation: Evaluation | None
 ) -> Row:
@@ -247,6 +255,7 @@ def _row(
         loss=evaluation.accuracy.loss,
         agreement=fidelity.agreement if fidelity else None,
         sqnr_db=fidelity.sqnr_db if fidelity else None,
+        outputs_db=_by_name(program, fidelity),
         size_bytes=size,
         shrink=on_disk(reference(run, EAGER, machine.cores()).artefact) / size,
         parameter_bytes=parameter_bytes(program),

@@ -19,21 +19,25 @@ class Fidelity:
     None where the task has none, or the outputs are none that it reads. Without a task it is that of a first
     output (N, classes) with at least two classes.
 
-    ``sqnr_db``: the signal-to-quantization-noise ratio over all outputs and samples,
-    10 log10(Σ reference² / Σ (reference - output)²). Infinite if the outputs are identical, minus infinity
-    if only the reference is all zero, NaN if an output of either holds NaN or infinity.
+    ``outputs_db``: the signal-to-quantization-noise ratio of each output over all samples, 10 log10(Σ
+    reference² / Σ (reference - output)²). Infinite if they are identical, minus infinity if only the
+    reference is all zero, NaN if either holds NaN, or infinity where the other does not. It is None for
+    integers, such as the numbers of classes, beside floating-point outputs.
+
+    ``sqnr_db``: the least of them; outputs of which the reference is all zero count only if no other one is.
     """
 
     agreement: float | None
     sqnr_db: float
+    outputs_db: tuple[float | None, ...] = ()
 
 
 class FidelityMeter:
     """Adds up signal, noise, and what the task's fidelity needs; memory does not grow with the data."""
 
     def __init__(self, metric: Metric | None = NONE.fidelity) -> None:
-        self._signal = 0.0
-        self._noise = 0.0
+        self._powers: list[tuple[float, float]] = []  # of signal and noise, for each output
+        self._are_counted: list[bool] = []
         self.score = Score(metric) if metric else None
 
     def add(
@@ -51,10 +55,15 @@ class FidelityMeter:
             raise ValueError(
                 f"outputs of shapes {shapes[1]} cannot be compared with a reference of {shapes[0]}"
             )
-        for expected, actual in zip(reference, outputs, strict=True):
-            signal = expected.detach().double()
-            self._signal += float(signal.square().sum())
-            self._noise += float((signal - actual.detach().double()).square().sum())
+        if not self._powers:
+            self._powers = [(0.0, 0.0)] * len(reference)
+            floats = [tensor.is_floating_point() for tensor in reference]
+            self._are_counted = floats if any(floats) else [True] * len(floats)
+        for number, pair in enumerate(zip(reference, outputs, strict=True)):
+            if self._are_counted[number]:
+                signal, noise = _powers(*pair)
+                before = self._powers[number]
+                self._powers[number] = before[0] + signal, before[1] + noise
         own, other, targets = read or (tuple(outputs), tuple(reference), None)
         return self.score.add(own, (other, targets)) if self.score else ()
 
@@ -62,7 +71,24 @@ class FidelityMeter:
         """The fidelity over all batches added so far."""
         value = self.score.value() if self.score else None
         known = value is not None and math.isfinite(value)
-        return Fidelity(value if known else None, _decibels(self._signal, self._noise))
+        every = tuple(
+            _decibels(*powers) if is_counted else None
+            for powers, is_counted in zip(self._powers, self._are_counted, strict=True)
+        )
+        counted = [one for one in every if one is not None]
+        told = [one for one in counted if one > -math.inf or math.isnan(one)] or counted
+        least = next((one for one in told if math.isnan(one)), min(told, default=math.inf))
+        return Fidelity(value if known else None, least, every)
+
+
+def _powers(reference: Tensor, output: Tensor) -> tuple[float, float]:
+    """The power of the signal and of the noise, without what is infinite in both, such as a mask."""
+    signal = reference.detach().double()
+    noise = signal - output.detach().double()
+    if not signal.isfinite().all():
+        same = signal.isinf() & (signal == output)
+        signal, noise = signal.masked_fill(same, 0.0), noise.masked_fill(same, 0.0)
+    return float(signal.square().sum()), float(noise.square().sum())
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -40,6 +40,7 @@ class Parity:
 class Row:
     """One method on one engine. None is "not measured"; NaN and infinity become None, as JSON has neither.
 
+    ``outputs_db``: the SQNR of each output by name if there are several, of which ``sqnr_db`` is the least.
     ``values``: the metrics by name, those in percent as fractions of 1; ``change``: that of the first one
     from eager float32. ``top1``: that of a classifier, ``agreement``: fidelity to eager float32 in the task's
     terms, fractions of 1. ``sqnr_db``: None also if the outputs equal float32's.
@@ -72,6 +73,7 @@ class Row:
     fallbacks: tuple[str, ...] = ()
     values: dict[str, float | None] = dataclasses.field(default_factory=dict)
     change: Change | None = None
+    outputs_db: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.top1 is not None and not self.values:  # results of earlier versions
@@ -86,6 +88,11 @@ class Row:
         ]
         if broken and self.error is None:
             object.__setattr__(self, "error", f"the metric {broken[0]} is {self.values[broken[0]]}")
+        decibels = {
+            name: None if value is None or not math.isfinite(value) else value
+            for name, value in self.outputs_db.items()
+        }
+        object.__setattr__(self, "outputs_db", decibels)
         finite = {name: None if name in broken else value for name, value in self.values.items()}
         object.__setattr__(self, "values", finite)
         _drop_nonfinite(self)

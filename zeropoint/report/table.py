@@ -33,6 +33,7 @@ BUSY = 1.5  # the 90th percentile over the median, above which the machine is ca
 MARK = "*"
 FAILED = "✗"
 DIFFERS = "!"
+WORST = 3  # outputs, of many
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def notes(results: Results) -> list[str]:
     notes += [f"{FAILED} {row.name} failed: {row.error}" for row in results.rows if row.error is not None]
     notes += [f"not run: {name}, since {reason}" for name, reason in results.skipped.items()]
     notes += _parity(results)
+    notes += _outputs(results)
     notes += [_fallback(row) for row in results.rows if row.fallbacks]
     notes += _wide(results)
     notes += results.remarks
@@ -158,6 +160,18 @@ def _metrics(results: Results) -> list[str]:
             f"the machine was busy: the 90th percentile is over {BUSY:g} times the median for"
             f" {', '.join(busy)}"
         )
+    return notes
+
+
+def _outputs(results: Results) -> list[str]:
+    """The SQNR of the worst outputs of each quantized row, if there are several outputs."""
+    notes = []
+    for row in results.rows:
+        known = {name: value for name, value in row.outputs_db.items() if value is not None}
+        if row.quantized and len(known) > 1:
+            worst = sorted(known, key=known.__getitem__)[:WORST]
+            told = ", ".join(f"{name} {decibels(known[name])}" for name in worst)
+            notes.append(f"SQNR is that of the worst output: of {row.name}, {told}")
     return notes
 
 
