@@ -50,6 +50,23 @@ good = [(images, labels), (images[:5] + 0.1, labels[:5])]
 def make_loaders():
     return {"calibration": [images], "evaluation": good, "train": good}
 
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(36, 3)
+
+    def forward(self, image, scale=None):
+        logits = self.layer(image.flatten(1))
+        return {"logits": logits if scale is None else logits * scale[:, None]}
+
+def make_named():
+    torch.manual_seed(0)
+    return Named()
+
+def of_dicts():
+    batches = [{"image": x, "scale": torch.ones(len(x)), "labels": y} for x, y in good]
+    return {"calibration": batches, "evaluation": batches, "train": batches}
+
 def without_train():
     return {"calibration": [images], "evaluation": good}
 
@@ -453,6 +470,29 @@ def test_quantize_evaluate_and_bench(command, folder: Path):
     assert "on 13 images (openvino)" in out
     status, out, _ = command("evaluate new.pt2 --data random:1x6x6 --limit-batches 1 --engine openvino")
     assert "32 images, no targets" in out
+
+
+LOSS = """
+def twice(outputs, targets):
+    return 2 * F.cross_entropy(outputs["logits"], targets)
+"""
+
+
+def test_loaders_of_dicts_and_a_loss_of_a_file(command, folder: Path):
+    model = (folder / "model.py").read_text()
+    (folder / "own.py").write_text("import torch.nn.functional as F\n" + model + LOSS)
+    data = "own.py:make_named --data own.py:of_dicts"
+    assert command(f"quantize {data} --target onnxruntime --out d.pt2")[0] == 0
+    status, out, _ = command("evaluate d.pt2 --data own.py:of_dicts --engine onnxruntime --json")
+    assert status == 0
+    assert json.loads(out)["images"] == 13
+    train = f"qat {data} --target onnxruntime --epochs 1 --loss"
+    assert command(f"{train} own.py:twice --out run")[0] == 0
+    assert command(f"{train} task --task classification --out run2")[0] == 0
+    assert_refused(command(f"{train} own.py:nothing --out run3"), "nothing")
+    assert_refused(command(f"{train} task --out run3"), "there is no loss of a task: give --task, one of")
+    assert_refused(command(f"{train} mse --out run3"), "unknown loss 'mse'; give FILE.py:NAME")
+    assert not (folder / "run3").exists()
 
 
 @pytest.mark.slow

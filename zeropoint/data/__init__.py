@@ -1,5 +1,6 @@
 """Data by name: the digits, folders of images, random inputs, and loaders of the user's own files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch.utils.data import DataLoader, RandomSampler
@@ -75,7 +76,9 @@ def _user_loaders(spec: str) -> Loaders:
         if name != "train" and isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):
             raise InputError(f"the {name} loader of {spec} shuffles; make it with shuffle=False")
         try:
-            batches.example_inputs(loader)
+            batch = batches.first_batch(loader)
+            if not isinstance(batch, Mapping):  # whose keys are arguments of the model
+                batches.split(batch)
         except InputError as error:
             raise InputError(f"the {name} loader of {spec}: {error}") from error
     return Loaders(name=spec, **parts)

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from zeropoint.data.batches import Batch, Loader
 from zeropoint.data.nested import flatten
 from zeropoint.engines import Runner
-from zeropoint.errors import InputError, first_line
+from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.graph.capture import capture
 from zeropoint.graph.program import Program
 from zeropoint.graph.signature import positional
@@ -220,7 +221,8 @@ def decoder_program(
     first = next(iter(calls), None)
     if first is None:
         raise InputError("the calibration data is empty; give at least one batch")
-    program = capture(decoder, first, free_sizes=True)
+    with warnings.catch_warnings(action="ignore", category=InputWarning):  # of heads and widths, which stay
+        program = capture(decoder, first, free_sizes=True)
     for length, past in ((1, first[1].shape[1]), (2, 0)):  # of a token after others, and of the first ones
         sizes = (length, past, length, length)
         call = [tensor[:1, :size] for tensor, size in zip(first[:4], sizes, strict=True)]
