@@ -324,8 +324,8 @@ def test_parity_that_falls_short_names_the_operator(tmp_path: Path, monkeypatch:
     engine = find("onnxruntime")
     load_engine = engine.load
 
-    def load_wrongly(path: Path, threads: int):
-        call = load_engine(path, threads)
+    def load_wrongly(path: Path, threads: int, kept: int):
+        call = load_engine(path, threads, kept)
         return lambda *inputs: tuple(
             output + 0.2 * output.abs().mean() * torch.randn_like(output) for output in call(*inputs)
         )

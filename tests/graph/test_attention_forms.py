@@ -53,3 +53,19 @@ def test_attention_has_four_axes_and_runs(case: str):
     torch.testing.assert_close(program(x, *mask), expected)
     for engine in ("onnxruntime", "openvino"):
         torch.testing.assert_close(zp.compile(program, engine)(x, *mask), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", ["booleans", "offsets"])
+def test_a_query_that_sees_no_key_gets_zeros(engine: str, kind: str):
+    model = randomized(Attention())
+    seen = MASK.clone()
+    seen[3] = False
+    mask = seen if kind == "booleans" else torch.zeros(12, 12).masked_fill(~seen, -torch.inf)
+    x = torch.randn(4, 12, 32, generator=torch.Generator().manual_seed(0))
+    program = zp.capture(model, (x, MASK if kind == "booleans" else torch.zeros(12, 12)))
+    with torch.no_grad():
+        expected = model(x, mask)
+    assert not expected[:, :, 3].any()
+    found = zp.compile(program, engine)(x, mask)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

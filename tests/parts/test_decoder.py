@@ -117,7 +117,7 @@ def test_a_table_has_perplexity_and_tokens_a_second(llama):
 @pytest.mark.parametrize(
     ("model", "batches", "message"),
     [
-        (lambda: decoder("llama"), [torch.randn(2, 8)], "a batch has no token numbers; give a tensor"),
+        (lambda: decoder("llama"), [torch.randn(2, 8)], "the model fails on a batch of the calibration data"),
         (lambda: decoder("llama"), [tokens(3)], "a batch has 3 tokens; give 4 or more"),
         (lambda: torch.nn.Embedding(100, 4), [tokens(8)["input_ids"]], "is no decoder with a cache"),
     ],

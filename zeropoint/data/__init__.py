@@ -77,7 +77,7 @@ def _user_loaders(spec: str) -> Loaders:
             raise InputError(f"the {name} loader of {spec} shuffles; make it with shuffle=False")
         try:
             batch = batches.first_batch(loader)
-            if not isinstance(batch, Mapping):  # whose keys are arguments of the model
+            if not (isinstance(batch, Mapping) and batch):  # whose keys are arguments of the model
                 batches.split(batch)
         except InputError as error:
             raise InputError(f"the {name} loader of {spec}: {error}") from error

@@ -2,9 +2,12 @@
 
 from typing import Any
 
-from torch.fx import Node
+import torch
+from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from zeropoint.graph import edits as fx
+from zeropoint.graph.constants import constant
 from zeropoint.graph.operators import aten
 from zeropoint.torch_private.operators import signature
 
@@ -61,6 +64,54 @@ def with_four_axes(attention: Node) -> None:
             result = inserted(attention, aten.squeeze.dim, result, 1 if axes == 3 else 0)
     attention.replace_all_uses_with(result)
     graph.erase_node(attention)
+
+
+def with_finite_masks(module: GraphModule) -> None:
+    """Has fused attention give zeros to a query that sees no key, as in PyTorch, on engines that give NaN."""
+    for node in module.graph.find_nodes(op="call_function", target=ATTENTION):
+        arguments = arguments_of(node)
+        mask = arguments["attn_mask"]
+        if mask is None or shows_each(module, mask):
+            continue
+        with module.graph.inserting_before(node):
+            offset = finite(node, mask)
+        with module.graph.inserting_after(node):
+            result = module.graph.call_function(aten.mul.Tensor, (node, node))
+        result.meta = dict(node.meta)
+        node.replace_all_uses_with(result, delete_user_cb=lambda user, result=result: user is not result)
+        with module.graph.inserting_before(result):
+            result.args = node, sees_any(node, mask)
+        query, key, value = (arguments[name] for name in _BY_POSITION[:3])
+        node.args = (query, key, value, offset, *node.args[4:])
+        node.kwargs = {name: given for name, given in node.kwargs.items() if name != "attn_mask"}
+
+
+def finite(attention: Node, mask: Node) -> Node:
+    """A mask of booleans or offsets as offsets that are finite: a row of -inf alone would become NaN."""
+    dtype = (mask if fx.is_float(mask) else attention).meta["val"].dtype
+    low = torch.finfo(dtype).min / 2  # stays finite with a score added, and in bfloat16
+    if fx.is_float(mask):
+        return inserted(attention, aten.clamp_min.default, mask, low)
+    # of booleans: 0 where it is true, low where it is false
+    shown = inserted(attention, aten._to_copy.default, mask, dtype=dtype)
+    return inserted(attention, aten.mul.Tensor, inserted(attention, aten.sub.Tensor, shown, 1.0), -low)
+
+
+def sees_any(attention: Node, mask: Node) -> Node:
+    """1 for a query that sees a key, 0 for one that sees none."""
+    if fx.is_float(mask):
+        mask = inserted(attention, aten.gt.Scalar, mask, float("-inf"))
+    some = inserted(attention, aten.any.dim, mask, -1, True)
+    return inserted(attention, aten._to_copy.default, some, dtype=attention.meta["val"].dtype)
+
+
+def shows_each(module: GraphModule, mask: Node) -> bool:
+    """Whether a mask leaves a key to every query, whatever the inputs are."""
+    value = constant(module, mask)
+    if value is None:
+        return False
+    shown = value if value.dtype == torch.bool else value > float("-inf")
+    return bool(shown.any(-1).all())
 
 
 def _repeated(attention: Node, query: Node, keys: Node) -> Node:

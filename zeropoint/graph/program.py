@@ -271,9 +271,9 @@ def _calling(metadata: dict[str, Any], module: GraphModule) -> tuple[Batch, Sign
 
 
 def _example(shape: list[int], dtype: str) -> Tensor:
-    """Seeded stand-in for the example input, which is not saved."""
+    """Seeded stand-in for the example input, which is not saved; of integers 1, as a mask hides nothing."""
     kind = getattr(torch, dtype.removeprefix("torch."))
     generator = torch.Generator().manual_seed(0)
     if kind.is_floating_point:
         return torch.randn(shape, generator=generator).to(kind)
-    return torch.zeros(shape, dtype=kind)
+    return torch.ones(shape, dtype=kind)

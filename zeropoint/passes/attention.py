@@ -12,7 +12,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.attention import ATTENTION, arguments_of, inserted
+from zeropoint.graph.attention import ATTENTION, arguments_of, finite, inserted, sees_any, shows_each
 from zeropoint.graph.constants import constant
 from zeropoint.graph.exported import refresh
 from zeropoint.graph.operators import aten
@@ -50,37 +50,14 @@ def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> No
         scores = then(aten.matmul.default, query, then(aten.transpose.int, key, -2, -1))
         scores = then(aten.mul.Tensor, scores, float(scale))
         if mask is not None:
-            # Not -inf: a row of it alone would become NaN. Half of the lowest stays finite with a score
-            # added, and in bfloat16.
-            dtype = (mask if fx.is_float(mask) else scores).meta["val"].dtype
-            low = torch.finfo(dtype).min / 2
-            if fx.is_float(mask):
-                offset = then(aten.clamp_min.default, mask, low)
-            else:  # of booleans: 0 where it is true, low where it is false
-                shown = then(aten._to_copy.default, mask, dtype=dtype)
-                offset = then(aten.mul.Tensor, then(aten.sub.Tensor, shown, 1.0), -low)
-            scores = then(aten.add.Tensor, scores, offset)
+            scores = then(aten.add.Tensor, scores, finite(node, mask))
         weights = then(aten.softmax.int, scores, -1)
         result = then(aten.matmul.default, weights, value)
-        if mask is not None and not _shows_each(module, mask):
-            if fx.is_float(mask):
-                mask = then(aten.gt.Scalar, mask, float("-inf"))
-            seen = then(
-                aten._to_copy.default, then(aten.any.dim, mask, -1, True), dtype=result.meta["val"].dtype
-            )
-            result = then(aten.mul.Tensor, result, seen)
+        if mask is not None and not shows_each(module, mask):
+            result = then(aten.mul.Tensor, result, sees_any(node, mask))
         node.replace_all_uses_with(result)
     module.graph.erase_node(node)  # for its dropout it counts as impure, and would stay unused
     return result
-
-
-def _shows_each(module: GraphModule, mask: Node) -> bool:
-    """Whether a mask leaves a key to every query, whatever the inputs are."""
-    value = constant(module, mask)
-    if value is None:
-        return False
-    shown = value if value.dtype == torch.bool else value > float("-inf")
-    return bool(shown.any(-1).all())
 
 
 def _hides_nothing(module: GraphModule, mask: Node, query: Node) -> bool:

@@ -20,6 +20,7 @@ from zeropoint.engines.rewrites import tell
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
+from zeropoint.graph.attention import with_finite_masks
 from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
 from zeropoint.graph.program import Program, export
@@ -41,6 +42,7 @@ def lower(program: Program, path: Path) -> None:
     program = _with_dynamic_linear(program)
     to_layers(program.module, GATES)
     module = _with_products(_with_arithmetic(to_pairs(program)))
+    with_finite_masks(module)
     exported = export(program, module) if has_branches(module) else decomposable(module)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -22,6 +22,7 @@ from zeropoint.engines.tables import look_up_integers
 from zeropoint.errors import first_line
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
+from zeropoint.graph.attention import with_finite_masks
 from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten, weighted
 from zeropoint.graph.packing import pack
@@ -46,6 +47,7 @@ def lower(program: Program, path: Path) -> None:
     products = [node for node in module.graph.nodes if is_product(node)]
     for node in products:
         node.target = torch.ops.zeropoint.product.default
+    with_finite_masks(module)
     _use_core_operators(module)
     _separate_outputs(module)
     if has_branches(module):
