@@ -195,3 +195,18 @@ def test_saving_traces_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch):
         saved.save(tmp_path / "program.pt2")
         loaded = torch.export.load(tmp_path / "program.pt2").module()
         assert torch.equal(loaded(*inputs[0]), program(*inputs[0]))
+
+
+def test_a_tensor_that_a_pass_recorded_has_fixed_sizes():
+    """As its value: an export would give it sizes of its own, which no input has."""
+    program = capture(randomized(nn.Linear(4, 4)), torch.randn(2, 4))
+    module = copy(program.module)
+    (weight,) = (node for node in module.graph.find_nodes(op="get_attr") if "weight" in node.name)
+    (layer,) = module.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    with module.graph.inserting_after(weight):
+        moved = module.graph.call_function(torch.ops.aten.mul.Tensor, (weight, 2.0))
+    moved.meta["val"] = torch.randn(4, 4)
+    weight.replace_all_uses_with(moved, delete_user_cb=lambda user: user is not moved)
+    complete_shapes(module)
+    assert moved.meta["val"].fake_mode is layer.meta["val"].fake_mode
+    assert all(isinstance(size, int) for size in moved.meta["val"].shape)

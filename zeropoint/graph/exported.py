@@ -47,10 +47,15 @@ def complete_shapes(module: GraphModule) -> None:
             tensor = fx.tensor_of(module, node)
             if getattr(value, "fake_mode", None) is not mode or value.shape != tensor.shape:
                 node.meta["val"] = mode.from_tensor(tensor, static_shapes=True)
-        elif node.op == "call_function" and value is None:
+        elif node.op == "call_function" and (value is None or _is_of_another(value, mode)):
             node.meta["val"] = _computed(module, node)
         elif isinstance(value, tuple) and len(getattr(signature(node.target), "returns", ())) == 1:
             node.meta["val"] = list(value)  # one result that is a list; by a tuple exporters know several
+
+
+def _is_of_another(value: Any, mode: Any) -> bool:
+    """Whether a value is a tensor itself, or of another mode: its sizes would be free in an export."""
+    return isinstance(value, Tensor) and getattr(value, "fake_mode", None) is not mode
 
 
 def refresh(module: GraphModule, changed: Collection[Node]) -> None:
