@@ -80,6 +80,15 @@ def test_calls_with_labels_without_a_cache_and_others():
             parts.model(**BATCHES[0], output_hidden_states=True)
 
 
+def test_a_model_in_bfloat16_is_computed_in_float32():
+    model = decoder("llama").bfloat16()
+    parts = zp.quantize_parts(model, BATCHES, method="fp32", engine="onnxruntime", parts="decoder")
+    with torch.no_grad():
+        wanted = decoder("llama").bfloat16().float()(**BATCHES[0]).logits
+        torch.testing.assert_close(parts.model(**BATCHES[0]).logits, wanted, rtol=1e-3, atol=1e-3)
+    assert generate(parts.model, BATCHES[0]).shape == (2, 20)
+
+
 def test_weights_of_four_bits_and_integers(llama):
     groups = options(weight_bits=4, weight_granularity="per-group")
     for method, chosen, least in (

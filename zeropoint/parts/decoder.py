@@ -1,5 +1,6 @@
 """Decoder: a language model of transformers on an engine, with the key-value cache that ``generate`` uses."""
 
+import copy
 import dataclasses
 import inspect
 import math
@@ -122,7 +123,8 @@ class OnEngineDecoder:
         labels, loss = given.get("labels"), None
         if labels is not None:
             loss = model.loss_function(logits=logits, labels=labels, vocab_size=model.config.vocab_size)
-        kept = given.get("logits_to_keep") or 0
+        kept = given.get("logits_to_keep")
+        kept = 0 if kept is None else kept
         logits = logits[:, -kept:] if isinstance(kept, int) else logits[:, kept]
         caches = {} if given.get("use_cache") is False else {"past_key_values": cache}
         kind: Any = CausalLMOutputWithPast
@@ -205,6 +207,12 @@ def tokens_of(batch: Batch) -> tuple[Tensor, Tensor]:
     return ids, torch.ones_like(ids) if mask is None else mask.to(ids.dtype)
 
 
+def as_float32(model: nn.Module) -> nn.Module:
+    """The model, or where it has other float types, as bfloat16, a copy that has none."""
+    kinds = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    return model if kinds <= {torch.float32} else copy.deepcopy(model).float()
+
+
 def decoder_program(
     model: nn.Module, calibration: Loader, method: str, engine: str, options: Options
 ) -> Program:
@@ -216,7 +224,7 @@ def decoder_program(
     """
     if engine == "torch":
         raise InputError("a cache grows, and the torch engine takes one size; give openvino or onnxruntime")
-    decoder = _WithCache(model)
+    decoder = _WithCache(as_float32(model))
     calls = _Calls(decoder, calibration)
     first = next(iter(calls), None)
     if first is None:
