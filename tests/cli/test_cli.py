@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 import zeropoint as zp
-from zeropoint import cli
 from zeropoint.targets import processor
 
 USER_CODE = """
@@ -106,21 +105,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     yield tmp_path
     logging.disable(logging.NOTSET)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command line; gives the exit status, stdout and stderr."""
-
-    def run(line: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["zeropoint", *line.split()])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    return run
 
 
 def assert_refused(result: Result, *parts: str) -> None:

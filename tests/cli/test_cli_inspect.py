@@ -1,14 +1,13 @@
 """``zeropoint inspect``, ``--quiet`` and ``--json`` as a user types them."""
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from zeropoint import cli, progress
+from zeropoint import progress
 from zeropoint.targets.processor import native
 
 USER_CODE = """
@@ -28,25 +27,13 @@ DATA = "--data model.py:make_loaders"
 Command = Callable[[str], tuple[int, str, str]]
 
 
-@pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    """Runs a command line beside the user's model.py; gives the exit status, stdout and stderr."""
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder to work in, with the user's model.py, and progress lines afterwards as they were."""
     (tmp_path / "model.py").write_text(USER_CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-
-    def run(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["zeropoint", *line.split()])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    yield run
-    logging.disable(logging.NOTSET)
+    yield
     progress.be_quiet(False)
 
 

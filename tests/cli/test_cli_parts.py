@@ -1,13 +1,9 @@
 """``--parts`` of the command line."""
 
 import json
-import logging
-import sys
 from pathlib import Path
 
 import pytest
-
-from zeropoint import cli
 
 USER_CODE = """
 import torch
@@ -33,20 +29,11 @@ def make_loaders():
 MODEL = "routed.py:make_model --data routed.py:make_loaders"
 
 
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to work in, with the user's routed.py."""
     (tmp_path / "routed.py").write_text(USER_CODE)
     monkeypatch.chdir(tmp_path)
-
-    def run(line: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["zeropoint", *line.split()])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit_.value.code or 0), out, err
-
-    yield run
-    logging.disable(logging.NOTSET)
 
 
 def test_quantize_writes_a_folder_of_parts(command):
