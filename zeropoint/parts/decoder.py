@@ -22,6 +22,8 @@ from zeropoint.graph.signature import positional
 from zeropoint.graph.verify import same
 from zeropoint.quantization import quantize
 from zeropoint.targets.options import Options
+from zeropoint.tasks.metric import Score
+from zeropoint.tasks.tokens import IGNORED, LANGUAGE
 
 DECODER = "decoder"
 LEAST = 4  # tokens of a batch
@@ -258,16 +260,15 @@ def _check(decoder: _WithCache, program: Program, call: tuple[Any, ...]) -> None
 
 
 def perplexity(model: nn.Module, batches: Loader) -> float:
-    """The exponential of the mean negative log-likelihood of each next token that is not padded."""
-    total, tokens = 0.0, 0
+    """The perplexity of the task language-modelling, of tokens that are not padded; NaN without any."""
+    score = Score(LANGUAGE.metrics[0])
     with torch.no_grad():
         for batch in batches:
             ids, mask = tokens_of(batch)
-            logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].double()
-            seen = mask[:, 1:].bool()
-            total += float(torch.nn.functional.cross_entropy(logits[seen], ids[:, 1:][seen], reduction="sum"))
-            tokens += int(seen.sum())
-    return math.exp(total / max(1, tokens))
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            score.add(logits, ids.masked_fill(mask == 0, IGNORED))
+    value = score.value()
+    return math.nan if value is None else value
 
 
 def generation(model: nn.Module, batch: Batch, tokens: int) -> Any:
