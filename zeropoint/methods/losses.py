@@ -80,6 +80,8 @@ def _share(teacher: Program, options: Options, train_data: Loader) -> float:
         randomness.begin(options.training.seed, 0, train_data)
         for batch in train_data:
             inputs, labels = split(batch)
+            if labels is None:
+                break
             (logits, *_) = teacher.flat(*inputs)
             right, rows = right + int((logits.argmax(1) == labels).sum()), rows + len(labels)
             if rows >= JUDGED:
