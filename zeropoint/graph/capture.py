@@ -55,7 +55,7 @@ def capture(
     >>> program(torch.rand(5, 3, 2, 2)).shape
     torch.Size([5, 3])
     """
-    model = _float_on_cpu(unwrapped(model))
+    model = float_on_cpu(unwrapped(model))
     if not flatten((example_inputs, example_kwargs))[0]:
         raise InputError(
             "example inputs must be a tensor, or a sequence or dict of tensors: the arguments of one call"
@@ -117,7 +117,8 @@ def unwrapped(model: object) -> nn.Module:
     return model
 
 
-def _float_on_cpu(model: nn.Module) -> nn.Module:
+def float_on_cpu(model: nn.Module) -> nn.Module:
+    """The model, or a copy in float32 on the CPU where it is of another float type or elsewhere."""
     tensors = [*model.parameters(), *model.buffers()]
     if all(
         t.device.type == "cpu" and (t.dtype == torch.float32 or not t.is_floating_point()) for t in tensors

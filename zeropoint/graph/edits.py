@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
-from zeropoint.torch_private.graphs import copy_calling, module_of, tensor_names
+from zeropoint.torch_private.graphs import copy_calling, lazy_module, tensor_names
 
 
 def copy(module: GraphModule) -> GraphModule:
@@ -17,7 +17,7 @@ def copy(module: GraphModule) -> GraphModule:
     output = graph.graph_copy(module.graph, {})
     graph.output(output)
     copy_calling(module.graph, graph)
-    return module_of(module, graph)
+    return lazy_module(module, graph)
 
 
 def tensor_of(module: GraphModule, node: Node) -> Tensor:

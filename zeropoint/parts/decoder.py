@@ -1,6 +1,5 @@
 """Decoder: a language model of transformers on an engine, with the key-value cache that ``generate`` uses."""
 
-import copy
 import dataclasses
 import inspect
 import math
@@ -16,7 +15,7 @@ from zeropoint.data.batches import Batch, Loader
 from zeropoint.data.nested import flatten
 from zeropoint.engines import Runner
 from zeropoint.errors import InputError, InputWarning, first_line
-from zeropoint.graph.capture import capture
+from zeropoint.graph.capture import capture, float_on_cpu
 from zeropoint.graph.program import Program
 from zeropoint.graph.signature import positional
 from zeropoint.graph.verify import same
@@ -209,12 +208,6 @@ def tokens_of(batch: Batch) -> tuple[Tensor, Tensor]:
     return ids, torch.ones_like(ids) if mask is None else mask.to(ids.dtype)
 
 
-def as_float32(model: nn.Module) -> nn.Module:
-    """The model, or where it has other float types, as bfloat16, a copy that has none."""
-    kinds = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
-    return model if kinds <= {torch.float32} else copy.deepcopy(model).float()
-
-
 def decoder_program(
     model: nn.Module, calibration: Loader, method: str, engine: str, options: Options
 ) -> Program:
@@ -226,7 +219,7 @@ def decoder_program(
     """
     if engine == "torch":
         raise InputError("a cache grows, and the torch engine takes one size; give openvino or onnxruntime")
-    decoder = _WithCache(as_float32(model))
+    decoder = _WithCache(float_on_cpu(model))
     calls = _Calls(decoder, calibration)
     first = next(iter(calls), None)
     if first is None:

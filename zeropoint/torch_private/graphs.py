@@ -22,7 +22,7 @@ def copy_calling(source: Graph, destination: Graph) -> None:
     destination.set_codegen(copy.copy(source._codegen))
 
 
-def module_of(root: nn.Module, graph: Graph) -> GraphModule:
+def lazy_module(root: nn.Module, graph: Graph) -> GraphModule:
     """The module of a graph, whose Python code is made when it is first called: passes call few of them."""
     return _LazyGraphModule(root, graph)
 
