@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from zeropoint.data.batches import limit
 from zeropoint.errors import InputError
 from zeropoint.training.checkpoint import Checkpoint
 from zeropoint.training.loop import train
@@ -63,13 +64,17 @@ VALIDATION = [(torch.randn(16, 4, generator=torch.Generator().manual_seed(5)), t
 
 
 def run(
-    path: Path | None, options: TrainingOptions, batches: int | None = None, key: str = "k"
+    path: Path | None,
+    options: TrainingOptions,
+    batches: int | None = None,
+    key: str = "k",
+    loader: object = None,
 ) -> dict[str, Tensor]:
     module = network()
     checkpoint = Checkpoint(path, key, expected=True)
     train(
         Task(module),
-        Augmented(batches),
+        loader or Augmented(batches),
         VALIDATION,
         options,
         checkpoint=checkpoint,
@@ -95,6 +100,34 @@ def test_it_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str, batches: in
     assert path.exists() == (batches > 1)
     assert_same(run(path, options), expected)
     assert_same(run(path, options), expected)  # and when there is nothing left to do
+
+
+class Wrapped:
+    """A loader in an object of the user's, whose generators are of its own and not the global ones."""
+
+    def __init__(self, batches: int | None) -> None:
+        self.parts = {"images": limit(Augmented(batches), 4)}
+        loader = self.parts["images"].loader.loader
+        loader.sampler.generator = torch.Generator().manual_seed(7)
+        self.noise = [np.random.default_rng(1), np.random.RandomState(2), random.Random(3)]
+
+    def __iter__(self):
+        for inputs, labels in self.parts["images"]:
+            new, old, plain = self.noise
+            yield inputs + 0.1 * (new.random() + old.rand() + plain.random()), labels
+
+    def __len__(self):
+        return 4
+
+
+@pytest.mark.parametrize("batches", [3, 6, 9])
+def test_the_generators_of_wrapped_loaders_go_on_too(tmp_path: Path, batches: int):
+    options = TrainingOptions(epochs=3, learning_rate=0.05, minutes=OFTEN)
+    expected = run(None, options, loader=Wrapped(None))
+    path = tmp_path / "last.checkpoint"
+    with pytest.raises(CutError):
+        run(path, options, loader=Wrapped(batches))
+    assert_same(run(path, options, loader=Wrapped(None)), expected)
 
 
 def test_between_epochs_and_with_batches_put_together(tmp_path: Path):
@@ -291,23 +324,30 @@ def test_two_processes_train_what_one_does(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path):
-    """The whole command, by SIGKILL, three times."""
+def test_killed_it_ends_with_the_same_weights(tmp_path: Path):
+    """The whole command, by SIGKILL: in the first epoch, in the second one, and when it is nearly done."""
     base = [
         *(sys.executable, "-m", "zeropoint", "qat", "digits/mobilenet", "--data", "digits", "--bits", "W4A4"),
         *("--epochs", "3", "--limit-batches", "12", "--minutes", "0.0005", "--rounding", "nearest"),
     ]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    started = time.monotonic()
     subprocess.run([*base, "--out", str(whole)], check=True, capture_output=True)
-    seconds = time.monotonic() - started
-    moments = random.Random(0)
-    for _ in range(3):
+    for step in (3, 16, 34):
         resume = ["--resume"] if (cut / "settings.json").exists() else []
         process = subprocess.Popen([*base, "--out", str(cut), *resume], stderr=subprocess.DEVNULL)
-        time.sleep(seconds * moments.uniform(0.5, 1.0))
+        until = time.monotonic() + 120
+        while step_of(cut / "last.checkpoint") < step and time.monotonic() < until:
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert step_of(cut / "last.checkpoint") >= step
     subprocess.run([*base, "--out", str(cut), "--resume"], check=True, capture_output=True)
     states = [torch.export.load(folder / "program.pt2").state_dict for folder in (whole, cut)]
     assert_same(*states)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint reached, 0 if there is none."""
+    if not checkpoint.exists():
+        return 0
+    return int(torch.load(checkpoint, weights_only=True)["reached"].split()[1])

@@ -1,13 +1,16 @@
 """Randomness: every epoch has its own random states, so that a training can continue inside it."""
 
+import itertools
 import random
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from zeropoint.data.batches import Loader
 
@@ -23,16 +26,44 @@ def kept() -> Iterator[None]:
 
 
 def begin(seed: int, epoch: int, loader: Loader) -> None:
-    """Sets the random states, those of the loader's generators among them, to an epoch's own."""
-    (own,) = np.random.SeedSequence([seed, epoch]).generate_state(1)
-    random.seed(int(own))
-    np.random.seed(int(own))
-    torch.manual_seed(int(own))
-    if isinstance(loader, DataLoader):
-        for holder in (loader, loader.sampler, loader.batch_sampler):
-            generator = getattr(holder, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(int(own))
+    """Sets the random states, those of the loader's own generators among them, to an epoch's own."""
+    (own,) = map(int, np.random.SeedSequence([seed, epoch]).generate_state(1))
+    random.seed(own)
+    np.random.seed(own)
+    torch.manual_seed(own)
+    for generator in _generators(loader):
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(own)
+        elif isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = type(generator.bit_generator)(own).state
+        else:
+            generator.seed(own)
+
+
+_Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+_OPAQUE = (Tensor, np.ndarray, nn.Module, ModuleType, type, str, bytes)  # hold no generators, or none of data
+MOST_OBJECTS, MOST_ITEMS = (
+    10_000,
+    100,
+)  # that are looked at, the latter of a container: data may be a long list
+
+
+def _generators(loader: Loader) -> list[_Generator]:
+    """The generators that a loader, the loaders it wraps, their samplers and data sets have as attributes."""
+    found, seen, waiting = [], set[int](), deque[Any]([loader])
+    while waiting and len(seen) < MOST_OBJECTS:
+        one = waiting.popleft()
+        if id(one) in seen or isinstance(one, _OPAQUE):
+            continue
+        seen.add(id(one))
+        if isinstance(one, _Generator):
+            found.append(one)
+        elif isinstance(one, dict | list | tuple):
+            values = one.values() if isinstance(one, dict) else one
+            waiting.extend(itertools.islice(values, MOST_ITEMS))
+        else:
+            waiting.extend(getattr(one, "__dict__", {}).values())
+    return found
 
 
 def states() -> dict[str, Any]:
