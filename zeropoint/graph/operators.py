@@ -79,6 +79,7 @@ OPERATORS: dict[Any, Operator] = {
     aten.addmm.default: _layer("linear", 1, 2, 0, 1),
     aten.bmm.default: Operator("product"),
     aten.add.Tensor: Operator("add", scales=True),
+    aten.mul.Tensor: Operator("mul"),
     aten.cat.default: Operator("cat"),
     aten.batch_norm.default: Operator("batch_norm"),
     aten.mean.dim: Operator("mean"),

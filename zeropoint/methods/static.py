@@ -30,6 +30,7 @@ from zeropoint.passes.nearest import ITEMS, nearest
 from zeropoint.passes.observe import Ranges
 from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
+from zeropoint.passes.silu import decompose_silu
 from zeropoint.targets.placement import Placement, place_static, shared_grids
 
 HELD_OUT = 8  # one batch of 8 is not fitted to, and judges the candidates
@@ -53,6 +54,12 @@ def undo_shuffles(program: Program, job: Job) -> Program:
 def take_attention_apart(program: Program, job: Job) -> Program:
     """Attention becomes products and a softmax, for targets that multiply activations in int8."""
     return decompose_attention(program) if "product" in job.target.inputs else program
+
+
+@step()
+def take_silu_apart(program: Program, job: Job) -> Program:
+    """SiLU becomes a product with a sigmoid, for targets that multiply by it in int8."""
+    return decompose_silu(program) if "mul" in job.target.inputs else program
 
 
 @step("calibration", integers=("weights", "activations"))
@@ -142,7 +149,7 @@ def fitted(rounded: Program, job: Job, *, thorough: bool = False) -> Program:
     return dataclasses.replace(best, unfitted=rounded.module)
 
 
-PREPARED = (fold, undo_shuffles, take_attention_apart)
+PREPARED = (fold, undo_shuffles, take_attention_apart, take_silu_apart)
 NEAREST = (*PREPARED, place_quantizers)
 STATIC = (*NEAREST, fit, round_biases, keep_within_limits)
 

@@ -60,7 +60,10 @@ def place_weights(module: GraphModule, target: Target, options: Options) -> Plac
 
 
 def place(module: GraphModule, target: Target, options: Options, rules: Sequence[Rule]) -> Placement:
-    """Applies the rules at every node that they are about: those that read other quantizers at the end."""
+    """Applies the rules at every node that they are about: those that read other quantizers at the end.
+
+    These begin with the last node, as they ask for the quantizers of a node's readers.
+    """
     ends = frozenset(first_and_last(module))
     placed: dict[tuple[str, str], Scheme] = {}
     weights: set[WeightPlace] = set()
@@ -69,7 +72,7 @@ def place(module: GraphModule, target: Target, options: Options, rules: Sequence
     kept_float = {node: float_row(options.rows, fx.module_name(node)) for node in nodes}
     early = [rule for rule in rules if not rule.late]
     order = [(node, rule) for node in nodes for rule in early]
-    order += [(node, rule) for rule in rules if rule.late for node in nodes]
+    order += [(node, rule) for rule in rules if rule.late for node in reversed(nodes)]
     carrying: frozenset[Node] | None = None
     for node, rule in order:
         if kind_of(node) not in rule.kinds:

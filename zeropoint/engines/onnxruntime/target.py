@@ -7,7 +7,7 @@ TARGET = Target(
     name="onnxruntime",
     weighted=frozenset({"conv", "conv1d", "conv3d", "linear"}),
     # Quantizers around concatenations and average pools cost 5% on ShuffleNetV2.
-    inputs=frozenset({"add", "mean", "avg_pool"}),
+    inputs=frozenset({"add", "mul", "mean", "avg_pool"}),
     # A convolution runs in int8 only between quantizers. A ReLU or clip is fused as the output's range.
     outputs=frozenset({"conv", "conv1d", "conv3d", "mean", "avg_pool"}),
     fused=frozenset({"relu"}),
