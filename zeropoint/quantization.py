@@ -3,6 +3,7 @@
 import os
 import time
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,14 @@ from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph.program import Program
 from zeropoint.graph.signature import flattened
 from zeropoint.methods import find, named
-from zeropoint.methods.losses import classifies
 from zeropoint.methods.method import Job, Method, run
 from zeropoint.methods.qat import QAT, fine_tuned
+from zeropoint.methods.trainable import check_training
 from zeropoint.passes.layout import laid_out
 from zeropoint.targets.options import Options
 from zeropoint.targets.target import Target
 from zeropoint.training.checkpoint import fingerprint
 from zeropoint.training.folder import Folder, open_folder
-from zeropoint.training.labels import check_data
 from zeropoint.training.processes import is_first
 from zeropoint.training.task import OwnLoss
 
@@ -63,6 +63,8 @@ def quantize(
         for name, loader in (("calibration", calibration), ("train", train), ("validation", validation))
         if loader is not None
     }
+    if asked.needs("train"):
+        check_training(program, program, parts["train"], parts.get("validation"), loss)
     job = Job(
         program,
         rules,
@@ -148,25 +150,24 @@ def train_quantized(
     train = flattened(train, program.signature, "the training data")
     calibration = None if calibration is None else flattened(calibration, program.signature)
     validation = None if validation is None else flattened(validation, program.signature)
-    is_classifier = loss is None and classifies(program, train)
-    classes = program.flat(*program.example_inputs)[0].shape[-1] if is_classifier else None
-    check_data(train, classes, labelled=is_classifier)
+    check_training(program, program if program.method == "fp32" else teacher, train, validation, loss)
     place = None if folder is None else Folder(Path(folder))
+    opened: AbstractContextManager[None] = nullcontext()
     if place is not None and is_first():
         # The first stage of a progressive training ends after a share of the epochs, which must stay.
         may_rise = () if options.progressive else ("epochs",)
-        open_folder(place, _settings(program, rules, options), resume=resume, may_rise=may_rise)
+        opened = open_folder(place, _settings(program, rules, options), resume=resume, may_rise=may_rise)
     started = time.perf_counter()
-    with progress.about(f"{named('qat', options)} for {rules.name}"):
+    with opened, progress.about(f"{named('qat', options)} for {rules.name}"):
         if program.method == "fp32":
             data = train if calibration is None else calibration
             job = Job(program, rules, options, data, train, validation, folder=place, loss=loss)
             trained = run(QAT, program, job)
         else:
             trained = fine_tuned(program, teacher, options, train, validation, folder=place, loss=loss)
-    trained = replace(trained, quantize_seconds=time.perf_counter() - started)
-    if place is not None and is_first():
-        trained.save(place.program)
+        trained = replace(trained, quantize_seconds=time.perf_counter() - started)
+        if place is not None and is_first():
+            trained.save(place.program)
     return trained
 
 

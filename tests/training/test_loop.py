@@ -140,6 +140,12 @@ def test_nothing_to_train_on_is_told_where_the_length_is_unknown():
         (torch.zeros(2, 2), "the training data has no labels"),
         ((torch.zeros(2, 2), torch.tensor([0, 2])), "label 2; the model has classes 0 to 1"),
         ((torch.zeros(2, 2), torch.tensor([-1, 0])), "label -1"),
+        (
+            ((torch.zeros(2, 2),), torch.eye(2)),
+            r"batch 1 has labels torch.float32 \(2, 2\); give class numbers",
+        ),
+        (((torch.zeros(2, 2),), torch.eye(2).long()), r"batch 1 has labels torch.int64 \(2, 2\)"),
+        (((torch.zeros(2, 2),), torch.tensor([0])), "batch 1 has 1 labels for 2 rows"),
         ((torch.full((2, 2), math.nan), torch.tensor([1, 0])), "nan at step 1, batch 1 of epoch 1"),
         ((torch.zeros(2, 3, 2), torch.tensor([1, 0])), r"shape \(2, 3, 2\)"),
     ],

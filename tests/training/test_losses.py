@@ -1,6 +1,7 @@
 """Quantization-aware training of any model: towards the float outputs, or by a loss of the user's own."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,22 +114,63 @@ def test_an_epoch_with_a_higher_loss_on_the_validation_data_is_not_kept(program:
     [
         (
             lambda outputs, targets: outputs["nothing"],
-            "the loss fails on the first batch: KeyError: 'nothing'",
+            "the loss fails on the first batch of the training data: KeyError: 'nothing'",
         ),
         (
             lambda outputs, targets: outputs["mask"],
-            r"the loss gives a tensor \(16, 2, 8, 8\) on the first batch",
+            r"the loss gives a tensor \(16, 2, 8, 8\) on the first batch of the training data",
         ),
-        (lambda outputs, targets: 0.5, "the loss gives a float on the first batch; give one finite number"),
+        (lambda outputs, targets: 0.5, "the loss gives a float on the first batch of .*; give one finite"),
         (
             lambda outputs, targets: outputs["mask"].sum() / 0,
             "the loss gives (inf|-inf|nan) on the first batch",
         ),
+        (
+            lambda outputs, targets: outputs["mask"].detach().sum(),
+            "the loss has no gradient on the first batch of the training data; compute it from the outputs",
+        ),
     ],
 )
-def test_a_loss_that_fails_is_said_before_training(program: zp.Program, loss, message: str):
+def test_a_loss_that_fails_is_said_before_any_work(
+    program: zp.Program, loss, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def work(*_: object) -> None:
+        raise AssertionError("a pass ran")
+
+    monkeypatch.setattr("zeropoint.quantization.run", work)
     with pytest.raises(InputError, match=message):
         zp.quantize(program, "qat", calibration=DATA[:2], train=DATA, options=FEW, loss=loss)
+    with pytest.raises(InputError, match=message):
+        zp.train_quantized(program, DATA, options=FEW, loss=loss, folder=tmp_path / "run")
+    data = zp.Loaders("mine", calibration=DATA[:2], evaluation=DATA[:2], train=DATA)
+    with pytest.raises(InputError, match=message):
+        zp.compare(program, data, out=tmp_path / "run", methods=["qat"], engines=["torch"], loss=loss)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_fails_on_the_validation_data_is_said_before_any_work(
+    program: zp.Program, tmp_path: Path
+):
+    data = [(x, {"mask": program(x)["mask"]}) for x in DATA[:2]]
+
+    def loss(outputs, targets):
+        return F.mse_loss(outputs["mask"], targets["mask"])
+
+    with pytest.raises(
+        InputError, match="the loss fails on the first batch of the validation data: TypeError"
+    ):
+        zp.train_quantized(
+            program, data, validation=DATA[:2], options=FEW, loss=loss, folder=tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_outputs_is_told(program: zp.Program, tmp_path: Path):
+    static = zp.quantize(program, calibration=DATA, options=FEW)
+    other = zp.capture(nn.Conv2d(3, 2, 1), images(0))
+    with pytest.raises(InputError, match=r"the teacher gives \(16, 2, 8, 8\) and the model .* same outputs"):
+        zp.train_quantized(static, DATA, teacher=other, options=FEW, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_quantized_program_without_a_teacher_needs_labels_or_a_loss(program: zp.Program):

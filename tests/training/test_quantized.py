@@ -1,6 +1,7 @@
 """Quantization-aware training as a run: its folder, its starts, what it refuses, what engines make of it."""
 
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from networks import clusters
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
 import zeropoint as zp
 from zeropoint.cli import app
+from zeropoint.data.batches import limit
 from zeropoint.errors import InputError
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.measure.evaluate import evaluate
@@ -21,7 +24,7 @@ from zeropoint.methods.losses import _share, distillation, teaching
 from zeropoint.methods.qat import _blame, _of_grid_weights
 from zeropoint.passes.learnable import constant, keep_positive, learnable
 from zeropoint.training.folder import Folder
-from zeropoint.training.loop import train
+from zeropoint.training.loop import _Loop, train
 from zeropoint.training.record import read
 from zeropoint.training.task import Task
 
@@ -137,6 +140,86 @@ def test_labels_are_looked_at_before_any_work(program: zp.Program, tmp_path: Pat
     wrong = [(inputs, labels + 1) for inputs, labels in clusters()]
     with pytest.raises(InputError, match="the training data has the label 8; the model has classes 0 to 7"):
         zp.train_quantized(program, wrong, options=FEW, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError("bad data")])
+def test_a_training_that_stops_before_its_first_checkpoint_leaves_no_folder(
+    program: zp.Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+):
+    def stop(*_: object) -> None:
+        raise error
+
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes.txt").write_text("of the user")
+    with monkeypatch.context() as patch:
+        patch.setattr("zeropoint.methods.qat.fine_tuned", stop)
+        for name in ("new", "there"):
+            with pytest.raises(type(error) if isinstance(error, InputError) else error):
+                trained(program, folder=tmp_path / name)
+    assert not (tmp_path / "new").exists()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["notes.txt"]
+    trained(program, folder=tmp_path / "there")
+
+
+class CutError(Exception):
+    """Training that stops in the middle."""
+
+
+@pytest.mark.parametrize("batches", [None, 5])
+def test_a_data_loader_with_a_generator_goes_on_in_the_order_of_its_epoch(
+    program: zp.Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int | None
+):
+    """The loader's generator is in another state when the training goes on."""
+    inputs, labels = (torch.cat(parts) for parts in zip(*clusters(), strict=True))
+
+    def run(**arguments: object) -> zp.Program:
+        generator = torch.Generator().manual_seed(0)
+        data = DataLoader(TensorDataset(inputs, labels), 16, shuffle=True, generator=generator)
+        return zp.train_quantized(
+            program, limit(data, batches), calibration=clusters(), options=options, **arguments
+        )
+
+    options = dataclasses.replace(FEW, training=dataclasses.replace(TRAINING, epochs=2, minutes=1e-9))
+    expected = run()
+    epoch, calls = _Loop._descend, itertools.count(1)
+
+    def descend(self: _Loop, *arguments: object) -> None:
+        if next(calls) == 8:
+            raise CutError
+        epoch(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Loop, "_descend", descend)
+        with pytest.raises(CutError):
+            run(folder=tmp_path / "run")
+    assert torch.equal(outputs(run(folder=tmp_path / "run", resume=True)), outputs(expected))
+
+
+def test_all_labels_of_a_data_set_are_looked_at_before_any_work(program: zp.Program):
+    """Those that torchvision's data sets have in ``targets``, whatever the first batch has."""
+    inputs, labels = (torch.cat(parts) for parts in zip(*clusters(), strict=True))
+    data = TensorDataset(inputs, labels)
+    data.targets = [*labels.tolist()[:-1], 8]
+    with pytest.raises(InputError, match="the training data has the label 8"):
+        zp.train_quantized(program, DataLoader(data, 16), options=FEW)
+    with pytest.raises(InputError, match=r"items, less than a batch of 1000; lower that"):
+        zp.train_quantized(program, DataLoader(data, 1000), options=FEW)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x, y: (x[:, :5], y), r"the first batch of the validation data has shape \(\d+, 5\)"),
+        (lambda x, y: (x, y + 8), "the validation data has the label 15; the model has classes 0 to 7"),
+        (lambda x, y: x, "the validation data has no labels"),
+        (lambda x, y: (x, torch.eye(8)[y]), "the validation data has labels torch.float32"),
+    ],
+)
+def test_validation_data_is_looked_at_before_any_work(program: zp.Program, tmp_path: Path, change, told: str):
+    wrong = [change(*batch) for batch in clusters()]
+    with pytest.raises(InputError, match=told):
+        zp.train_quantized(program, clusters(), validation=wrong, options=FEW, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

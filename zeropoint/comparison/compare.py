@@ -92,7 +92,7 @@ def compare(
     data = flat_loaders(data, program.signature)
     data = dataclasses.replace(data, evaluation=Fitting(data.evaluation, program))
     check_methods(methods, engines, variants)
-    probe = check(program, data, methods, options, chosen, batches)
+    probe = check(program, data, methods, options, chosen, batches, loss)
     quantizes = any(find(name).quantizes for name in methods)
     warn_of(options.processor if quantizes else "", "the comparison")
     folder = make_folder(out)

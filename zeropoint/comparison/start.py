@@ -24,6 +24,7 @@ from zeropoint.measure.evaluate import Evaluation
 from zeropoint.measure.evaluate import check as check_task
 from zeropoint.measure.results import Results
 from zeropoint.methods import find, named
+from zeropoint.methods.trainable import check_training
 from zeropoint.report.files import load as load_results
 from zeropoint.targets import machine
 from zeropoint.targets.options import Options
@@ -86,6 +87,7 @@ def check(
     options: Options,
     task: Task | None,
     batches: Loader,
+    loss: OwnLoss | None,
 ) -> Evaluation:
     """Raises InputError for what would fail only later, before anything is measured or written.
 
@@ -94,7 +96,8 @@ def check(
     if program.method != "fp32":
         raise InputError(f"the Program is {program.method} already; compare the float one")
     needs = [find(method) for method in methods]
-    if any(need.needs("train") for need in needs) and data.train is None:
+    trains = any(need.needs("train") for need in needs)
+    if trains and data.train is None:
         raise InputError(
             f"qat needs training data, and {data.name} has none; leave qat out or add a train loader"
         )
@@ -105,6 +108,8 @@ def check(
     except InputError as error:
         raise InputError(f"the calibration set is empty or unreadable: {error}") from error
     check_inputs(program.module, calibration, "calibration batch 1")
+    if trains and data.train is not None:
+        check_training(program, program, data.train, data.validation, loss)
     return check_task(program, data.evaluation, task, batches)
 
 

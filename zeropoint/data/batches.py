@@ -65,12 +65,27 @@ def example_inputs(loader: Loader) -> tuple[Tensor, ...]:
     return split(first_batch(loader))[0]
 
 
-def first_batch(loader: Loader) -> Batch:
-    """The first batch of a loader; raises InputError if there is none."""
-    check(loader, "the loader")
+def first_batch(loader: Loader, name: str = "") -> Batch:
+    """The first batch of a loader, which is called by ``name``; raises InputError if there is none."""
+    what = f"the {name} loader" if name else "the loader"
+    check(loader, what)
     for batch in loader:
         return batch
-    raise InputError("the loader yields no batch; give it at least one")
+    raise InputError(f"{what} yields no batch; give it at least one")
+
+
+@dataclass(frozen=True)
+class Around:
+    """A loader of the batches of another one, ``loader``, each or the first ones."""
+
+    loader: Loader
+
+
+def innermost(loader: Loader) -> Loader:
+    """The loader that the user gave, which has the data set and the generators."""
+    while isinstance(loader, Around):
+        loader = loader.loader
+    return loader
 
 
 def check(loader: object, name: str) -> None:
@@ -122,8 +137,7 @@ def limit(loader: Loader, n: int | None) -> Loader:
 
 
 @dataclass(frozen=True)
-class _Limited:
-    loader: Loader
+class _Limited(Around):
     n: int
 
     def __post_init__(self) -> None:

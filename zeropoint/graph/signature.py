@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zeropoint.data.batches import LABELS, Batch, FlatBatch, Loader, check, split
+from zeropoint.data.batches import LABELS, Around, Batch, FlatBatch, Loader, check, split
 from zeropoint.data.loaders import Loaders
 from zeropoint.data.nested import Leaf, constants, flatten, from_json, leaf_paths, plain, restore, to_json
 from zeropoint.errors import InputError
@@ -263,10 +263,9 @@ def flat_loaders(loaders: Loaders, signature: Signature) -> Loaders:
 
 
 @dataclass(frozen=True)
-class Flattened:
+class Flattened(Around):
     """The batches of a ``loader``, taken apart as a model of this ``signature`` is called."""
 
-    loader: Loader
     signature: Signature
 
     def __iter__(self) -> Iterator[FlatBatch]:

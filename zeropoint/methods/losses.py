@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from zeropoint.data.batches import Loader, split
-from zeropoint.errors import InputError, first_line
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.passes.blocks import without_quantizers
@@ -34,9 +33,6 @@ def loss_of(
     which has a ``share`` in it, by default the rows that it gets right. Without, the outputs shall be those
     of the teacher. With a loss of the user's ``own`` it is that, and for a ``share`` the teacher's outputs.
     The share is ``options.distillation``.
-
-    Raises InputError where neither targets, teacher nor loss say what to train towards, and for a loss that
-    fails on the first batch.
     """
     if own is None and classifies(start, data):
         share = 0.0 if teacher is None else _share(teacher, options, data)
@@ -45,15 +41,9 @@ def loss_of(
     share = options.distillation or 0.0
     guide = None if teacher is None or (own and not share) else teaching(teacher)
     if own is None:
-        if guide is None:
-            raise InputError(
-                "the training data has no class labels, and there is no float model to learn from; give the"
-                " float model as the teacher, or a loss"
-            )
+        assert guide is not None  # which was checked
         return matching(guide), guide, False
-    loss = _own(start, own, guide, share)
-    _try(start, loss, data)
-    return loss, guide, False
+    return _own(start, own, guide, share), guide, False
 
 
 def classifies(program: Program, data: Loader) -> bool:
@@ -146,21 +136,3 @@ def _own(start: Program, own: OwnLoss, teacher: GraphModule | None, share: float
         return value if match is None else (1 - share) * value + share * match(inputs, outputs, targets)
 
     return loss
-
-
-def _try(start: Program, loss: Loss, data: Loader) -> None:
-    """Raises InputError if a user's loss fails on the first batch, or gives no single finite number."""
-    with randomness.kept():
-        batch = next(iter(data))
-    inputs, targets = split(batch)
-    try:
-        value: Any = loss(inputs, start.flat(*inputs), targets)
-    except Exception as error:
-        raise InputError(
-            f"the loss fails on the first batch: {type(error).__name__}: {first_line(error)}"
-        ) from error
-    if isinstance(value, Tensor) and value.numel() == 1 and value.isfinite():
-        return
-    shown = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    shown = str(value.item()) if isinstance(value, Tensor) and value.numel() == 1 else shown
-    raise InputError(f"the loss gives {shown} on the first batch; give one finite number, the batch's mean")

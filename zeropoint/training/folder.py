@@ -1,6 +1,8 @@
 """The folder of one training: its settings, checkpoint, metrics and, at the end, its Program."""
 
-from collections.abc import Collection
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,14 @@ class Folder:
         return self.path / METRICS
 
 
+@contextmanager
 def open_folder(
     folder: Folder, settings: dict[str, Any], *, resume: bool, may_rise: Collection[str] = ()
-) -> None:
+) -> Iterator[None]:
     """Makes the folder for a training with these ``settings`` (plain values), or checks that it resumes one.
 
-    A resumed training has the same settings, but those in ``may_rise`` may be larger than before.
+    A resumed training has the same settings, but those in ``may_rise`` may be larger than before. If the
+    training in the block fails or is interrupted before its first checkpoint, a new folder is removed again.
 
     Raises InputError if the folder holds another training or none to resume, or cannot be written.
     """
@@ -55,9 +59,18 @@ def open_folder(
         _check_same(folder, settings, may_rise)
     elif folder.settings.exists():
         raise InputError(f"{folder.path} holds a training already; give --resume, or another --out")
+    is_new = not folder.path.exists()
     make_folder(folder.path)
     with atomic_write(folder.settings) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+    try:
+        yield
+    except BaseException:
+        if not resume and not any(folder.path.rglob(CHECKPOINT)):
+            folder.settings.unlink(missing_ok=True)
+            if is_new:
+                shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def _check_same(folder: Folder, settings: dict[str, Any], may_rise: Collection[str]) -> None:

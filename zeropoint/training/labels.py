@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Loader, check, split
+from zeropoint.data.batches import Loader, first_batch, innermost, split
 from zeropoint.errors import InputError
 
 
@@ -14,16 +14,12 @@ def check_data(loader: Loader, classes: int | None = None, *, labelled: bool = T
 
     Data that need not be ``labelled`` may have any targets, or none.
     """
-    data: Any = getattr(loader, "dataset", None)
-    size = getattr(loader, "batch_size", None)
+    given = innermost(loader)
+    data: Any = getattr(given, "dataset", None)
+    size = getattr(given, "batch_size", None)
     if isinstance(size, int) and hasattr(data, "__len__") and len(data) < size:
         raise InputError(f"the training data has {len(data)} items, less than a batch of {size}; lower that")
-    check(loader, "the training loader")
-    for batch in loader:
-        _, labels = split(batch)
-        break
-    else:
-        raise InputError("the training loader yields no batch; give it at least one")
+    _, labels = split(first_batch(loader, "training"))
     if not labelled:
         return
     if labels is None:
@@ -33,8 +29,13 @@ def check_data(loader: Loader, classes: int | None = None, *, labelled: bool = T
         check_labels(labels if known is None else torch.as_tensor(known), classes, "the training data")
 
 
-def check_labels(labels: Tensor, classes: int, where: str) -> None:
-    """Raises InputError if a label is not from 0 to ``classes`` - 1."""
+def check_labels(labels: Any, classes: int, where: str) -> None:
+    """Raises InputError if labels are no class numbers (N,), or one is not from 0 to ``classes`` - 1."""
+    if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
+        given = (
+            f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        )
+        raise InputError(f"{where} has labels {given}; give class numbers, integers (N,)")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high

@@ -227,6 +227,10 @@ class _Loop:
             return inputs, flat_tensors(outputs), replaced(targets, Tensor, self._to_device)
         logits = _logits(outputs)
         check_labels(targets, logits.shape[1], where)
+        if len(targets) != len(logits):
+            raise InputError(
+                f"{where} has {len(targets)} labels for {len(logits)} rows; give one for each row"
+            )
         return inputs, logits, targets.to(self.fabric.device, torch.int64)
 
     def _right(self, outputs: Any, targets: Any) -> int:

@@ -4,6 +4,7 @@
 """
 
 import atexit
+import dataclasses
 import operator
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from torch.fx import GraphModule
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from zeropoint import progress
-from zeropoint.data.batches import FlatBatch, Loader, split
+from zeropoint.data.batches import Around, FlatBatch, Loader, innermost, split
 from zeropoint.errors import InputError
 from zeropoint.torch_private.trees import tree_map_only
 
@@ -96,21 +97,30 @@ def share(loader: Loader, process: int, processes: int) -> Loader:
     """
     if processes == 1:
         return loader
-    if isinstance(loader, DataLoader):
-        if isinstance(loader.sampler, DistributedSampler):
+    given = innermost(loader)
+    if isinstance(given, DataLoader):
+        if isinstance(given.sampler, DistributedSampler):
             raise InputError("zeropoint gives each process its rows; leave the DistributedSampler out")
-        if not isinstance(loader.dataset, IterableDataset) and loader.batch_sampler is not None:
-            return DataLoader(
-                loader.dataset,
-                batch_sampler=_Share(loader.batch_sampler, process, processes),
-                num_workers=loader.num_workers,
-                collate_fn=loader.collate_fn,
-                pin_memory=loader.pin_memory,
-                worker_init_fn=loader.worker_init_fn,
-                generator=loader.generator,
-                persistent_workers=loader.persistent_workers,
+        if not isinstance(given.dataset, IterableDataset) and given.batch_sampler is not None:
+            shared = DataLoader(
+                given.dataset,
+                batch_sampler=_Share(given.batch_sampler, process, processes),
+                num_workers=given.num_workers,
+                collate_fn=given.collate_fn,
+                pin_memory=given.pin_memory,
+                worker_init_fn=given.worker_init_fn,
+                generator=given.generator,
+                persistent_workers=given.persistent_workers,
             )
+            return _with_innermost(loader, shared)
     return _Sliced(loader, process, processes)
+
+
+def _with_innermost(loader: Loader, inner: Loader) -> Loader:
+    """A loader with another one in the place of that which the user gave."""
+    if not isinstance(loader, Around):
+        return inner
+    return dataclasses.replace(loader, loader=_with_innermost(loader.loader, inner))
 
 
 class _Sliced:
