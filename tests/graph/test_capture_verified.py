@@ -88,3 +88,17 @@ def test_integers_may_differ_in_one_of_a_hundred():
     assert not same([wanted], [torch.where(wanted < 3, 4, wanted)])
     assert not same([wanted], [wanted.float()])
     assert not same([wanted], [])
+
+
+def test_the_model_runs_on_each_of_its_samples_once():
+    """On the example, on the second sample, and on both together; the exporter calls it with no values."""
+    sizes = []
+
+    class Counted(nn.Module):
+        def forward(self, x):
+            if type(x) is torch.Tensor:
+                sizes.append(len(x))
+            return x * 2
+
+    capture(Counted(), torch.rand(3, 4))
+    assert sizes == [3, 3, 6]

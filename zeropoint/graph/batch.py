@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zeropoint.graph.verify import reordered, same
+from zeropoint.graph.verify import Sample, reordered, same
 
 Axes = tuple[int | None, ...]
 """For each tensor the axis of the batch; None if it has none."""
@@ -33,34 +33,34 @@ class Batch:
         return any(axis is not None for axis in self.inputs)
 
 
-def find_batch(
-    run: Run, inputs: tuple[Tensor, ...], outputs: list[Tensor], is_random: Callable[[], bool]
-) -> Batch:
+def find_batch(run: Run, example: Sample, second: Sample | None, is_random: Callable[[], bool]) -> Batch:
     """The axes along which a model's items lie.
 
-    ``run`` gives the output tensors for inputs, ``outputs`` are those of ``inputs``. Two samples are put
+    ``run`` gives the output tensors for inputs. Two samples, the ``example`` and the ``second``, are put
     together along some axes. These are the batch if the outputs are those of the two samples, put together.
-    If the model draws random numbers (``is_random``), the shapes alone decide. First axes are tried first.
+    Inputs without a batch are the example's in both. If the model draws random numbers (``is_random``), the
+    shapes alone decide. First axes are tried first.
     """
+    inputs = example.inputs
+    others = {(False,) * len(inputs): second} if second is not None else {}
     for compare in (same, _same_shapes):
-        others: dict[tuple[bool, ...], tuple[tuple[Tensor, ...], list[Tensor]]] = {}
         for axes in itertools.islice(_assignments(inputs), MOST):
             kept = tuple(axis is None for axis in axes)
             try:
                 if kept not in others:
-                    second = tuple(
+                    mixed = tuple(
                         a if k else b for k, a, b in zip(kept, inputs, reordered(inputs), strict=True)
                     )
-                    others[kept] = second, run(second)
-                second, other = others[kept]
-                both = run(joined(inputs, second, axes))
+                    others[kept] = Sample(mixed, run(mixed))
+                other = others[kept]
+                both = run(joined(inputs, other.inputs, axes))
             except Exception:  # the model does not take such sizes
                 continue
-            if (found := _output_axes(outputs, other, both, compare)) is not None:
+            if (found := _output_axes(example.outputs, other.outputs, both, compare)) is not None:
                 return Batch(axes, found)
         if compare is same and not is_random():
             break
-    return Batch((None,) * len(inputs), (None,) * len(outputs))
+    return Batch((None,) * len(inputs), (None,) * len(example.outputs))
 
 
 def joined(first: tuple[Tensor, ...], second: tuple[Tensor, ...], axes: Axes) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ from zeropoint.graph.functional import alias_dropouts, canonicalize, functionali
 from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program
 from zeropoint.graph.signature import Call, call_of, of_call
-from zeropoint.graph.verify import check_capture, is_random, outputs_of
+from zeropoint.graph.verify import Sample, check_capture, is_random, outputs_of, second_sample
 from zeropoint.torch_private.recurrent import shapes_alone
 
 
@@ -72,8 +72,9 @@ def capture(
         with _as_input_errors():
             found: list[Tensor] = []
             packing = packing_encoders(model, lambda: found.extend(_tried_out(flat, inputs)))
+            example, second = Sample(inputs, found), second_sample(flat, inputs)
             batch = find_batch(
-                lambda of: outputs_of(flat, of), inputs, found, lambda: is_random(flat, inputs)
+                lambda of: outputs_of(flat, of), example, second, lambda: is_random(flat, inputs)
             )
             with zeros_at_padding(packing), batched_experts(model), shapes_alone():
                 exported, is_free = export_model(flat, inputs, batch, free_sizes)
@@ -88,7 +89,7 @@ def capture(
                 module = module_of(exported.run_decompositions({}))
         canonicalize(module.graph)
         fold_constants(module)
-        check_capture(flat, module, inputs)
+        check_capture(flat, module, example, second)
     if not is_free:
         batch = Batch((None,) * len(batch.inputs), (None,) * len(batch.outputs))
     signature = dataclasses.replace(signature, outputs=structure)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,28 +19,42 @@ LEAST_DB = 60.0
 SAME = 0.99  # share of integers or booleans that are equal: two logits may be as good as equal
 
 
-def check_capture(model: FlatModel, module: GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    """Compares a captured graph with the model in eval mode, on the example and on another sample.
+@dataclass(frozen=True)
+class Sample:
+    """Inputs of a model and what it gives for them."""
 
-    The other sample has the values of the example in another order; if the model fails on it, it is left out.
+    inputs: tuple[Tensor, ...]
+    outputs: list[Tensor]
+
+
+def second_sample(model: FlatModel, inputs: tuple[Tensor, ...]) -> Sample | None:
+    """The values of the example in another order; None if the model fails on them."""
+    other = reordered(inputs)
+    try:
+        return Sample(other, outputs_of(model, other))
+    except Exception:  # whatever the user's code raises
+        return None
+
+
+def check_capture(model: FlatModel, module: GraphModule, example: Sample, second: Sample | None) -> None:
+    """Compares a captured graph with what the model in eval mode gave, for the example and a second sample.
+
     Random numbers are drawn from the same seed by both.
 
     Raises InputError where an output differs by more than rounding, with the first module that does.
     """
-    for sample, name in ((inputs, "the example"), (reordered(inputs), "a second sample")):
-        try:
-            wanted = outputs_of(model, sample)
-        except Exception:  # the example was tried before; the second sample may break rules of the model
+    for sample, name in ((example, "the example"), (second, "a second sample")):
+        if sample is None:
             continue
         try:
-            found = _outputs(module, sample)
+            found = _outputs(module, sample.inputs)
         except Exception as error:
             raise InputError(f"the captured model fails on {name}: {first_line(error)}") from error
-        if not same(wanted, found):
-            where = _first_difference(model, module, sample)
+        if not same(sample.outputs, found):
+            where = _first_difference(model, module, sample.inputs)
             raise InputError(
                 f"the captured model computes something else than the model on {name}{where};"
-                f" {_cause(model, sample)}"
+                f" {_cause(model, sample.inputs)}"
             )
 
 
