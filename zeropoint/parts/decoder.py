@@ -1,6 +1,5 @@
 """Decoder: a language model of transformers on an engine, with the key-value cache that ``generate`` uses."""
 
-import dataclasses
 import inspect
 import math
 import warnings
@@ -17,9 +16,8 @@ from zeropoint.engines import Runner
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.graph.capture import capture, float_on_cpu
 from zeropoint.graph.program import Program
-from zeropoint.graph.signature import positional
 from zeropoint.graph.verify import same
-from zeropoint.quantization import quantize
+from zeropoint.parts.calibrate import quantize_on
 from zeropoint.targets.options import Options
 from zeropoint.tasks.metric import Score
 from zeropoint.tasks.tokens import IGNORED, LANGUAGE
@@ -186,16 +184,6 @@ class _Calls:
             yield (*tensors, *keys, *values)
 
 
-@dataclass(frozen=True)
-class _Flat:
-    """Calls as batches of calibration data."""
-
-    calls: _Calls
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return self.calls.flat()
-
-
 def tokens_of(batch: Batch) -> tuple[Tensor, Tensor]:
     """The token numbers (N, T) in a batch of any form, and their mask, by default of ones."""
     given = batch
@@ -231,15 +219,7 @@ def decoder_program(
         call = [tensor[:1, :size] for tensor, size in zip(first[:4], sizes, strict=True)]
         states = ([state[:1, :, :past] for state in part] for part in first[4:])
         _check(decoder, program, (*call, *states))
-    flat = positional(program.signature.input_names, None)
-    quantized = quantize(
-        dataclasses.replace(program, signature=flat),
-        method,
-        calibration=_Flat(calls),
-        target=engine,
-        options=options,
-    )
-    return dataclasses.replace(quantized, signature=program.signature)
+    return quantize_on(program, calls.flat, method, engine, options)
 
 
 def _check(decoder: _WithCache, program: Program, call: tuple[Any, ...]) -> None:

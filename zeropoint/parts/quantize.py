@@ -3,26 +3,26 @@
 import dataclasses
 import fnmatch
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from zeropoint import engines, progress
 from zeropoint.data.batches import Loader, check, limit
 from zeropoint.errors import InputError, InputWarning, closest, first_line
 from zeropoint.graph.capture import capture, unwrapped
 from zeropoint.graph.program import Program
-from zeropoint.graph.signature import positional
 from zeropoint.graph.verify import same
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.methods import find
+from zeropoint.parts.calibrate import quantize_on
 from zeropoint.parts.closeness import compared
 from zeropoint.parts.decoder import DECODER, OnEngineDecoder, decoder_program
 from zeropoint.parts.replace import OnEngine, copied, replaced
 from zeropoint.parts.result import Part, Parts, Refused
 from zeropoint.parts.survey import Calls, Seen, Source, Use, Way, survey, usual
-from zeropoint.quantization import check_target, quantize
+from zeropoint.quantization import check_target
 from zeropoint.targets.options import Options
 from zeropoint.targets.recipe import PLACES, matches
 
@@ -74,7 +74,7 @@ def quantize_parts(
     options.check_patterns(names := [name for name, _ in network.named_modules()])
     for glob in globs or ():
         if not fnmatch.filter(names, glob):
-            raise InputError(f"no module of the model matches '{glob}'; {closest(glob, names)}")
+            raise InputError(f"no module of the model matches '{glob}'; {closest(glob, filter(None, names))}")
     progress.say("recording the calls of every module")
     job = _Job(source, *survey(source), method, engine, options, threads)
     found, refused = _search(job, globs)
@@ -158,16 +158,10 @@ def _part(job: _Job, name: str) -> Part:
     with warnings.catch_warnings(action="ignore", category=InputWarning):  # of sizes that the module fixes
         program = capture(module, args, kwargs, free_sizes=free_sizes, origin=name)
     _check_capture(program, calls)
-    flat = positional(program.signature.input_names, None)
     with progress.about(name or "the whole model"):
-        quantized = quantize(
-            dataclasses.replace(program, signature=flat),
-            job.method,
-            calibration=_Inputs(calls),
-            target=job.engine,
-            options=options,
+        quantized = quantize_on(
+            program, lambda: (call.inputs for call in calls), job.method, job.engine, options
         )
-    quantized = dataclasses.replace(quantized, signature=program.signature)
     runner = engines.compile(quantized, job.engine, threads=job.threads)
     meter = FidelityMeter()
     for call in calls:
@@ -181,16 +175,6 @@ def _check_capture(program: Program, calls: Calls) -> None:
     for number, call in enumerate(calls, 1):
         if not same(list(call.outputs), list(program.flat(*call.inputs))):
             raise InputError(f"its captured graph computes something else on call {number}: it keeps a state")
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The calls of a module as batches of calibration data."""
-
-    calls: Calls
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return (call.inputs for call in self.calls)
 
 
 def _different(one: Way, other: Way) -> str:
