@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from zeropoint.errors import InputError
-from zeropoint.files import atomic_write, make_folder
+from zeropoint.files import atomic_write, check_new, check_writable, make_folder, new_folder
 
 
 def test_written_with_what_lies_beside(tmp_path):
@@ -47,3 +47,38 @@ def test_places_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         make_folder(tmp_path / "file" / "below")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_new_folder_is_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "above" / "new"
+
+    def interrupted() -> None:
+        with new_folder(target) as place:
+            (place / "half").write_text("")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list((tmp_path / "above").iterdir())
+    target.mkdir()
+    with new_folder(target) as place:
+        (place / "whole").write_text("")
+    assert [path.name for path in (tmp_path / "above").rglob("*")] == ["new", "whole"]
+    (tmp_path / "usual").mkdir()
+    assert target.stat().st_mode == (tmp_path / "usual").stat().st_mode
+    with pytest.raises(InputError, match="new is not empty; give a new folder"):
+        check_new(target)
+    with pytest.raises(InputError, match="whole is not empty"), new_folder(target / "whole"):
+        pass
+
+
+def test_what_cannot_be_written_is_told_before(tmp_path):
+    (tmp_path / "file").write_text("")
+    check_writable(tmp_path / "a" / "b" / "c.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(InputError, match="file is no folder to write in; choose another place"):
+        check_writable(tmp_path / "file" / "c.json")
+    with pytest.raises(InputError, match="it is a folder; give a file name"):
+        check_writable(tmp_path)
+    with pytest.raises(InputError, match="file is no folder to write in"):
+        check_new(tmp_path / "file" / "new")

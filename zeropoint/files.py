@@ -68,6 +68,44 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises InputError if no file can be written at ``path``, before what is to be written is computed."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; give a file name")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"cannot write {path}: {above} is no folder to write in; choose another place")
+
+
+def check_new(folder: str | os.PathLike[str]) -> None:
+    """Raises InputError if ``folder`` is neither missing nor empty, or cannot be made."""
+    path = Path(folder)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{folder} is not empty; give a new folder")
+    check_writable(path / "file")
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary folder beside ``path``, moved to ``path`` on success; on a failure nothing stays.
+
+    Raises InputError if ``path`` is neither missing nor empty, or cannot be written.
+    """
+    check_new(path)
+    path = Path(path)
+    above = make_folder(path.absolute().parent)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=above))
+    try:
+        made = make_folder(temporary / path.name)  # with the usual permissions, which mkdtemp does not give
+        yield made
+        os.replace(made, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """The folder at ``path``, created if it is missing; raises InputError if that fails."""
     try:

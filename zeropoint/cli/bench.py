@@ -9,6 +9,7 @@ import typer
 from zeropoint import progress
 from zeropoint.cli import options as shared
 from zeropoint.cli import output
+from zeropoint.files import check_writable
 
 
 def bench(
@@ -26,7 +27,7 @@ def bench(
         str | None, typer.Option(help="The engine of OTHER; default: that of MODEL.")
     ] = None,
     threads: shared.Threads = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch of each call.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch of each call.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds to measure latency.")] = 3.0,
     weights: shared.Weights = "default",
     data: shared.Shape = None,
@@ -46,6 +47,8 @@ def bench(
     from zeropoint.measure.benchmark import benchmark, benchmark_pair
     from zeropoint.report import bench as report
 
+    if json is not None and json != Path("-"):
+        check_writable(json)
     say, command = progress.say, output.command_line()
     candidate = partial(
         resolve.candidate,

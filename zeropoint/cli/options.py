@@ -14,6 +14,7 @@ import typer
 import typer.core
 
 from zeropoint.errors import InputError
+from zeropoint.files import check_writable
 from zeropoint.targets import recipe
 from zeropoint.targets.options import Options
 from zeropoint.training.options import TrainingOptions
@@ -194,7 +195,7 @@ Weights = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option(min=1, help="Images per batch of calibration, evaluation and training.")
+    int, typer.Option(min=1, help="Samples per batch of calibration, evaluation and training.")
 ]
 LimitBatches = Annotated[
     int | None,
@@ -278,6 +279,7 @@ def names(listed: str) -> list[str]:
 
 
 def check_saved_name(path: Path) -> None:
-    """Raises InputError if a Program cannot be saved under this name."""
+    """Raises InputError if a Program cannot be saved under this name, or not at this place."""
     if path.suffix != ".pt2":
         raise InputError(f"cannot write {path}: a Program is saved as .pt2; give such a name")
+    check_writable(path)

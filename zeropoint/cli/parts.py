@@ -10,6 +10,7 @@ from zeropoint.cli import options as shared
 from zeropoint.cli import output
 from zeropoint.data import Loaders
 from zeropoint.errors import InputError
+from zeropoint.files import check_new
 from zeropoint.models.userfile import is_userfile
 from zeropoint.parts.compare import compare_parts
 from zeropoint.parts.quantize import quantize_parts
@@ -42,6 +43,7 @@ def quantize(
     """Writes a folder with the parts of the model, and prints what they are."""
     if out.suffix == ".pt2":
         raise InputError(f"cannot write {out}: parts are saved in a folder; give its name")
+    check_new(out)
     model, loaders = given
     made = quantize_parts(
         model, loaders.calibration, method=method, engine=engine, parts=shared.names(parts), options=options

@@ -11,7 +11,7 @@ from torch import nn
 
 from zeropoint import engines
 from zeropoint.errors import InputError, closest
-from zeropoint.files import as_type, atomic_write, make_folder, read_json
+from zeropoint.files import as_type, new_folder, read_json
 from zeropoint.graph.capture import unwrapped
 from zeropoint.graph.program import Program, load
 from zeropoint.parts.classes import class_name, of_class
@@ -90,19 +90,16 @@ class Parts:
         return min((one.sqnr_db for one in self.outputs if one.sqnr_db is not None), default=None)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the Program of each part, and last a list of them, into a new folder for ``load_parts``.
+        """Writes the Programs of all parts and a list of them into a new folder for ``load_parts``.
 
         Raises InputError if the folder holds something or cannot be written.
         """
-        place = make_folder(folder)
-        if any(place.iterdir()):
-            raise InputError(f"{folder} is not empty; give a new folder for the parts")
-        for number, part in enumerate(self.parts):
-            part.program.save(place / _file(number, part.name))
         outputs = [_Output(one.name, _text(one.sqnr_db), one.equal) for one in self.outputs]
         listed = _List(VERSION, self.engine, [*map(_row, self.parts)], [*self.refused], outputs)
-        with atomic_write(place / LIST) as path:
-            path.write_bytes(msgspec.json.format(msgspec.json.encode(listed)) + b"\n")
+        with new_folder(folder) as place:
+            for number, part in enumerate(self.parts):
+                part.program.save(place / _file(number, part.name))
+            (place / LIST).write_bytes(msgspec.json.format(msgspec.json.encode(listed)) + b"\n")
 
 
 @dataclass(frozen=True)
