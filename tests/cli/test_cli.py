@@ -176,8 +176,11 @@ BAD = {
         "compare model.py:make_model --data imagefolder:there",
         "no such folder: there; give imagefolder:DIR with one folder per class in it",
     ),
-    "an artefact to diagnose": ("diagnose good.onnx --data random", "is an artefact of onnxruntime"),
-    "an artefact to compare": ("compare good.onnx --data random", "give the .pt2 or the model"),
+    "an artefact to diagnose": ("diagnose alone.openvino.xml --data random", "is an artefact of openvino"),
+    "an artefact to compare": (
+        "compare text.torch.aoti.pt2 --data random",
+        "give the .pt2 or the model that it was made from",
+    ),
     "unknown data": ("compare model.py:make_model --data cifar", "unknown data cifar"),
     "no such file": ("bench there.pt2", "no such file: there.pt2"),
     "not a model file": ("bench text.pt2", "text.pt2 is not a saved Program"),
@@ -430,7 +433,7 @@ def test_another_processor_is_told_and_simulated(command, folder: Path, monkeypa
     monkeypatch.setattr(processor, "native", lambda: processor.PROCESSORS["avx2"])
     status, out, err = command(f"evaluate new.pt2 {data} --processor avx2")
     assert status == 0
-    assert out.endswith(" on 13 images (simulated on avx2)\n")
+    assert out.endswith(" on 13 samples (simulated on avx2)\n")
     assert err == ""
     status, out, err = command(f"evaluate new.pt2 {data} --engine onnxruntime")
     assert status == 0
@@ -451,9 +454,9 @@ def test_quantize_evaluate_and_bench(command, folder: Path):
     status, out, _ = command("evaluate new.pt2 --data model.py:make_loaders --engine openvino")
     assert status == 0
     assert out.startswith("top-1 ")
-    assert "on 13 images (openvino)" in out
+    assert "on 13 samples (openvino)" in out
     status, out, _ = command("evaluate new.pt2 --data random:1x6x6 --limit-batches 1 --engine openvino")
-    assert "32 images, no targets" in out
+    assert "32 samples, no targets" in out
 
 
 LOSS = """
@@ -529,7 +532,7 @@ def test_auto_takes_the_fastest_engine(command, folder: Path, saved: Path):
     status, out, _ = command("evaluate model.py:make_model --data model.py:make_loaders --engine auto")
     assert status == 0
     assert out.startswith("fastest engine: ")
-    assert "on 13 images (" in out
+    assert "on 13 samples (" in out
 
 
 @pytest.mark.slow

@@ -71,4 +71,4 @@ def evaluate(
     if json:
         output.print_json(evaluated(model, loaders.name, where, evaluation, choice))
     else:
-        output.say(measured(evaluation, where))
+        output.say(measured(evaluation, loaders.name, where))

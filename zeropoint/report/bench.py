@@ -17,7 +17,7 @@ from zeropoint.measure.benchmark import Benchmark, BenchmarkPair
 from zeropoint.measure.coldstart import ColdStart
 from zeropoint.measure.evaluate import Evaluation
 from zeropoint.report.columns import Column, table
-from zeropoint.report.figures import IMAGES, NOTHING, count, figures, ratio, value_text
+from zeropoint.report.figures import NOTHING, count, figures, ratio, samples, value_text
 from zeropoint.targets import machine
 from zeropoint.tune.choose import Choice
 
@@ -55,19 +55,19 @@ def chosen(choice: Choice) -> str:
     return f"fastest engine: {choice.engine} ({', '.join(timed)})"
 
 
-def measured(evaluation: Evaluation, where: str) -> str:
-    """What ``evaluate`` measured, in a line."""
+def measured(evaluation: Evaluation, data: str, where: str) -> str:
+    """What ``evaluate`` measured on the data of that name, in a line."""
     accuracy = evaluation.accuracy
-    samples = count(accuracy.images, "image" if evaluation.task in IMAGES else "sample")
+    seen = samples(accuracy.images, data, evaluation.task)
     if not evaluation.measures:
-        return f"{samples}, no targets: no metric is known; compare measures fidelity"
+        return f"{seen}, no targets: no metric is known; compare measures fidelity"
     shown = []
     for measure in evaluation.measures:
         value = evaluation.values[measure.name]
         shown.append(f"{measure.name} {NOTHING if value is None else value_text(value, measure)}")
     if accuracy.loss is not None:
         shown.append(f"loss {accuracy.loss:.4f}")
-    return f"{', '.join(shown)} on {samples} ({where})"
+    return f"{', '.join(shown)} on {seen} ({where})"
 
 
 def evaluated(

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from zeropoint.tasks.metric import Measure
 
-IMAGES = ("classification", "multi-label", "segmentation", "detection", "image-regression", "none")
-"""The tasks whose samples are called images."""
+IMAGE_TASKS = ("segmentation", "detection", "image-regression")
+"""The tasks whose samples are images. So are those of the data digits and imagefolder, of any task."""
 NOTHING = "–"
 """What a table shows for a value that was not measured or does not exist."""
 
@@ -55,8 +55,16 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def samples(number: int, data: str, task: str) -> str:
+    """How many samples the data of that name has, called images where they are known to be such."""
+    are_images = task in IMAGE_TASKS or data == "digits" or data.startswith("imagefolder:")
+    return count(number, "image" if are_images else "sample")
+
+
 def value_text(value: float, measure: Measure) -> str:
-    """A metric's value with its unit: 98.61%, 31.24 dB, 0.1872."""
+    """A metric's value with its unit: 98.61%, 31.24 dB, 0.1872; nan and inf as they are."""
+    if not math.isfinite(value):
+        return str(value)
     if measure.unit == "%":
         return f"{percent(value)}%"
     return " ".join(filter(None, (metric_figures(value), measure.unit)))

@@ -34,7 +34,7 @@ from zeropoint.measure import layers as layer_files
 from zeropoint.measure.layers import Layers
 from zeropoint.measure.results import Parity, Results
 from zeropoint.report import table
-from zeropoint.report.figures import NOTHING, decibels, known, percent
+from zeropoint.report.figures import NOTHING, decibels, known, percent, samples
 from zeropoint.report.files import load as load_results
 from zeropoint.report.verdict import verdict
 
@@ -270,7 +270,7 @@ def _machine(results: Results) -> list[tuple[str, str]]:
         ("System", machine.get("system")),
         ("Python", machine.get("python")),
         ("Latency", f"batch {results.batch_size}, threads {results.threads}"),
-        ("Data", f"{results.data}, {results.images} images"),
+        ("Data", f"{results.data}, {samples(results.images, results.data, results.task)}"),
     ]
     return [(name, str(value)) for name, value in facts if value]
 

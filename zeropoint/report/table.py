@@ -11,7 +11,6 @@ from zeropoint.measure.kept import standings
 from zeropoint.measure.results import Parity, Results, Row
 from zeropoint.report.columns import Column, table
 from zeropoint.report.figures import (
-    IMAGES,
     NOTHING,
     count,
     decibels,
@@ -21,6 +20,7 @@ from zeropoint.report.figures import (
     metric_figures,
     percent,
     ratio,
+    samples,
     value_text,
     whole_percent,
 )
@@ -115,8 +115,8 @@ def _column_cells(column: _Column, rows: Sequence[Row]) -> list[str]:
 
 def title(results: Results) -> str:
     """What was compared and how, in a line."""
-    samples = count(results.images, "image" if results.task in IMAGES else "sample")
-    parts = [results.model, results.data, samples, f"batch {results.batch_size}"]
+    seen = samples(results.images, results.data, results.task)
+    parts = [results.model, results.data, seen, f"batch {results.batch_size}"]
     return " · ".join([*parts, count(results.threads, "thread")])
 
 
