@@ -95,3 +95,16 @@ def test_classes_come_back_as_records():
     assert isinstance(again, Record)
     assert again.logits == again["logits"] == "a"
     assert again.states == {"h": "b"}
+
+
+def test_a_plain_structure_holds_what_a_file_can():
+    structure = {
+        "logits": Leaf(0),
+        "note": "text",
+        "count": 3,
+        "both": (True, None, Leaf(1)),
+        "dtype": torch.int8,
+    }
+    kept = {"logits": Leaf(0), "note": None, "count": 3, "both": (True, None, Leaf(1)), "dtype": None}
+    assert plain(structure, keep=True) == kept
+    assert plain(structure, keep=False) == {"logits": Leaf(0), "both": (Leaf(1),)}

@@ -208,3 +208,18 @@ def test_variable_arguments():
     program = zp.capture(Sum(), parts[:3], {"last": parts[3]})
     assert program.signature.input_names == ("first", "others_0", "others_1", "last")
     torch.testing.assert_close(program(*parts[:3], last=parts[3]), sum(parts))
+
+
+def test_a_text_among_the_outputs_is_kept_by_the_file(tmp_path: Path):
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, object]:
+            return {"double": x * 2, "unit": "mm"}
+
+    x = torch.rand(2, 3)
+    zp.capture(Named(), x).save(tmp_path / "named.pt2")
+    loaded = zp.load(tmp_path / "named.pt2")(x)
+    assert loaded["unit"] == "mm"
+    assert torch.equal(loaded["double"], x * 2)
+    plainly = torch.export.load(tmp_path / "named.pt2").module()(x)
+    assert torch.equal(plainly["double"], x * 2)
+    assert plainly["unit"] is None

@@ -17,7 +17,7 @@ FILES = {
     "state_safe": "is a state dict",
     "gguf": "is a GGUF file, .*; give the float model, as in hf/ID-or-FOLDER",
     "keras": "is a model of TensorFlow; give a model of PyTorch",
-    "onnx": "is an ONNX model; give the PyTorch model that it was exported from",
+    "onnx": "is an ONNX model, .*; give the model that it was exported from, as FILE.py:FUNCTION",
     "evil": "is a pickled module",
     "rubbish": "is no model that zeropoint reads|is not a file of a model",
     "nowhere": "^no such file",

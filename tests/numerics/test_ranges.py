@@ -292,7 +292,7 @@ def test_values_that_overflow_inside_the_model_are_told_with_the_module():
 
 def test_a_model_that_fails_on_the_data():
     program = capture(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2)), torch.tensor([[1, 2]]))
-    with pytest.raises(InputError, match="fails on calibration batch 0: index out of range") as caught:
+    with pytest.raises(InputError, match="fails on calibration batch 1: index out of range") as caught:
         static(program, ADDS_INSIDE, [torch.tensor([[7, 2]])], options())
     assert "\n" not in str(caught.value)
 

@@ -244,7 +244,7 @@ def test_functional_use_of_relu6():
 
 def test_a_batch_that_does_not_fit_is_told_by_its_number():
     data = [*(images(1, seed) for seed in range(3)), torch.randn(1, 3, 9, 8)]
-    with pytest.raises(InputError, match=r"calibration batch 3 has shape \(1, 3, 9, 8\)"):
+    with pytest.raises(InputError, match=r"calibration batch 4 has shape \(1, 3, 9, 8\)"):
         equalize(capture(mobile().eval(), data[0]), data, Options())
 
 

@@ -174,6 +174,24 @@ def test_qat_trains_for_the_fastest_target_alone(machine, quantized):
     assert {method for _, method, *_ in compiled} == {"static"}
 
 
+def test_a_loss_of_the_user_s_trains_and_is_tried_before_any_quantization(machine, monkeypatch):
+    machine({"openvino": 0.001})
+    train = [(images(8), torch.arange(8) % 5)]
+    data = {"calibration": [images(8)], "train": train, "engines": ["openvino"]}
+    training = TrainingOptions(epochs=1)
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append(len(targets))
+        return nn.functional.cross_entropy(outputs, targets)
+
+    fastest_target(residual(), "qat", **data, options=Options(training=training), loss=loss)
+    assert len(seen) == 3  # tried by this function and by quantize, and one step
+    monkeypatch.setattr(choose, "quantize", None)
+    with pytest.raises(InputError, match="the loss fails on the first batch of the training data: TypeError"):
+        fastest_target(residual(), "qat", **data, loss=lambda outputs: outputs.sum())
+
+
 def test_data_that_is_missing_is_no_engine_s_failure(machine):
     machine({})
     with pytest.raises(InputError, match="needs calibration data"):

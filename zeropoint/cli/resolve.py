@@ -19,6 +19,7 @@ from zeropoint.graph.capture import capture
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.graph.signature import call_of
 from zeropoint.methods import label
+from zeropoint.models.refusals import refuse_model
 from zeropoint.models.source import Source, fitting_shape, like
 from zeropoint.models.userfile import is_userfile, load
 from zeropoint.models.vision import torchvision
@@ -60,6 +61,8 @@ def program_and_data(
     """
     if artefact.is_compiled(model):
         own = artefact.engine_of(model)
+        if model.endswith(".onnx") or not Path(model).exists():
+            raise refuse_model(Path(model))
         raise InputError(f"{model} is an artefact of {own}; give the .pt2 or the model that it was made from")
     if data is None and is_userfile(model):
         raise InputError(
@@ -87,7 +90,12 @@ def program_and_data(
 
 
 def opened(model: str, weights: str, task: str | None = None) -> tuple[Program | None, Source]:
-    """The saved Program, if ``model`` is one, and the network or the Program's module, with its inputs."""
+    """The saved Program, if ``model`` is one, and the network or the Program's module, with its inputs.
+
+    Raises InputError for an unknown task; a model of hf/ has names of its own for its heads.
+    """
+    if task is not None and not model.startswith("hf/"):
+        tasks.find(task)
     if not models.is_program(model):
         return None, models.find(model, weights, task)
     if not archive.holds(Path(model), program.METADATA):

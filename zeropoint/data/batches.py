@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, first_line
 
 Batch = Any
 """What a loader yields: ``(inputs, targets)`` or inputs alone: the arguments of a call, or a dict of them."""
@@ -69,9 +69,23 @@ def first_batch(loader: Loader, name: str = "") -> Batch:
     """The first batch of a loader, which is called by ``name``; raises InputError if there is none."""
     what = f"the {name} loader" if name else "the loader"
     check(loader, what)
-    for batch in loader:
+    for batch in reading(loader, what):
         return batch
     raise InputError(f"{what} yields no batch; give it at least one")
+
+
+def reading(loader: Loader, name: str) -> Iterator[Batch]:
+    """The batches of a loader; raises InputError, about ``name``, with the number of the batch that fails."""
+    number = 0
+    try:
+        for batch in loader:
+            number += 1
+            yield batch
+    except InputError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{name} fails at batch {number + 1}: {reason}") from error
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,12 @@ def constants(value: Any) -> dict[str, Any]:
 
 
 def plain(structure: Any, *, keep: bool) -> Any:
-    """A structure of tuples, lists and dicts alone; constants are left out unless ``keep``."""
+    """A structure of tuples, lists and dicts alone; constants are left out unless ``keep``.
+
+    Of those torch reads numbers, booleans and None back from a file; None is in the place of any other.
+    """
     if (inside := _inside(structure)) is None:
-        return structure
+        return structure if isinstance(structure, Leaf | int | float) else None
     items = [
         (key, plain(part, keep=keep)) for key, part in inside[0] if keep or any(map(_is_leaf, _parts(part)))
     ]

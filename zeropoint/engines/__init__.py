@@ -18,7 +18,7 @@ from zeropoint.engines.engine import KEPT, SIGNATURE, Engine, Run
 from zeropoint.engines.refusals import refusal as why_not
 from zeropoint.engines.verify import WrongError, check_lowering
 from zeropoint.errors import InputError, closest
-from zeropoint.graph.program import Program, at_batch
+from zeropoint.graph.program import Program, at_batch, check_program
 from zeropoint.graph.signature import Signature, from_text
 from zeropoint.graph.sizes import Shape, check_shapes, input_shapes, keeping_bounds
 from zeropoint.targets import processor as processors
@@ -166,6 +166,7 @@ def compile(
     >>> runner(torch.rand(2, 3, 8, 8)).shape
     torch.Size([2, 5])
     """
+    check_program(program)
     ending = find(engine).artefact_name(program)
     if reason := unsupported(engine, program.method, program):
         raise InputError(f"{engine} cannot run {program.method}: {reason}")

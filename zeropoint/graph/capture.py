@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from zeropoint.data.nested import flatten
 from zeropoint.errors import InputError
@@ -22,7 +23,7 @@ from zeropoint.graph.flat import FlatModel
 from zeropoint.graph.functional import alias_dropouts, canonicalize, functionalize, shield_inputs
 from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program
-from zeropoint.graph.signature import Call, call_of, of_call
+from zeropoint.graph.signature import Call, Signature, call_of, of_call
 from zeropoint.graph.verify import Sample, check_capture, is_random, outputs_of, second_sample
 from zeropoint.torch_private.recurrent import shapes_alone
 
@@ -56,11 +57,14 @@ def capture(
     torch.Size([5, 3])
     """
     model = float_on_cpu(unwrapped(model))
+    _check_weights(model)
     if not flatten((example_inputs, example_kwargs))[0]:
         raise InputError(
             "example inputs must be a tensor, or a sequence or dict of tensors: the arguments of one call"
         )
     signature, tensors = of_call(model.forward, _call(model, example_inputs, example_kwargs or {}))
+    if any(tensor.is_meta for tensor in tensors):
+        raise InputError("an example input is on the meta device and has no values; give one on the CPU")
     inputs = tuple(
         (tensor.detach().float() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for tensor in tensors
@@ -118,6 +122,15 @@ def unwrapped(model: object) -> nn.Module:
     return model
 
 
+def _check_weights(model: nn.Module) -> None:
+    """Raises InputError, with its name, for a weight that holds NaN or Inf; a frozen one may hold Inf."""
+    for name, weight in model.named_parameters():
+        if is_lazy(weight) or weight.isfinite().all():
+            continue
+        if weight.requires_grad or weight.isnan().any():
+            raise InputError(f"{name} of the model holds NaN or Inf; load weights that are whole")
+
+
 def float_on_cpu(model: nn.Module) -> nn.Module:
     """The model, or a copy in float32 on the CPU where it is of another float type or elsewhere."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -157,13 +170,25 @@ def _tried_out(model: FlatModel, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         found = outputs_of(model, inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-        raise InputError(f"the model fails on inputs of shape {shapes}: {_cause(error)}") from error
+        raise InputError(
+            f"the model fails on inputs of shape {shapes}{_as_one(model.signature)}: {_cause(error)}"
+        ) from error
     if not found:
         (given,) = model.structures
         raise InputError(f"the model returns {type(given).__name__} without a tensor; return its outputs")
     if any(one.is_floating_point() and bool(one.isnan().all()) for one in found if one.numel()):
         raise InputError("an output of the model is NaN on the example; check its weights and the inputs")
     return found
+
+
+def _as_one(signature: Signature) -> str:
+    """In words, that a dict is one argument: its keys may be meant to be names of parameters."""
+    for name, value in signature.inputs.items():
+        if isinstance(value, Mapping):
+            names = ", ".join(parameter for parameter, _ in signature.parameters)
+            keys = ", ".join(map(str, value))
+            return f", given as one dict {name} with {keys}, as the model's parameters are {names}"
+    return ""
 
 
 def _cause(error: Exception) -> str:

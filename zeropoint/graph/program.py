@@ -29,7 +29,7 @@ from zeropoint.graph.operators import EMBEDDINGS, FAKE_QUANTIZE, RECURRENT, weig
 from zeropoint.graph.packing import pack, unpack
 from zeropoint.graph.quantizers import quantizers, restore_schemes
 from zeropoint.graph.signature import Signature, from_text, positional
-from zeropoint.graph.sizes import check_shapes, input_shapes
+from zeropoint.graph.sizes import check_shapes, check_types, input_shapes
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.torch_private.graphs import call_flat, drop_example_inputs, output_structure, write_code
 from zeropoint.torch_private.recurrent import shapes_alone
@@ -90,6 +90,7 @@ class Program:
         """
         inputs = self.signature.flat(args, kwargs)
         check_shapes(inputs, input_shapes(self.module))
+        check_types(inputs, self.module)
         return self.signature.nested(self.flat(*inputs))
 
     def flat(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -214,6 +215,12 @@ def export(
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             exported.graph.erase_node(node)
     return exported
+
+
+def check_program(given: object) -> None:
+    """Raises InputError for what is no Program, such as the model itself."""
+    if not isinstance(given, Program):
+        raise InputError(f"a {type(given).__name__} is no Program; give zp.capture(model, example_inputs)")
 
 
 def load(path: str | os.PathLike[str]) -> Program:

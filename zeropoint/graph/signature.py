@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zeropoint.data.batches import LABELS, Around, Batch, FlatBatch, Loader, check, split
+from zeropoint.data.batches import LABELS, Around, Batch, FlatBatch, Loader, check, reading, split
 from zeropoint.data.loaders import Loaders
 from zeropoint.data.nested import Leaf, constants, flatten, from_json, leaf_paths, plain, restore, to_json
 from zeropoint.errors import InputError
@@ -87,6 +87,9 @@ class Signature:
         except TypeError as error:
             raise InputError(f"the model's inputs are {', '.join(self._paths)}: {error}") from None
         tensors, _ = flatten(given)
+        others = constants(given)
+        if wrong := [path for path in self._paths if others.get(path) is not None]:
+            raise InputError(f"{wrong[0]} is a {type(others[wrong[0]]).__name__}; give a tensor")
         if missing := [path for path in self._paths if path not in tensors]:
             raise InputError(f"the model takes {', '.join(self._paths)}; {', '.join(missing)} is missing")
         if unknown := [path for path in tensors if path not in self._paths]:
@@ -94,7 +97,7 @@ class Signature:
                 f"the model was captured without {', '.join(unknown)}; leave it out, or capture with it"
             )
         held = self.defaults | constants(self._spread(self.inputs))
-        for path, value in constants(given).items():
+        for path, value in others.items():
             if value is not None and not (path in held and _equal(value, held[path])):
                 had = held.get(path)
                 raise InputError(
@@ -248,7 +251,7 @@ def call_of(model: nn.Module, batch: Batch) -> Call:
 def flattened(loader: Loader, signature: Signature, name: str = "the loader") -> Loader:
     """The batches of a loader taken apart; raises InputError, about ``name``, if it cannot be read again."""
     check(loader, name)
-    return Flattened(loader, signature)
+    return Flattened(loader, signature, name)
 
 
 def flat_loaders(loaders: Loaders, signature: Signature) -> Loaders:
@@ -267,9 +270,10 @@ class Flattened(Around):
     """The batches of a ``loader``, taken apart as a model of this ``signature`` is called."""
 
     signature: Signature
+    name: str = "the loader"
 
     def __iter__(self) -> Iterator[FlatBatch]:
-        return map(self.signature.batch, self.loader)
+        return map(self.signature.batch, reading(self.loader, self.name))
 
     def __length_hint__(self) -> int:
         return operator.length_hint(self.loader)

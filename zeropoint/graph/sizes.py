@@ -105,6 +105,16 @@ def check_shapes(inputs: Sequence[Tensor], shapes: tuple[Shape, ...]) -> None:
             raise InputError(f"input {number} {wrong}")
 
 
+def check_types(inputs: Sequence[Tensor], module: GraphModule) -> None:
+    """Raises InputError, with the number of the input, for inputs of other types than the graph takes."""
+    placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
+    for number, (tensor, placeholder) in enumerate(zip(inputs, placeholders, strict=True), 1):
+        if tensor.dtype != (dtype := placeholder.meta["val"].dtype):
+            raise InputError(
+                f"input {number} is of {tensor.dtype}; the model takes {dtype}: use .to({dtype})"
+            )
+
+
 def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) -> None:
     """Raises InputError if inputs do not fit the captured graph: number, shape, dtype, NaN or Inf."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
@@ -115,7 +125,7 @@ def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) ->
         if wrong := misfit(tensor, shape):
             raise InputError(f"{where} {wrong}")
         if tensor.dtype != dtype:
-            raise InputError(f"{where} is of {tensor.dtype}; the model takes {dtype}")
+            raise InputError(f"{where} is of {tensor.dtype}; the model takes {dtype}: use .to({dtype})")
         if not tensor.numel():
             raise InputError(f"{where} is empty; leave it out")
         if not tensor.is_floating_point() or tensor.isfinite().all():

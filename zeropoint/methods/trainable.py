@@ -1,15 +1,18 @@
 """Trainable: whether a training can run, tried on first batches before anything that takes time."""
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zeropoint.data.batches import FlatBatch, Loader, first_batch, split
-from zeropoint.errors import InputError, first_line
+from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.graph.program import Program
+from zeropoint.graph.signature import flattened
 from zeropoint.graph.sizes import check_inputs
 from zeropoint.methods.losses import classifies
+from zeropoint.tasks.outputs import described
 from zeropoint.training import randomness
 from zeropoint.training.labels import check_data, check_labels
 from zeropoint.training.task import OwnLoss
@@ -24,33 +27,53 @@ def check_training(
 ) -> None:
     """Raises InputError for data, a ``teacher`` or a user's ``loss`` that do not fit the ``program``.
 
-    The loaders yield batches that are taken apart. The random states are as before.
+    The random states are as before.
     """
+    train = flattened(train, program.signature, "the training data")
+    validation = (
+        None if validation is None else flattened(validation, program.signature, "the validation data")
+    )
     with randomness.kept():
+        first = split(first_batch(train, "training"))
+        check_inputs(program.module, first.inputs, "the first batch of the training data")
         is_classifier = loss is None and classifies(program, train)
         classes = program.flat(*program.example_inputs)[0].shape[-1] if is_classifier else None
         check_data(train, classes, labelled=is_classifier)
-        if loss is None and teacher is None and not is_classifier:
-            raise InputError(
-                "the training data has no class labels, and there is no float model to learn from; give the"
-                " float model as the teacher, or a loss"
-            )
+        if loss is None and not is_classifier:
+            _check_guide(teacher, first.targets)
         for name, loader in (("training", train), ("validation", validation)):
             if loader is not None:
                 _check_first(program, split(first_batch(loader, name)), f"the {name} data", classes, loss)
         if teacher is not None and teacher is not program:
-            _check_teacher(program, teacher, split(first_batch(train)).inputs)
+            _check_teacher(program, teacher, first.inputs)
+
+
+def _check_guide(teacher: Program | None, targets: Any) -> None:
+    """Raises InputError where nothing says what to train towards, and warns of targets that are not read."""
+    if teacher is None:
+        raise InputError(
+            "the training data has no class labels, and there is no float model to learn from; give the"
+            " float model as the teacher, or a loss"
+        )
+    if targets is not None:
+        warnings.warn(
+            InputWarning(
+                f"the targets are {described(targets)}, no class numbers, and are not read: the training is"
+                " towards the float model's outputs; give a loss (--loss) to train by them"
+            ),
+            stacklevel=4,
+        )
 
 
 def _check_first(
     program: Program, batch: FlatBatch, where: str, classes: int | None, loss: OwnLoss | None
 ) -> None:
-    """Raises InputError if a first batch does not fit the model, its labels the classes, or the loss fails."""
+    """Raises InputError if a first batch does not fit the model or the classes, or the loss fails on it."""
     check_inputs(program.module, batch.inputs, f"the first batch of {where}")
     if classes is not None:
         if batch.targets is None:
             raise InputError(f"{where} has no labels; give batches of (inputs, labels)")
-        check_labels(batch.targets, classes, where)
+        check_labels(batch.targets, classes, where, rows=len(program.flat(*batch.inputs)[0]))
     if loss is not None:
         try_loss(program, loss, batch, f"the first batch of {where}")
 

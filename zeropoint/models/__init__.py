@@ -81,6 +81,8 @@ def _user_model(spec: str, weights: str) -> Source:
     network = call(spec, "make_model")
     if not isinstance(network, nn.Module):
         raise InputError(f"{spec} returned a {type(network).__name__}; return a torch.nn.Module")
+    if any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()]):
+        raise InputError(f"{spec} returned a model on the meta device, without weights; load them first")
     return Source(network.cpu())
 
 

@@ -26,7 +26,11 @@ _KINDS = {
         "a GGUF file, whose weights are quantized already",
         "give the float model, as in hf/ID-or-FOLDER",
     ),
-    "onnx": ("an ONNX model", "give the PyTorch model that it was exported from; bench runs it as it is"),
+    "onnx": (
+        "an ONNX model, and quantization starts from PyTorch",
+        "give the model that it was exported from, as FILE.py:FUNCTION or .pt2; bench and evaluate run the"
+        " file as it is",
+    ),
     "tensorflow": ("a model of TensorFlow", "give a model of PyTorch"),
     "state": ("a state dict", "give the model, and this file as --weights"),
 }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from zeropoint.data.batches import LABELS, Batch, Loader
+from zeropoint.data.batches import LABELS, Batch, Loader, reading
 from zeropoint.data.nested import constants, flatten
 from zeropoint.errors import InputError, first_line
 from zeropoint.graph.signature import Call, Signature, of_call
@@ -37,7 +37,7 @@ class Source:
 
     def outputs(self, model: nn.Module) -> Iterator[Any]:
         """What ``model`` gives on each batch. It draws the same random numbers every time."""
-        for batch in self.batches:
+        for batch in reading(self.batches, "the data"):
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(0)
                 output = self.use(model, batch)
@@ -52,7 +52,7 @@ def usual(model: nn.Module, batches: Loader) -> Use:
 
     Raises InputError, with the reason of each way, where there is none.
     """
-    batch = next(iter(batches), None)
+    batch = next(reading(batches, "the calibration data"), None)
     if batch is None:
         raise InputError("the calibration data is empty; give at least one batch")
     failed: list[str] = []

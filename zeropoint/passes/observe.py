@@ -134,13 +134,13 @@ def run_on(
     """Runs a graph on calibration batches, at most ``items`` of them, and gives their number.
 
     Small batches are put together if they may be, and the batch size is free. Raises InputError that says in
-    which batch, counted from ``first``, the inputs do not fit, or the model fails on them.
+    which batch, ``first`` of which were read before, the inputs do not fit, or the model fails on them.
     """
-    last, rows, module = first - 1, 0, cast(GraphModule, observer.module)
+    last, rows, module = first, 0, cast(GraphModule, observer.module)
 
     def checked() -> Iterator[tuple[Tensor, ...]]:
         nonlocal last
-        for last, inputs in enumerate(inputs_of(calibration), first):
+        for last, inputs in enumerate(inputs_of(calibration), first + 1):
             check_inputs(module, inputs, f"calibration batch {last}")
             yield inputs
 

@@ -51,7 +51,7 @@ def load(folder: str | os.PathLike[str]) -> Results:
     Raises InputError if results.json is missing, not JSON, truncated, incomplete, or of a newer schema.
     """
     path = Path(folder) / "results.json"
-    if not path.exists() and not Path(folder).is_file():
+    if not path.exists():
         raise InputError(f"no results.json in {folder}: give the folder that `zeropoint compare --out` wrote")
     record = read_json(path, FIX)
     schema = record.get("schema") if isinstance(record, dict) else None

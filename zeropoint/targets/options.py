@@ -86,6 +86,9 @@ class Options:
             raise InputError(f"unknown learning of step sizes '{self.step_sizes}'; {hint}")
         if self.distillation is not None and not 0 <= self.distillation <= 1:
             raise InputError(f"a share of {self.distillation:g} for distillation is none; give 0 to 1")
+        for name in ("skip", "no_fuse", "activation16"):
+            if isinstance(globs := getattr(self, name), str):
+                raise InputError(f"{name} is the text '{globs}'; give a tuple of globs, as in ('{globs}',)")
         object.__setattr__(self, "processor", find_processor(self.processor).name)
         _ = self.rows  # raises for what is not supported
 

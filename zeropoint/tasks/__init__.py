@@ -96,7 +96,16 @@ def fitting(outputs: Any, targets: Any) -> Task:
     if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.dim() < 2:
         return CLASSIFICATION
     shown = f"the outputs are {described(outputs)} and the targets {described(targets)}, no class numbers"
+    if _is_one_hot(targets):
+        raise InputError(f"{shown} but one-hot; give class numbers, their argmax(1), or a --task or --metric")
     raise InputError(f"{shown}; say what they mean by --task {' or '.join(_likely(targets))}, or --metric")
+
+
+def _is_one_hot(targets: Any) -> bool:
+    """Whether targets (N, C) have one 1 in each row, and zeros."""
+    if not isinstance(targets, Tensor) or targets.dim() != 2 or targets.shape[1] < 2:
+        return False
+    return bool(((targets == 0) | (targets == 1)).all() and (targets.sum(1) == 1).all())
 
 
 def _likely(targets: Any) -> list[str]:

@@ -23,19 +23,24 @@ def check_data(loader: Loader, classes: int | None = None, *, labelled: bool = T
     if not labelled:
         return
     if labels is None:
-        raise InputError("the training data has no labels; give batches of (inputs, labels)")
+        raise InputError("the training data has no labels; give batches of (inputs, labels), integers (N,)")
     if classes is not None:
         known = getattr(data, "targets", None)  # torchvision's data sets have all labels there
         check_labels(labels if known is None else torch.as_tensor(known), classes, "the training data")
 
 
-def check_labels(labels: Any, classes: int, where: str) -> None:
-    """Raises InputError if labels are no class numbers (N,), or one is not from 0 to ``classes`` - 1."""
+def check_labels(labels: Any, classes: int, where: str, rows: int | None = None) -> None:
+    """Raises InputError if labels are no class numbers (N,), or one is not from 0 to ``classes`` - 1.
+
+    Of a batch there must be as many as ``rows``.
+    """
     if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
         given = (
             f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         )
         raise InputError(f"{where} has labels {given}; give class numbers, integers (N,)")
+    if rows is not None and len(labels) != rows:
+        raise InputError(f"{where} has {len(labels)} labels for {rows} rows; give one for each")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high

@@ -226,11 +226,7 @@ class _Loop:
         if not is_classifier:
             return inputs, flat_tensors(outputs), replaced(targets, Tensor, self._to_device)
         logits = _logits(outputs)
-        check_labels(targets, logits.shape[1], where)
-        if len(targets) != len(logits):
-            raise InputError(
-                f"{where} has {len(targets)} labels for {len(logits)} rows; give one for each row"
-            )
+        check_labels(targets, logits.shape[1], where, rows=len(logits))
         return inputs, logits, targets.to(self.fabric.device, torch.int64)
 
     def _right(self, outputs: Any, targets: Any) -> int:

@@ -16,8 +16,10 @@ from zeropoint.methods import find as find_method
 from zeropoint.methods import label, named
 from zeropoint.methods.method import Job
 from zeropoint.methods.static import placement
+from zeropoint.methods.trainable import check_training
 from zeropoint.quantization import quantize
 from zeropoint.targets.options import Options
+from zeropoint.training.task import OwnLoss
 
 Say = Callable[[str], None]
 
@@ -75,6 +77,7 @@ def fastest_target(
     train: Loader | None = None,
     validation: Loader | None = None,
     options: Options | None = None,
+    loss: OwnLoss | None = None,
     engines: Sequence[str] | None = None,
     threads: int | None = 1,
     batch_size: int = 1,
@@ -83,9 +86,9 @@ def fastest_target(
 ) -> tuple[Program, Choice]:
     """The float ``program`` quantized for the engine that then runs it fastest, on that engine.
 
-    The data and ``options`` are those of ``quantize``, the rest that of ``fastest_engine``. Engines whose
-    rules place the same quantizers share one Program. A method that trains is timed by static quantization,
-    which has the same quantizers, and trained for the fastest target only.
+    The data, ``options`` and ``loss`` are those of ``quantize``, the rest that of ``fastest_engine``. Engines
+    whose rules place the same quantizers share one Program. A method that trains is timed by static
+    quantization, which has the same quantizers, and trained for the fastest target only.
 
     Raises InputError as ``quantize`` and ``fastest_engine`` do.
 
@@ -99,6 +102,8 @@ def fastest_target(
     trains = find_method(method).needs("train")
     if trains and train is None:
         raise InputError(f"method '{method}' needs train data; give it")
+    if trains and train is not None:
+        check_training(program, program, train, validation, loss)
     timed = "static" if trains else method
     programs: dict[str, Program] = {}
     failed = {name: reason for name in names if (reason := unsupported(name, timed, options))}
@@ -110,7 +115,7 @@ def fastest_target(
     if not trains:
         return programs[choice.engine], choice
     say(f"{named(method, options)} for {choice.engine}: training")
-    return quantize(program, method, **data, target=choice.engine, options=options), choice
+    return quantize(program, method, **data, target=choice.engine, options=options, loss=loss), choice
 
 
 def _known(engines: Sequence[str] | None) -> list[str]:
