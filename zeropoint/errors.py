@@ -1,7 +1,8 @@
 """Errors that the user's input causes: one line that says what is wrong, where, and the fix."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 MOST = 40  # names in a message: models have thousands of modules
 
@@ -17,6 +18,15 @@ class InputError(Exception):
 
 class InputWarning(UserWarning):
     """Something the user gave can be used but says too little; the command line prints the message, too."""
+
+
+@contextlib.contextmanager
+def interruption_tells(what: Callable[[], str]) -> Iterator[None]:
+    """Adds to the message of Ctrl-C in the block ``what`` is saved, if anything is."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("; ".join(filter(None, (str(stop), what())))) from None
 
 
 def closest(name: str, valid: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Quantization of a Program by a method's name, for an engine by its name."""
 
+import operator
 import os
 import time
 import warnings
@@ -11,15 +12,17 @@ from typing import Any
 from zeropoint import engines, progress
 from zeropoint.data.batches import Loader
 from zeropoint.errors import InputError, InputWarning
-from zeropoint.graph.program import Program
+from zeropoint.graph.program import Program, check_program
 from zeropoint.graph.signature import flattened
 from zeropoint.methods import find, named
 from zeropoint.methods.method import Job, Method, run
 from zeropoint.methods.qat import QAT, fine_tuned
 from zeropoint.methods.trainable import check_training
+from zeropoint.models.userfile import identity
 from zeropoint.passes.layout import laid_out
 from zeropoint.targets.options import Options
 from zeropoint.targets.target import Target
+from zeropoint.training import randomness
 from zeropoint.training.checkpoint import fingerprint
 from zeropoint.training.folder import Folder, open_folder
 from zeropoint.training.processes import is_first
@@ -91,6 +94,7 @@ def _nothing(program: Program) -> str:
 
 def _checked(program: Program, name: str, calibration: Loader | None, train: Loader | None) -> Method:
     method = find(name)
+    check_program(program)
     if program.method != "fp32":
         raise InputError(f"the Program is {program.method} already; quantize the float one")
     for part, loader in (("calibration", calibration), ("train", train)):
@@ -139,7 +143,10 @@ def train_quantized(
     >>> trained.method
     'qat'
     """
+    check_program(program)
     options = options or Options()
+    if program.method == "fp32" and teacher is not None:
+        raise InputError("a float model teaches itself; leave the teacher out")
     if program.method != "fp32":
         target = program.target
         options = options.at(f"W{program.weight_bits}A{program.activation_bits}")
@@ -156,7 +163,12 @@ def train_quantized(
     if place is not None and is_first():
         # The first stage of a progressive training ends after a share of the epochs, which must stay.
         may_rise = () if options.progressive else ("epochs",)
-        opened = open_folder(place, _settings(program, rules, options), resume=resume, may_rise=may_rise)
+        settings = _settings(program, rules, options) | {
+            "teacher": "" if teacher is None else fingerprint(teacher),
+            "loss": identity(loss),
+            **_of_data(train, validation, options.training.seed),
+        }
+        opened = open_folder(place, settings, resume=resume, may_rise=may_rise)
     started = time.perf_counter()
     with opened, progress.about(f"{named('qat', options)} for {rules.name}"):
         if program.method == "fp32":
@@ -178,3 +190,12 @@ def _settings(program: Program, target: Target, options: Options) -> dict[str, A
     recipe.pop("minutes")  # between checkpoints: they may come more often from now on
     started_from = {"model": program.origin, "weights": fingerprint(program), "start": program.method}
     return {**started_from, "target": target.name, "bits": options.bits, **chosen, **recipe}
+
+
+def _of_data(train: Loader, validation: Loader | None, seed: int) -> dict[str, Any]:
+    """What tells the data of a training from other data, as plain values."""
+    return {
+        "batches": operator.length_hint(train),
+        "validation_batches": 0 if validation is None else operator.length_hint(validation),
+        "data": randomness.fingerprint(seed, train),
+    }

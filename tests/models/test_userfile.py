@@ -1,7 +1,10 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from zeropoint.errors import InputError
-from zeropoint.models.userfile import call, is_userfile
+from zeropoint.models.userfile import call, identity, is_userfile, load
 
 
 def test_the_function_may_use_dataclasses_and_neighbours(tmp_path):
@@ -47,3 +50,28 @@ def test_is_userfile():
     assert is_userfile("file.py")
     assert not is_userfile("torchvision/resnet18")
     assert not is_userfile("imagefolder:data")
+
+
+def test_identity_of_what_a_file_holds_changes_with_the_file(tmp_path: Path):
+    file = tmp_path / "mine.py"
+    text = "from math import hypot\nHALF = 0.5\ndef loss(outputs, targets):\n    return HALF\n"
+    file.write_text(text)
+    first = [identity(load(f"{file}:{name}", "loss")) for name in ("loss", "hypot")]
+    assert re.fullmatch(r"loss \w{12}", first[0])
+    assert [identity(load(f"{file}:{name}", "loss")) for name in ("loss", "hypot")] == first
+    file.write_text(text.replace("0.5", "0.25"))
+    second = [identity(load(f"{file}:{name}", "loss")) for name in ("loss", "hypot")]
+    assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+def test_identity_of_other_functions_is_that_of_their_source():
+    def half(x: float) -> float:
+        return x / 2
+
+    def third(x: float) -> float:
+        return x / 3
+
+    assert identity(half) == identity(half)
+    assert identity(half).split()[1] != identity(third).split()[1]
+    assert identity(None) == ""
+    assert identity(len).startswith("len ")

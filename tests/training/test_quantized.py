@@ -1,7 +1,6 @@
 """Quantization-aware training as a run: its folder, its starts, what it refuses, what engines make of it."""
 
 import dataclasses
-import itertools
 import json
 import math
 from pathlib import Path
@@ -16,7 +15,6 @@ from typer.testing import CliRunner
 
 import zeropoint as zp
 from zeropoint.cli import app
-from zeropoint.data.batches import limit
 from zeropoint.errors import InputError
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.measure.evaluate import evaluate
@@ -24,7 +22,7 @@ from zeropoint.methods.losses import _share, distillation, teaching
 from zeropoint.methods.qat import _blame, _of_grid_weights
 from zeropoint.passes.learnable import constant, keep_positive, learnable
 from zeropoint.training.folder import Folder
-from zeropoint.training.loop import _Loop, train
+from zeropoint.training.loop import train
 from zeropoint.training.record import read
 from zeropoint.training.task import Task
 
@@ -141,59 +139,6 @@ def test_labels_are_looked_at_before_any_work(program: zp.Program, tmp_path: Pat
     with pytest.raises(InputError, match="the training data has the label 8; the model has classes 0 to 7"):
         zp.train_quantized(program, wrong, options=FEW, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, InputError("bad data")])
-def test_a_training_that_stops_before_its_first_checkpoint_leaves_no_folder(
-    program: zp.Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-):
-    def stop(*_: object) -> None:
-        raise error
-
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "notes.txt").write_text("of the user")
-    with monkeypatch.context() as patch:
-        patch.setattr("zeropoint.methods.qat.fine_tuned", stop)
-        for name in ("new", "there"):
-            with pytest.raises(type(error) if isinstance(error, InputError) else error):
-                trained(program, folder=tmp_path / name)
-    assert not (tmp_path / "new").exists()
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["notes.txt"]
-    trained(program, folder=tmp_path / "there")
-
-
-class CutError(Exception):
-    """Training that stops in the middle."""
-
-
-@pytest.mark.parametrize("batches", [None, 5])
-def test_a_data_loader_with_a_generator_goes_on_in_the_order_of_its_epoch(
-    program: zp.Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int | None
-):
-    """The loader's generator is in another state when the training goes on."""
-    inputs, labels = (torch.cat(parts) for parts in zip(*clusters(), strict=True))
-
-    def run(**arguments: object) -> zp.Program:
-        generator = torch.Generator().manual_seed(0)
-        data = DataLoader(TensorDataset(inputs, labels), 16, shuffle=True, generator=generator)
-        return zp.train_quantized(
-            program, limit(data, batches), calibration=clusters(), options=options, **arguments
-        )
-
-    options = dataclasses.replace(FEW, training=dataclasses.replace(TRAINING, epochs=2, minutes=1e-9))
-    expected = run()
-    epoch, calls = _Loop._descend, itertools.count(1)
-
-    def descend(self: _Loop, *arguments: object) -> None:
-        if next(calls) == 8:
-            raise CutError
-        epoch(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_Loop, "_descend", descend)
-        with pytest.raises(CutError):
-            run(folder=tmp_path / "run")
-    assert torch.equal(outputs(run(folder=tmp_path / "run", resume=True)), outputs(expected))
 
 
 def test_all_labels_of_a_data_set_are_looked_at_before_any_work(program: zp.Program):

@@ -10,7 +10,7 @@ from zeropoint.cli import options as shared
 from zeropoint.cli import output
 from zeropoint.cli.report import draw
 from zeropoint.cli.run import interruptible
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, interruption_tells
 from zeropoint.targets.options import Options
 
 Methods = Annotated[
@@ -32,7 +32,7 @@ ListOfBits = Annotated[
         " compared: W8A8,W4A8."
     ),
 ]
-LatencyBatchSize = Annotated[int, typer.Option(min=1, help="Images per batch when latency is measured.")]
+LatencyBatchSize = Annotated[int, typer.Option(min=1, help="Samples per batch when latency is measured.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/MODEL.")]
 
 
@@ -107,7 +107,14 @@ def compare(
         return
     output.print_table(terminal(results), key=3)
     output.say(f"Results: {folder}/results.json, results.csv, results.md", style="dim")
+    _draw_report(folder)
+
+
+def _draw_report(folder: Path) -> None:
+    """Draws the report; the comparison is done, even if it cannot be drawn."""
+    then = f"zeropoint report {folder} draws the report"
     try:
-        draw([folder], folder / "report.html")
-    except InputError as error:  # the comparison is done, even if its report cannot be drawn
+        with interruptible(then), interruption_tells(lambda: f"all rows are saved in {folder}"):
+            draw([folder], folder / "report.html")
+    except InputError as error:
         output.say(f"No report: {error}", style="dim")

@@ -65,7 +65,7 @@ def qat(
     taught = (
         None if teacher is None else program_and_data(teacher, weights, data, batch_size, 1, task=task)[0]
     )
-    with interruptible("the same command with --resume"):
+    with interruptible("the same command with --resume continues from there", Folder(out).checkpoint):
         trained = train_quantized(
             program,
             loaders.train,

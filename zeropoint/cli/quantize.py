@@ -76,11 +76,13 @@ def quantize(
     )
     read: dict[str, Any] = loaders.parts() if data is not None else {}
     if target == AUTO:
-        quantized, choice = fastest_target(program, method, **read, options=options, say=progress.say)
+        quantized, choice = fastest_target(
+            program, method, **read, options=options, loss=own, say=progress.say
+        )
         target = choice.engine
         output.say(chosen(choice))
     else:
-        with interruptible():
+        with interruptible(earlier=beside(out)):
             quantized = run_method(
                 program, method, **read, target=target, options=options, checkpoint=beside(out), loss=own
             )

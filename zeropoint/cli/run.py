@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -21,14 +22,22 @@ class _StoppedError(Exception):
 
 
 @contextmanager
-def interruptible(again: str = "the same command again") -> Iterator[None]:
-    """After Ctrl-C, the message says what was saved, and that the command ``again`` continues from there."""
+def interruptible(
+    then: str = "the same command again continues from there", earlier: Path | None = None
+) -> Iterator[None]:
+    """After Ctrl-C, the message says what is saved, and what can be done ``then``.
+
+    Without a message nothing is saved by the block. If the file ``earlier`` is there, it is of a run before.
+    """
     try:
         yield
     except KeyboardInterrupt as stop:
-        if not str(stop):
+        saved = str(stop)
+        if not saved and earlier is not None and earlier.exists():
+            saved = f"nothing new is saved, and {earlier} is as it was"
+        if not saved:
             raise
-        raise _StoppedError(f"{stop}; {again} continues from there") from None
+        raise _StoppedError(f"{saved}; {then}") from None
 
 
 def run(app: typer.Typer) -> None:
@@ -57,9 +66,9 @@ def run(app: typer.Typer) -> None:
 
 
 def _status(app: typer.Typer, debug: bool) -> tuple[int, str]:
-    """The exit status, and what was saved at Ctrl-C."""
+    """The exit status, and what is saved at Ctrl-C: nothing, unless a command says so."""
     arguments = [argument for argument in sys.argv[1:] if argument not in ("--debug", "--quiet")]
-    saved = "what is finished is saved"
+    saved = "nothing was saved"
     try:
         return app(args=arguments or ["--help"], prog_name="zeropoint", standalone_mode=False) or 0, saved
     except typer.TyperException as error:

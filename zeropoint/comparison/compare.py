@@ -9,13 +9,13 @@ import torch
 
 from zeropoint import tasks
 from zeropoint.comparison.runners import reference, runner, timed
-from zeropoint.comparison.start import PROGRAMS, Run, begin, check, check_methods
+from zeropoint.comparison.start import PROGRAMS, Run, begin, check, check_methods, unfinished
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
 from zeropoint.engines import Runner, installed, target, unsupported
 from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
-from zeropoint.graph.program import Program, at_batch, load, parameter_bytes
+from zeropoint.graph.program import Program, at_batch, check_program, load, parameter_bytes
 from zeropoint.graph.signature import flat_loaders
 from zeropoint.measure import layers, parity
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
@@ -83,6 +83,11 @@ def compare(
     >>> [row.name for row in results.rows]
     ['fp32 on openvino', 'static on openvino']
     """
+    check_program(program)
+    if not isinstance(data, Loaders):
+        raise InputError(
+            f"the data is a {type(data).__name__}; give zp.Loaders(name, calibration, evaluation)"
+        )
     methods = list(dict.fromkeys(methods))
     engines = list(dict.fromkeys(installed() if engines is None else engines))
     options = options or Options()
@@ -97,13 +102,15 @@ def compare(
     warn_of(options.processor if quantizes else "", "the comparison")
     folder = make_folder(out)
     run = Run(at_batch(program, batch_size), data, batches, chosen, folder, options, threads, say, loss)
-    results = begin(run, command, probe, str(limit or ""))
+    trains = any(find(name).needs("train") for name in methods)
+    results = begin(run, command, probe, str(limit or ""), trains=trains)
     # From here on the folder is this comparison's, and no other may use its artefacts.
     rules = [target(name, options.processor) for name in engines if quantizes]
     results = dataclasses.replace(results, remarks=tuple(line for one in rules if (line := one.remark())))
     save_results(results, folder)
-    results = timed(run, _all_rows(run, results, methods, engines, variants))
-    save_results(results, folder)
+    with unfinished(folder):
+        results = timed(run, _all_rows(run, results, methods, engines, variants))
+        save_results(results, folder)
     return results
 
 

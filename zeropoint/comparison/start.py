@@ -5,9 +5,11 @@ import datetime
 import hashlib
 import operator
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from zeropoint.data import Loaders
 from zeropoint.data.batches import Loader, example_inputs, split
 from zeropoint.engines import find as engine
 from zeropoint.engines import installed, missing, refusal, target
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, interruption_tells
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
 from zeropoint.graph.sizes import check_inputs, has_free_sizes, input_shapes
@@ -25,15 +27,18 @@ from zeropoint.measure.evaluate import check as check_task
 from zeropoint.measure.results import Results
 from zeropoint.methods import find, named
 from zeropoint.methods.trainable import check_training
+from zeropoint.models.userfile import identity
 from zeropoint.report.files import load as load_results
 from zeropoint.targets import machine
 from zeropoint.targets.options import Options
 from zeropoint.tasks import Task
 from zeropoint.torch_private.trees import tree_leaves
+from zeropoint.training import randomness
 from zeropoint.training.checkpoint import update, update_program
 from zeropoint.training.task import OwnLoss
 
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
+RESULTS = ("results.json", "results.csv", "results.md")  # files in it
 BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
 SAME = ("model", "data", "task", "metrics", "threads", "batch_size", "options", "machine", "fingerprint")
 
@@ -113,7 +118,7 @@ def check(
     return check_task(program, data.evaluation, task, batches)
 
 
-def begin(run: Run, command: str, probe: Evaluation, max_drop: str) -> Results:
+def begin(run: Run, command: str, probe: Evaluation, max_drop: str, *, trains: bool) -> Results:
     """The results that the folder holds of the same comparison, or empty ones.
 
     ``probe`` tells the task and its metrics.
@@ -136,10 +141,10 @@ def begin(run: Run, command: str, probe: Evaluation, max_drop: str) -> Results:
         measures=probe.measures,
         fidelity=probe.agreement,
         max_drop=max_drop,
+        own=_own(run, trains),
     )
-    if not (run.folder / "results.json").exists():
-        for part in (PROGRAMS, ARTEFACTS, layers.FOLDER):  # of a comparison whose results were deleted
-            shutil.rmtree(run.folder / part, ignore_errors=True)
+    if not (run.folder / RESULTS[0]).exists():
+        _clear(run.folder)  # of a comparison whose results were deleted
         return fresh
     earlier = load_results(run.folder)
     if changed := next((name for name in SAME if getattr(earlier, name) != getattr(fresh, name)), None):
@@ -150,8 +155,59 @@ def begin(run: Run, command: str, probe: Evaluation, max_drop: str) -> Results:
         raise InputError(
             f"{run.folder} holds a comparison with other {what}; give another --out, or delete it"
         )
+    for name, code in fresh.own.items():
+        if (then := earlier.own.get(name, code)) != code:
+            raise InputError(
+                f"{run.folder} holds a comparison with another {name}: {then or 'none'} and not"
+                f" {code or 'none'}; give another --out, or delete it"
+            )
     run.say(f"continuing the run in {run.folder}; finished rows: {len(earlier.rows)}")
-    return dataclasses.replace(fresh, rows=earlier.rows, images=earlier.images, created=earlier.created)
+    kept: dict[str, Any] = {name: getattr(earlier, name) for name in ("rows", "images", "created")}
+    return dataclasses.replace(fresh, **kept, own=earlier.own | fresh.own)
+
+
+@contextmanager
+def unfinished(folder: Path) -> Iterator[None]:
+    """If the comparison in the block stops, the message of Ctrl-C says what of it ``folder`` holds.
+
+    Where that is nothing, the folder is left empty, or removed.
+    """
+    try:
+        with interruption_tells(lambda: _saved(folder)):
+            yield
+    except BaseException:
+        if not _saved(folder) and not any(folder.rglob("*.checkpoint")):
+            for name in RESULTS:
+                (folder / name).unlink(missing_ok=True)
+            _clear(folder)
+            with suppress(OSError):  # of a folder with other files in it
+                folder.rmdir()
+        raise
+
+
+def _saved(folder: Path) -> str:
+    """In words, the rows and quantized Programs that a folder holds; empty for none."""
+    rows = sum(row.error is None for row in load_results(folder).rows)
+    programs = len(list((folder / PROGRAMS).glob("*.pt2")))
+    kept = [f"{n} {noun}{'s' * (n != 1)}" for n, noun in ((rows, "row"), (programs, "quantized model")) if n]
+    return f"{' and '.join(kept)} {'is' if rows + programs == 1 else 'are'} saved in {folder}" if kept else ""
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a comparison leaves beside its results."""
+    for part in (PROGRAMS, ARTEFACTS, layers.FOLDER):
+        shutil.rmtree(folder / part, ignore_errors=True)
+
+
+def _own(run: Run, trains: bool) -> dict[str, str]:
+    """What tells the user's functions from others; loss and training data only where something is trained."""
+    task = run.task
+    found = {"postprocess": identity(task.postprocess if task else None)}
+    found |= {f"metric {one.name}": identity(one.own) for one in (task.metrics if task else ()) if one.own}
+    if trains and run.data.train is not None:
+        data = randomness.fingerprint(run.options.training.seed, run.data.train)
+        found |= {"loss": identity(run.loss), "training data": data[:12]}
+    return found
 
 
 def _fingerprint(program: Program, data: Loaders) -> str:

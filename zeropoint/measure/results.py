@@ -131,7 +131,7 @@ class Results:
     this processor, a line each. ``rows``: one for each method, bits and engine. ``task``: what was measured,
     ``measures``: its metrics, of which verdicts speak of the first, and ``fidelity``: what ``agreement`` of a
     row is, None if the task has none. ``max_drop``: how much worse than float32's the first metric may be, as
-    in 0.5 or 2%, "" for the default.
+    in 0.5 or 2%, "" for the default. ``own``: the user's functions and training data, each with a hash.
 
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> results = zp.compare(program, data, out="run", methods=["static"], engines=["openvino"])
@@ -159,6 +159,7 @@ class Results:
     measures: tuple[Measure, ...] = ()
     fidelity: Measure | None = AGREEMENT
     max_drop: str = ""
+    own: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[Measure, ...]:

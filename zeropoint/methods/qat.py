@@ -16,6 +16,7 @@ from zeropoint.graph.quantizers import quantizers
 from zeropoint.methods.losses import loss_of
 from zeropoint.methods.method import Job, run, step
 from zeropoint.methods.static import STATIC
+from zeropoint.models.userfile import identity
 from zeropoint.numerics.scheme import dequantize
 from zeropoint.passes.blocks import without_quantizers
 from zeropoint.passes.integer_bias import round_biases
@@ -31,6 +32,7 @@ from zeropoint.passes.learnable import (
 from zeropoint.passes.pairs import within_limits
 from zeropoint.targets.options import Options
 from zeropoint.targets.saturation import pairings
+from zeropoint.training import randomness
 from zeropoint.training.checkpoint import checkpoint
 from zeropoint.training.folder import Folder
 from zeropoint.training.loop import train
@@ -110,7 +112,8 @@ def fine_tuned(
     # What a resumption may change: how often checkpoints are saved and, in a folder, the number of epochs.
     epochs = 1 if folder else recipe.epochs
     same = dataclasses.replace(options, training=dataclasses.replace(recipe, minutes=1.0, epochs=epochs))
-    of = teacher or start, start.target, same, operator.length_hint(train_data)
+    data = operator.length_hint(train_data), randomness.fingerprint(recipe.seed, train_data)
+    of = teacher or start, start.target, same, data, identity(loss)
     kept = checkpoint(folder.checkpoint if folder else path, *of, expected=folder is not None)
     train(
         task,

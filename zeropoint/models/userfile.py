@@ -1,7 +1,9 @@
 """What a user's own file holds: ``file.py:make_model``."""
 
 import contextlib
+import hashlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Iterator
@@ -9,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from zeropoint.errors import InputError, closest
+
+MODULE = "zeropoint_user_"
+"""What the names of the modules that are run from the user's files begin with."""
 
 
 def is_userfile(spec: str) -> bool:
@@ -41,7 +46,7 @@ def load(spec: str, example: str) -> Any:
     if not path.is_file():
         raise InputError(f"{file}: no such file")
     # One module name per file, registered before it runs: dataclasses and torch.export look classes up by it.
-    module_spec = importlib.util.spec_from_file_location(f"zeropoint_user_{path.stem}", path)
+    module_spec = importlib.util.spec_from_file_location(f"{MODULE}{path.stem}", path)
     assert module_spec is not None  # a .py file always has a loader
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
@@ -55,6 +60,29 @@ def load(spec: str, example: str) -> Any:
         functions = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         raise InputError(f"{file} has no function {name}; {closest(name, functions)}")
     return found
+
+
+def identity(given: object) -> str:
+    """What tells the user's function or metric from another: its name, and a hash of the code.
+
+    That is the whole file for what ``load`` found in it, else its own source, where there is any. Of nothing
+    it is empty.
+    """
+    if given is None:
+        return ""
+    name = getattr(given, "__qualname__", type(given).__qualname__)
+    return f"{name} {hashlib.sha256(_code(given)).hexdigest()[:12]}"
+
+
+def _code(given: Any) -> bytes:
+    for key, module in list(sys.modules.items()):
+        if key.startswith(MODULE) and any(value is given for value in vars(module).values()):
+            return Path(str(module.__file__)).read_bytes()
+    try:
+        has_source = isinstance(given, type) or hasattr(given, "__code__")
+        return inspect.getsource(given if has_source else type(given)).encode()
+    except (OSError, TypeError):  # of code without a file
+        return b""
 
 
 @contextlib.contextmanager

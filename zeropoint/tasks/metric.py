@@ -84,6 +84,7 @@ class Metric:
     ``start`` makes a Meter from the first batch's outputs and targets; it raises InputError if they are not
     what the metric needs. ``prepare`` gives what the Meter is updated with, and ``value`` makes the number of
     what it computes. ``whole`` computes the metric from a callable model and a loader, in place of these.
+    ``own`` is the user's function or object that it was made of, if it was.
     """
 
     measure: Measure
@@ -92,6 +93,7 @@ class Metric:
     needs_targets: bool = True
     value: Callable[[Any], Any] = lambda computed: computed
     whole: Callable[[Any, Any], Any] | None = None
+    own: Any = None
 
     @property
     def name(self) -> str:

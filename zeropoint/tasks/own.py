@@ -41,19 +41,20 @@ def metric(given: Any, higher_is_better: bool | None = None) -> Metric:
                 f"the metric {name} does not say if higher values are better; give --higher-is-better or"
                 " --lower-is-better"
             )
-        return Metric(Measure(name, "", better), lambda *_: _started(given))
+        return Metric(Measure(name, "", better), lambda *_: _started(given), own=given)
     if not callable(given):
         raise InputError(
             f"a metric is {described(given)}; give a function (outputs, targets) or a torchmetrics Metric"
         )
     measure = Measure(name, "", better is not False)
     if _first_parameter(given) in WHOLE:
-        return Metric(measure, needs_targets=False, whole=given)
+        return Metric(measure, needs_targets=False, whole=given, own=given)
     return Metric(
         measure,
         lambda *_: Sums(_summed),
         lambda outputs, targets: (_per_sample(given, name, outputs, targets),),
         needs_targets=False,
+        own=given,
     )
 
 

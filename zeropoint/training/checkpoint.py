@@ -3,8 +3,8 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, interruption_tells
 from zeropoint.files import atomic_write
 from zeropoint.graph.program import Program
 from zeropoint.versions import versions
@@ -60,15 +60,14 @@ class Checkpoint:
         with atomic_write(self.path) as temporary:
             temporary.write_bytes(content.getbuffer())
 
-    @contextmanager
-    def tells(self, doing: str) -> Iterator[None]:
+    def tells(self, doing: str) -> AbstractContextManager[None]:
         """The message of Ctrl-C says what it interrupts, how far that is, and where it is saved."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if (reached := self.reached()) is None:
-                raise
-            raise KeyboardInterrupt(f"{doing} is saved at {reached} in {self.path}") from None
+
+        def saved() -> str:
+            reached = self.reached()
+            return "" if reached is None else f"{doing} is saved at {reached} in {self.path}"
+
+        return interruption_tells(saved)
 
     def _read(self) -> dict[str, Any] | None:
         if self.path is None:

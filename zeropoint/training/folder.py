@@ -95,4 +95,6 @@ def _check_same(folder: Folder, settings: dict[str, Any], may_rise: Collection[s
 
 
 def _brief(value: Any) -> str:
+    if value in ("", None):
+        return "none"
     return str(value) if not isinstance(value, str) or len(value) < 40 else f"{value[:12]}…"
