@@ -103,7 +103,7 @@ def test_one_layer_in_full(command: Command):
     [
         ("inspect rounded.pt2 --layer 44", ["'44' matches no layer of the model", "did you mean 4"]),
         ("inspect there.pt2", ["no such file: there.pt2"]),
-        ("inspect model.onnx", ["model.onnx is an artefact of onnxruntime; give the .pt2"]),
+        ("inspect model.onnx", ["no such file: model.onnx"]),
         ("inspect truncated.pt2", ["truncated.pt2 is not a saved Program, or is damaged"]),
         ("inspect rounded.pt2 digits/mobilenet --layer 9 --values x", ["--values"]),
         ("inspect model.py:make_model", ["give --data"]),

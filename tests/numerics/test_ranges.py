@@ -236,7 +236,7 @@ def test_ranges_go_on_from_the_batches_before(estimator):
     (whole,) = run(batches(), estimator=estimator).values()
     assert parts.parameters() == {(source, UNSIGNED): whole}
     assert few != whole
-    with pytest.raises(InputError, match="batch 5 has shape"):
+    with pytest.raises(InputError, match="batch 6 has shape"):
         parts.see([images(), torch.randn(3, 8, 8)], first=4)
 
 
@@ -244,8 +244,8 @@ def test_ranges_go_on_from_the_batches_before(estimator):
     ("calibration", "match"),
     [
         ([], "empty"),
-        ([images(0)], "batch 0 is empty"),
-        ([images(), images() * float("nan")], "batch 1 holds NaN"),
+        ([images(0)], "batch 1 is empty"),
+        ([images(), images() * float("nan")], "batch 2 holds NaN"),
         ([images() / 0], "holds NaN or Inf"),
         ([torch.randn(2, 4, 8, 8)], r"shape \(2, 4, 8, 8\); the model takes \(any, 3, 8, 8\)"),
         ([torch.randn(3, 8, 8)], "has shape"),

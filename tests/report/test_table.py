@@ -99,7 +99,7 @@ def test_metrics_of_any_task_have_columns_of_their_units_and_directions(make_row
         make_row("static", top1=None, values={"MAE": value, "R2": 0.9}, agreement=None)
         for value in (1.25, 1.5)
     ]
-    results = make_results(*rows, measures=measures, task="regression", fidelity=None)
+    results = make_results(*rows, measures=measures, task="regression", fidelity=None, data="mine.py:load")
     cells = markdown_rows(results)
     assert [row["MAE m"] for row in cells] == ["*1.250", "1.500"]
     assert cells[0]["R2"] == "*0.9000"

@@ -184,7 +184,7 @@ def test_a_failed_training_leaves_nothing_behind(tmp_path):
             return 1
 
     loaders = Loaders("broken", [], [], train=Broken())
-    with pytest.raises(InputError, match="cannot read the training data: disk gone"):
+    with pytest.raises(InputError, match="the training data fails at batch 1: OSError: disk gone"):
         train_float("digits/resnet", loaders, tmp_path / "net.safetensors", TrainingOptions(epochs=1))
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="no training data"):

@@ -95,6 +95,19 @@ class Around:
     loader: Loader
 
 
+@dataclass(frozen=True)
+class Told(Around):
+    """A loader whose failures are InputErrors about its ``name``."""
+
+    name: str
+
+    def __iter__(self) -> Iterator[Batch]:
+        return reading(self.loader, self.name)
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self.loader)
+
+
 def innermost(loader: Loader) -> Loader:
     """The loader that the user gave, which has the data set and the generators."""
     while isinstance(loader, Around):

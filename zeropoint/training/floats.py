@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save
 
+from zeropoint.data.batches import Told
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.training.loop import train
@@ -38,10 +39,11 @@ def train_float(
         raise InputError(f"cannot write {os.fspath(out)}: name a .safetensors file")
     module = models.resolve(spec, weights)
     with atomic_write(out) if is_first() else nullcontext() as path:
-        try:
-            result = train(Task(module), loaders.train, loaders.validation, options)
-        except OSError as error:  # of the data; atomic_write would blame the file to write
-            raise InputError(f"cannot read the training data: {error}") from error
+        data = Told(loaders.train, "the training data")
+        validation = loaders.validation
+        if validation is not None:
+            validation = Told(validation, "the validation data")
+        result = train(Task(module), data, validation, options)
         if path is not None:
             state = {key: value.contiguous().clone() for key, value in module.state_dict().items()}
             # Not save_file, whose files no other user may read.
