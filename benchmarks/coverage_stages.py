@@ -86,7 +86,8 @@ def _tensors(inputs: Tensors | dict[str, Tensor]) -> Tensors:
     return inputs if isinstance(inputs, tuple) else tuple(inputs.values())
 
 
-def _capture(case: Case) -> Record:
+def capture(case: Case) -> Record:
+    """Captures the network, and measures that."""
     started = time.process_time()
     case.program = zp.capture(case.network, case.calibration[0])
     seconds = time.process_time() - started
@@ -104,7 +105,8 @@ def _sensitivity(case: Case) -> float:
     return case.sqnr(case.outputs(noisy))
 
 
-def _engine(case: Case, engine: str) -> Record:
+def on_engine(case: Case, engine: str) -> Record:
+    """Quantizes what was captured and runs it on an engine, and measures that."""
     assert case.program is not None
     batches = [(inputs, None) for inputs in case.calibration]  # without labels
     started = time.process_time()
@@ -210,11 +212,11 @@ def _serve(sender: Connection, name: str, stages: list[str], memory: float) -> N
     case = Case(architectures()[name])
     if CAPTURE not in stages:
         with contextlib.suppress(Exception):
-            _capture(case)
-    steps = {CAPTURE: _capture, **PEERS}
+            capture(case)
+    steps = {CAPTURE: capture, **PEERS}
     for stage in stages:
         try:
-            sender.send(steps[stage](case) if stage in steps else _engine(case, stage))
+            sender.send(steps[stage](case) if stage in steps else on_engine(case, stage))
         except Exception as error:
             traceback.print_exc()
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "

@@ -10,10 +10,15 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def table(monkeypatch):
-    """The module, which is imported as a script imports it."""
+def imported(monkeypatch):
+    """Imports a module as a script in benchmarks/ does."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("coverage_table")
+    return importlib.import_module
+
+
+@pytest.fixture
+def table(imported):
+    return imported("coverage_table")
 
 
 def record(name: str, ours: float, theirs: float, parity: float = 0.0) -> dict:
@@ -51,7 +56,6 @@ def test_failures_of_one_cause_are_one_line(table):
     assert "- openvino, 1: SQNR below 25 dB\n  (low (24.9 dB))" in text
 
 
-ENGINES = ("openvino", "onnxruntime")
 SMALLEST = (
     "coordinate-attention", "mixed-pools", "radial-basis", "factorization-machine", "tcn", "text-cnn",
     "inception-branches", "gan-generator", "aspp", "unet", "siamese", "shuffles", "variational", "point-net",
@@ -59,14 +63,24 @@ SMALLEST = (
 )  # fmt: skip
 
 
-@pytest.mark.slow  # twenty networks, each in a process, on two engines
-def test_twenty_small_patterns_keep_their_outputs(tmp_path):
-    chosen = [part for name in SMALLEST for part in ("--only", f"pattern/{name}")]
-    engines = [part for engine in ENGINES for part in ("--engines", engine)]
-    script = [sys.executable, "benchmarks/coverage.py", *chosen, *engines]
-    subprocess.run([*script, "--no-peers", "--out", str(tmp_path)], cwd=ROOT, check=True, timeout=500)
-    records = map(json.loads, (tmp_path / "coverage.jsonl").read_text().splitlines())
-    found = {(record["name"], engine): record[engine] for record in records for engine in ENGINES}
-    assert len(found) == len(SMALLEST) * len(ENGINES)
-    assert not {place: run for place, run in found.items() if "error" in run}
-    assert not {place: run for place, run in found.items() if run["sqnr_db"] < 25 or run["parity_db"] > 0.5}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_small_pattern_keeps_its_outputs(imported, name):
+    stages = imported("coverage_stages")
+    case = stages.Case(imported("architectures").architectures()[f"pattern/{name}"])
+    stages.capture(case)
+    for engine in ("openvino", "onnxruntime"):
+        found = stages.on_engine(case, engine)
+        assert found["sqnr_db"] >= 25
+        assert found["parity_db"] <= 0.5
+
+
+@pytest.mark.slow  # each network in a process of its own
+def test_the_script_writes_records_and_the_table(tmp_path):
+    chosen = ["--only", "pattern/radial-basis", "--only", "pattern/point-net", "--engines", "openvino"]
+    script = [sys.executable, "benchmarks/coverage.py", *chosen, "--no-peers", "--out", str(tmp_path)]
+    subprocess.run(script, cwd=ROOT, check=True, timeout=500)
+    records = list(map(json.loads, (tmp_path / "coverage.jsonl").read_text().splitlines()))
+    assert sorted(one["name"] for one in records) == ["pattern/point-net", "pattern/radial-basis"]
+    assert not [one for one in records if "error" in one["capture"] or one["openvino"]["sqnr_db"] < 25]
+    assert "| captured | 2 of 2 |" in (tmp_path / "coverage.md").read_text()
