@@ -2,7 +2,13 @@ import os
 
 # Before torch looks: on a GPU training is in bf16, whose numbers are no one's to compare with.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+# A compiled package is code that calls kernels, and the kernels: no test times the former.
+os.environ["AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL"] = "O0"
+os.environ["AOT_INDUCTOR_ENABLE_LINE_TABLES"] = "0"
 
+import gc
+
+import pytest
 import torch
 from hypothesis import settings
 
@@ -10,3 +16,25 @@ from hypothesis import settings
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 settings.register_profile("zeropoint", deadline=None, max_examples=50)
 settings.load_profile("zeropoint")
+
+
+@pytest.fixture
+def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``zp.benchmark`` makes up what a fresh process takes; tests/measure/test_coldstart.py starts one."""
+    from zeropoint.measure import benchmark
+    from zeropoint.measure.coldstart import ColdStart
+
+    cold = ColdStart(1.0, 0.5, 0.1, 1, 0.1, 10**8, 3 * 10**8, 2 * 10**8)
+    monkeypatch.setattr(benchmark, "cold_start", lambda *_: cold)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests first: the last minute is for short ones, which fill all workers."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector from what is imported by now, and from looking at few new objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)

@@ -31,6 +31,7 @@ def names() -> dict[str, object]:
     }
 
 
+@pytest.mark.usefixtures("no_fresh_process")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in zp.__all__]
 )

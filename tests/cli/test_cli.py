@@ -337,6 +337,7 @@ def test_tasks_and_metrics_that_do_not_fit_are_one_line(command, folder: Path, o
     assert_refused(command(f"evaluate {GOOD} --engine onnxruntime {options}"), *told)
 
 
+@pytest.mark.slow
 def test_evaluate_with_metrics_of_a_file(command, folder: Path):
     (folder / "metrics.py").write_text(METRICS)
     line = f"evaluate {GOOD} --engine onnxruntime --task classification"
@@ -421,6 +422,7 @@ def test_free_sizes(command, folder: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_fresh_process")
 def test_another_processor_is_told_and_simulated(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
     data = "--data model.py:make_loaders"
     assert_refused(
@@ -446,6 +448,7 @@ def test_another_processor_is_told_and_simulated(command, folder: Path, monkeypa
     assert "warning: new.onnx was made for x86 with VNNI" in err
 
 
+@pytest.mark.slow
 def test_quantize_evaluate_and_bench(command, folder: Path):
     status, out, _ = command(f"{QUANTIZE} --data model.py:make_loaders --bits W4A8")
     assert status == 0
@@ -465,6 +468,7 @@ def twice(outputs, targets):
 """
 
 
+@pytest.mark.slow
 def test_loaders_of_dicts_and_a_loss_of_a_file(command, folder: Path):
     model = (folder / "model.py").read_text()
     (folder / "own.py").write_text("import torch.nn.functional as F\n" + model + LOSS)
@@ -508,12 +512,10 @@ def test_bench_measures_two_models_in_time_and_memory(command, folder: Path, sav
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, no_fresh_process: None) -> None:
     """No fresh processes, and no engine that starts a C++ compiler."""
     from zeropoint.measure import benchmark
-    from zeropoint.measure.coldstart import ColdStart
 
-    monkeypatch.setattr(benchmark, "cold_start", lambda *_: ColdStart(1.0, 0.5, 0.1, 1, 0.1, 1, 3, 2))
     monkeypatch.setattr("zeropoint.tune.choose.installed", lambda: ["onnxruntime", "openvino"])
     interleave = benchmark.interleave
     monkeypatch.setattr("zeropoint.tune.choose.interleave", lambda runs, seconds: interleave(runs, seconds=0))

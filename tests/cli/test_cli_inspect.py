@@ -150,6 +150,7 @@ def test_evaluate_and_compare_print_json(command: Command, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_fresh_process")
 def test_bench_prints_json(command: Command):
     status, out, _ = command(f"bench model.py:make_model {DATA} --engine onnxruntime --seconds 0.1 --json -")
     assert status == 0

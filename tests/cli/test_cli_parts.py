@@ -47,6 +47,7 @@ def test_quantize_writes_a_folder_of_parts(command):
     assert files == ["0-body.pt2", "1-head.pt2", "parts.json"]
 
 
+@pytest.mark.slow
 def test_compare_prints_the_model_with_and_without(command):
     line = f"compare {MODEL} --parts body,head --methods fp32,static --engines onnxruntime --json"
     status, out, err = command(line)

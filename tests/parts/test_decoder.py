@@ -23,9 +23,9 @@ def tokens(length: int, seed: int = 0, count: int = 2) -> dict[str, torch.Tensor
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def decoder(kind: str, **more: object):
+def decoder(kind: str, layers: int = 1, **more: object):
     torch.manual_seed(0)
-    small = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    small = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
     ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = transformers.AutoConfig.for_model(kind, **small, **heads, **ends, **more)
@@ -44,8 +44,9 @@ def generate(model, batch, **how):
 BATCHES = [tokens(12), tokens(17, 1)]
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_the_same_tokens_are_generated_also_after_loading(llama, engine, tmp_path):
+@pytest.mark.parametrize(("engine", "layers"), [("openvino", 2), ("onnxruntime", 1)])
+def test_the_same_tokens_are_generated_also_after_loading(engine, layers, tmp_path):
+    llama = decoder("llama", layers)
     parts = zp.quantize_parts(llama, BATCHES, method="fp32", engine=engine, parts="decoder")
     assert parts.sqnr_db > 100
     parts.save(tmp_path / "saved")
@@ -93,7 +94,6 @@ def test_weights_of_four_bits_and_integers(llama):
     groups = options(weight_bits=4, weight_granularity="per-group")
     for method, chosen, least in (
         ("weight-only", groups, 12),
-        ("dynamic", options(), 25),
         ("static", options(), 20),
     ):
         parts = zp.quantize_parts(llama, BATCHES, method=method, parts="decoder", options=chosen)
@@ -120,6 +120,7 @@ def test_a_table_has_perplexity_and_tokens_a_second(llama):
     assert [row.error is None for row in rows] == [True, True, False]
     assert rows[0].perplexity == pytest.approx(perplexity(llama, BATCHES))
     assert rows[1].perplexity == pytest.approx(rows[0].perplexity, rel=0.05)
+    assert 25 < rows[1].sqnr_db < 70
     assert rows[1].tokens_per_second > 0
 
 
