@@ -43,13 +43,8 @@ def test_what_is_quantized(name, engine):
     assert sum(one.is_weight for one in quantizers(program.module)) == QUANTIZED[name, engine]
 
 
-@pytest.mark.parametrize(
-    ("name", "engine"),
-    [
-        *((name, engine) for name, engine in QUANTIZED if engine != "torch"),
-        pytest.param("transposed", "torch", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "engine"), [pair for pair in QUANTIZED if pair[1] != "torch"])
 def test_engines_compute_the_program(name, engine):
     (model, program), x = quantized(name, engine), batches()[0]
     found = zp.compile(program, engine, threads=1, batch_size=2)(x)

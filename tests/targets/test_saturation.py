@@ -230,7 +230,7 @@ def test_the_simulation_is_what_this_processor_computes(engine: str):
         ("onnxruntime", "dynamic"),
         ("openvino", "static"),
         ("openvino", "dynamic"),
-        ("torch", "static"),
+        pytest.param("torch", "static", marks=pytest.mark.skipif(SATURATES, reason="compiled above")),
     ],
 )
 def test_engines_compute_what_the_simulation_does_on_this_processor(engine: str, method: str):
