@@ -1,5 +1,6 @@
 """Small models that once failed, each part of each output close to the float network's on every engine."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -19,10 +20,9 @@ cases = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cases)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-@pytest.mark.parametrize("name", cases.CASES)
-def test_every_part_of_every_output(name: str, engine: str):
+@functools.lru_cache(maxsize=1)
+def captured(name: str):
+    """The Program of a model, as close to it as can be; batches, the parts of outputs, and those expected."""
     if name in ("decoder_of_equal_sizes", "encoder_for_another_engine"):
         pytest.importorskip("transformers")
     torchvision()  # which declares the operators that its wheel lacks beside a CPU-only torch
@@ -34,6 +34,14 @@ def test_every_part_of_every_output(name: str, engine: str):
         expected = parts(call(model, batches[0]))
     for part, found in parts(call(program, batches[0])).items():
         assert sqnr_db(expected[part], found) > 90, part
+    return program, batches, parts, expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", cases.CASES)
+def test_every_part_of_every_output(name: str, engine: str):
+    program, batches, parts, expected = captured(name)
     quantized = zp.quantize(program, calibration=batches, target=engine)
     runner = zp.compile(quantized, engine, threads=1, batch_size=2)
     for run in (quantized, runner):

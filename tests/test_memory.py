@@ -28,6 +28,7 @@ with keeping_freed():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep what is freed")
 def test_memory_is_used_again_within():
     # In a process of its own: what others have left in the heap decides, too.

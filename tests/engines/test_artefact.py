@@ -17,6 +17,7 @@ def example_inputs(runner: Runner, batch_size: int) -> tuple[Tensor, ...] | None
     return engines.find(runner.engine).example_inputs(runner.artefact, batch_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", engines.NAMES)
 def test_what_compile_writes_is_opened_by_its_name(engine, tmp_path):
     written = engines.compile(residual(), engine, threads=1, path=tmp_path / "model.v2")

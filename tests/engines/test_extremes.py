@@ -39,6 +39,7 @@ def batches() -> list[torch.Tensor]:
     return [torch.randn(4, 3, 9, 9, generator=generator) for _ in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "joined"), [*((name, True) for name in REDUCTIONS), ("amax", False), ("adaptive", False)]
 )

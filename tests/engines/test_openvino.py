@@ -134,6 +134,7 @@ class Products(nn.Module):
         return self.last(x) + (x @ self.vector).unsqueeze(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fp32", pytest.param("static", marks=exact)])
 def test_products_stay_whole_at_any_batch(method: str):
     data = batches(5, 8)

@@ -29,6 +29,7 @@ def lower_wrongly(monkeypatch):
     monkeypatch.setattr(engine, "lower", wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fp32", "static"])
 def test_a_wrong_artefact_is_an_error_and_leaves_no_file(lower_wrongly, tmp_path, method):
     program = residual()

@@ -41,6 +41,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_attention_has_four_axes_and_runs(case: str):
     model, mask = CASES[case]
@@ -55,6 +56,7 @@ def test_attention_has_four_axes_and_runs(case: str):
         torch.testing.assert_close(zp.compile(program, engine)(x, *mask), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("kind", ["booleans", "offsets"])
 def test_a_query_that_sees_no_key_gets_zeros(engine: str, kind: str):

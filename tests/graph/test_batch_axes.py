@@ -59,6 +59,7 @@ def test_where_items_lie():
     assert axes(lambda p, x: p[0](x) + torch.rand_like(x), x, parts=[linear]).inputs == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["static", "static-best", "dynamic"])
 def test_samples_without_a_batch_are_taken_whole(method: str, tmp_path: Path):
     network = randomized(Graph())

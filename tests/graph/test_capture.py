@@ -273,6 +273,7 @@ def test_hooks_run_and_stay():
     assert len(model[0]._forward_hooks) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
     "model",

@@ -25,6 +25,7 @@ class Averaging(nn.Module):
         return self.encoder(x, src_key_padding_mask=padding).mean(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "norm"), [("positional", False), ("keyword", True)])
 def test_padded_places_are_as_in_the_model(call, norm):
     torch.manual_seed(0)

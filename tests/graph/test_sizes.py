@@ -52,6 +52,7 @@ def shapes(program: Program) -> list[str]:
     return [" × ".join(map(str, shape)) for shape in input_shapes(program.module)]
 
 
+@pytest.mark.slow
 def test_every_size_computes_what_the_model_does(free, tmp_path: Path):
     network, program, inputs = free
     program.save(tmp_path / "m.pt2")

@@ -37,10 +37,8 @@ class _Swap(nn.Module):
         return x.transpose(1, 2)
 
 
-NETWORKS = {"encoder": encoder} | {
-    name: functools.partial(models.resolve, f"torchvision/{name}", "none")
-    for name in ("resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "regnet_x_400mf")
-}
+SMALL = ("torchvision/resnet18", "torchvision/shufflenet_v2_x0_5", "timm/mobilenetv2_050", "timm/regnetx_002")
+NETWORKS = {"encoder": encoder} | {name: functools.partial(models.resolve, name, "none") for name in SMALL}
 
 
 def pictures(seed, count):
@@ -60,7 +58,7 @@ def decibels(network, program, data):
     return meter.result().sqnr_db
 
 
-CASES = [*((name, "W8A8") for name in NETWORKS), ("encoder", "W4A8"), ("mobilenet_v2", "W4A8")]
+CASES = [*((name, "W8A8") for name in NETWORKS), ("encoder", "W4A8"), ("timm/mobilenetv2_050", "W4A8")]
 
 
 @pytest.mark.slow
@@ -70,15 +68,16 @@ def test_no_pass_costs_fidelity(name, bits, monkeypatch):
     calibration, unseen = pictures(0, 32).split(8), pictures(1, 16).split(8)
     program, options = capture(network, calibration[0][:2]), Options().at(bits)
 
-    def score():
-        given = job(program, target("openvino"), calibration, options)
-        rounded = run(static.NEAREST, program, given)
-        fitted = static.fit.run(rounded, given)
-        return [decibels(network, of, unseen) for of in (rounded, fitted)]
+    given = job(program, target("openvino"), calibration, options)
 
-    rounded, fitted = score()
+    def score(rounded):
+        return decibels(network, rounded, unseen)
+
+    rounded = run(static.NEAREST, program, given)
+    fitted_db = score(static.fit.run(rounded, given))
+    assert fitted_db > score(rounded) - MOST_LOST
     monkeypatch.setattr(static, "equalize", lambda program, *_: program)
-    plain, plain_fitted = score()
-    assert fitted > rounded - MOST_LOST
-    assert rounded > plain - MOST_LOST
-    assert fitted > plain_fitted - MOST_LOST
+    plain = run(static.NEAREST, program, given)
+    assert score(rounded) > score(plain) - MOST_LOST
+    if score(plain) != score(rounded):  # else equalization was no gain, and both are one network
+        assert fitted_db > score(static.fit.run(plain, given)) - MOST_LOST

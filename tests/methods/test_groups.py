@@ -123,13 +123,14 @@ def mlp() -> tuple[Program, list[torch.Tensor]]:
     return capture(randomized(network), data[0]), data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "method", "symmetric"),
     [
         *itertools.product(["onnxruntime"], ["weight-only", "static"], [True, False]),
         ("openvino", "weight-only", False),
         ("openvino", "static", True),
-        pytest.param("torch", "weight-only", False, marks=pytest.mark.slow),
+        ("torch", "weight-only", False),
     ],
 )
 def test_engines_unpack_them_and_compute_in_float(engine: str, method: str, symmetric: bool):

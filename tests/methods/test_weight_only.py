@@ -33,6 +33,7 @@ def test_weights_are_those_of_static_and_nothing_else_is_quantized():
     assert find("weight-only").bits(Options().at("W4A8")) == "W4A32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "bits"),
     [
@@ -40,7 +41,7 @@ def test_weights_are_those_of_static_and_nothing_else_is_quantized():
         ("openvino", 4),
         ("onnxruntime", 8),
         ("onnxruntime", 4),
-        pytest.param("torch", 4, marks=pytest.mark.slow),
+        ("torch", 4),
     ],
 )
 def test_engines_compute_in_float(engine: str, bits: int):

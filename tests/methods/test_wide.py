@@ -90,13 +90,14 @@ def test_a_layer_norm_gives_sixteen_bits_to_what_reads_it():
     assert all(nodes[name].op == "call_function" for name in by_bits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "bits"),
     [
         ("openvino", "W8A16"),
         ("onnxruntime", "W8A16"),
         ("onnxruntime", "W4A16"),
-        pytest.param("torch", "W4A16", marks=pytest.mark.slow),
+        ("torch", "W4A16"),
     ],
 )
 def test_engines_compute_on_them_in_float(engine: str, bits: str):

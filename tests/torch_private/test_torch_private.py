@@ -189,6 +189,7 @@ def test_torch_2_13_weights_of_integer_convolutions_are_laid_out_in_a_thread_of_
     assert len(threads) == 1
 
 
+@pytest.mark.slow
 def test_torch_2_13_export_to_onnx_is_that_of_the_public_function():
     import onnxscript
 

@@ -71,6 +71,7 @@ def test_what_the_teacher_masks_does_not_count():
     assert torch.equal(outputs[0].grad, torch.tensor([[0.2, 0.0], [0.0, 0.0]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [DATA, [(x, torch.zeros(16, 8, 8)) for x in DATA]], ids=["none", "maps"])
 def test_without_class_numbers_the_float_outputs_are_learned(program: zp.Program, batches):
     static = zp.quantize(program, calibration=DATA, options=FEW)
@@ -83,6 +84,7 @@ def test_without_class_numbers_the_float_outputs_are_learned(program: zp.Program
         assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_loss_of_the_users_own_sees_outputs_and_targets_as_they_are(program: zp.Program):
     """The targets are twice the float network's masks, which only such a loss teaches."""
     data = [(x, {"mask": 2 * program(x)["mask"]}) for x in DATA]
