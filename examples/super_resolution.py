@@ -29,27 +29,27 @@ class Upscaler(nn.Module):
         return F.interpolate(images, scale_factor=2.0, mode="bilinear") + self.details(images)
 
 
-def batches(name: str) -> list[tuple[Tensor, Tensor]]:
-    """Pieces of a photograph of scikit-learn at half the resolution, and as they are; values 0 to 1."""
-    photograph = torch.tensor(load_sample_image(name)).movedim(-1, 0) / 255
-    pieces = photograph.unfold(1, SIDE, SIDE).unfold(2, SIDE, SIDE).flatten(1, 2).movedim(1, 0)
-    return [(F.avg_pool2d(part, 2), part) for part in pieces.split(4)]
+def batches(first: int) -> list[tuple[Tensor, Tensor]]:
+    """Every second piece of two photographs at half the resolution, and as it is; values 0 to 1."""
+    photographs = [torch.tensor(load_sample_image(name)) / 255 for name in ("china.jpg", "flower.jpg")]
+    whole = torch.stack(photographs).movedim(-1, 1)
+    pieces = whole.unfold(2, SIDE, SIDE).unfold(3, SIDE, SIDE).flatten(2, 3).transpose(1, 2).flatten(0, 1)
+    return [(F.avg_pool2d(part, 2), part) for part in pieces[first::2].split(4)]
 
 
 def make_model() -> nn.Module:
     torch.manual_seed(0)
-    model, pairs = Upscaler(), batches("china.jpg")
+    model, pairs = Upscaler(), batches(0)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for small, large in 16 * pairs:
-        loss = F.mse_loss(model(small), large)
         optimizer.zero_grad()
-        loss.backward()
+        F.mse_loss(model(small), large).backward()
         optimizer.step()
     return model.eval()
 
 
 def make_loaders() -> dict[str, list[tuple[Tensor, Tensor]]]:
-    return {"calibration": batches("china.jpg"), "evaluation": batches("flower.jpg")}
+    return {"calibration": batches(0), "evaluation": batches(1)}
 
 
 if __name__ == "__main__":
