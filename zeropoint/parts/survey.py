@@ -76,11 +76,11 @@ def usual(model: nn.Module, batches: Loader) -> Reading:
         raise InputError("the calibration data is empty; give at least one batch")
     failed: list[str] = []
     for way in _readings(batch):
-        reading = Reading(way)
+        use = Reading(way)
         try:
             with torch.no_grad():
-                reading(model, batch)
-            return reading
+                use(model, batch)
+            return use
         except Exception as error:
             failed.append(f"read as {way}, {type(error).__name__}: {first_line(error)}")
     raise InputError(f"the model fails on a batch of the calibration data: {'; '.join(failed)}")
