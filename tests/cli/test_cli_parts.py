@@ -25,6 +25,11 @@ def make_model():
 def make_loaders():
     batches = [torch.randn(8, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
     return {"calibration": batches, "evaluation": batches}
+
+def make_labelled():
+    model, batches = make_model(), make_loaders()["evaluation"]
+    pairs = [(x, (model(x).argmax(1) + torch.arange(8).ge(6)) % 4) for x in batches]
+    return {"calibration": batches, "evaluation": pairs}
 """
 MODEL = "routed.py:make_model --data routed.py:make_loaders"
 
@@ -60,9 +65,21 @@ def test_compare_prints_the_model_with_and_without(command):
     assert all(row["latency_ms"]["p50"] > 0 for row in (whole, same, quantized))
 
 
+def test_compare_measures_the_metrics_of_a_task(command):
+    line = "compare routed.py:make_model --data routed.py:make_labelled --parts body,head --methods fp32"
+    line += " --engines onnxruntime --task classification"
+    status, out, err = command(f"{line} --json")
+    assert status == 0, err
+    assert [row["values"] for row in json.loads(out)["rows"]] == [{"top-1": 0.75}] * 2
+    _, table, _ = command(line)
+    assert "Top-1" in table
+    assert table.count("75.00") == 2
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        (f"compare {MODEL} --parts auto --max-drop 1", "the table of --parts has no verdict"),
         (f"quantize {MODEL} --parts auto --out m.pt2", "parts are saved in a folder"),
         (f"quantize {MODEL} --parts bdy --out saved", "no module of the model matches 'bdy'"),
         ("quantize m.pt2 --data random --parts auto --out saved", "m.pt2 is captured already"),

@@ -104,6 +104,16 @@ def test_targets_of_any_structure_reach_the_metric():
     assert evaluation.change is not None
 
 
+def test_images_of_a_detector_are_counted_one_each():
+    def detect(*images):
+        return [{"boxes": one[0], "scores": one[0, :, 0], "labels": torch.ones(2)} for one in images]
+
+    boxes = torch.tensor([[0.0, 0, 4, 4], [4, 4, 9, 9]])
+    images = [boxes.expand(3, 2, 4)] * 5
+    data = [(images, [{"boxes": boxes, "labels": torch.ones(2)}] * 5)] * 2
+    assert evaluate(detect, data, task="none").accuracy.images == 10
+
+
 def test_a_function_of_model_and_loader_gets_both():
     def worst(model, loader):
         return max(float((model(*batch.inputs).argmax(1) != batch.targets).sum()) for batch in loader)

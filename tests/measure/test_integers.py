@@ -101,6 +101,15 @@ def test_a_fallback_is_named_by_module_operator_and_line(program, monkeypatch):
     assert not any(line.startswith("first ") for line in result.fallbacks)
 
 
+@pytest.mark.slow
+def test_a_fallback_that_no_code_of_the_user_calls_has_no_line(monkeypatch):
+    from zeropoint.engines import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "integer_operators", lambda program, path: set())
+    program = zp.capture(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), CALIBRATION[0])
+    assert of(program, "static", "onnxruntime").fallbacks == ("0 (aten.conv2d.default)",)
+
+
 class Batched(nn.Module):
     """Attention by products of batches of matrices."""
 

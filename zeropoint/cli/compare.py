@@ -73,14 +73,17 @@ def compare(
 
     listed = shared.names(engines) if engines else None
     check_methods(shared.names(methods), listed, [options.at(one) for one in shared.names(bits)])
+    chosen, own = task_of(task, metric, higher_is_better, postprocess), loss_of(loss, task)
     if parts is not None:
+        if max_drop is not None:
+            raise InputError("the table of --parts has no verdict; leave out --max-drop")
         from zeropoint.cli import parts as of_parts
 
         given = of_parts.opened(model, weights, task, data, batch_size, limit_batches)
         options = options.at(shared.names(bits)[0])
-        of_parts.compare(given, parts, shared.names(methods), listed, options, threads=threads, json=json)
+        named = shared.names(methods)
+        of_parts.compare(given, parts, named, listed, options, task=chosen, threads=threads, json=json)
         return
-    chosen, own = task_of(task, metric, higher_is_better, postprocess), loss_of(loss, task)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes
     )

@@ -16,6 +16,7 @@ from zeropoint.parts.compare import compare_parts
 from zeropoint.parts.quantize import quantize_parts
 from zeropoint.report import parts as report
 from zeropoint.targets.options import Options
+from zeropoint.tasks import Task
 
 
 def opened(
@@ -60,6 +61,7 @@ def compare(
     engines: list[str] | None,
     options: Options,
     *,
+    task: Task | None,
     threads: int,
     json: bool,
 ) -> None:
@@ -73,10 +75,11 @@ def compare(
         engines=engines,
         parts=shared.names(parts),
         options=options,
+        task=task,
         threads=threads,
         say=progress.say,
     )
     if json:
         output.print_json(report.record(rows))
     else:
-        output.print_table(report.compared(rows))
+        output.print_table(report.compared(rows, [one.measure for one in task.metrics] if task else []))

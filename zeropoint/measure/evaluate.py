@@ -151,7 +151,7 @@ def evaluate_all(
             task = task or tasks.fitting(view.read, targets)
             if id(view.run) not in gathered:
                 gathered[id(view.run)] = _Gathered(task, view, *references)
-            gathered[id(view.run)].add(targets, len(inputs[0]) if inputs[0].dim() else 1)
+            gathered[id(view.run)].add(targets, _count(inputs, view.read))
             if view not in references:
                 view.forget()
     if not gathered:
@@ -268,6 +268,11 @@ class _Gathered:
         if self.blocks is None or score is None or score.meter is None:
             return None
         return self.blocks.draws(score.metric, score.meter.metric_state)
+
+
+def _count(inputs: tuple[Tensor, ...], outputs: Any) -> int:
+    """The samples of a batch. The inputs of a model that gives a list, as a detector, are one each."""
+    return samples(outputs) if isinstance(outputs, list) else len(inputs[0]) if inputs[0].dim() else 1
 
 
 def _missing(metric: Metric, task: Task) -> None:

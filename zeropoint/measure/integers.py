@@ -15,6 +15,9 @@ from zeropoint.graph.operators import FAKE_QUANTIZE, WEIGHTED, family, ungrouped
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.graph.quantizers import is_wide
 
+NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(fx.__file__).parent))
+"""Folders of code that calls a model's layers where it is no code of the model, as that of nn.Sequential."""
+
 
 @dataclass(frozen=True)
 class Integers:
@@ -54,8 +57,7 @@ def _is_quantized(node: Node) -> bool:
 
 
 def _described(node: Node) -> str:
-    library = str(Path(torch.__file__).parent)
     lines = re.findall(r'File "([^"]+)", line (\d+)', str(node.meta.get("stack_trace") or ""))
-    lines = [(file, line) for file, line in lines if not file.startswith(library)]
+    lines = [(file, line) for file, line in lines if not file.startswith(NOT_THE_USERS)]
     place = " at {}:{}".format(*lines[-1]) if lines else ""
     return f"{fx.module_name(node)} ({node.target}){place}"

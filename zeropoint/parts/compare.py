@@ -1,7 +1,7 @@
 """Compare parts: a model whole in PyTorch, and with its parts on engines, row by row."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -15,8 +15,10 @@ from zeropoint.methods import named
 from zeropoint.parts.decoder import DECODER, generation, perplexity
 from zeropoint.parts.quantize import AUTO, quantize_parts
 from zeropoint.parts.replace import copied
-from zeropoint.parts.survey import Use, usual
+from zeropoint.parts.survey import Reading, Use, usual
 from zeropoint.targets.options import Options
+from zeropoint.tasks import Task
+from zeropoint.tasks.metric import Score, blaming, number
 
 WHOLE = "PyTorch, whole"
 SECONDS = 1.0  # spent timing, for each row
@@ -28,10 +30,11 @@ class PartsRow:
     """A model with parts of one method on one engine; the first row is the float model, whole in PyTorch.
 
     ``share`` is what the parts do of the multiply-accumulates, 0 to 1, ``sqnr_db`` the least SQNR of the
-    outputs of the whole model to the float one's. ``latency_ms`` is of the whole model on one batch,
-    ``speedup`` over the first row. A decoder also has its perplexity on the evaluation data and the tokens
-    that it generates in a second, and its latency is that of TOKENS of them. ``error``: one line where the
-    row failed.
+    outputs of the whole model to the float one's, None if shapes differ. ``values`` has the metrics of the
+    whole on the evaluation data, if a task is given; those in percent are fractions of 1. ``latency_ms`` is
+    of the whole model on one batch, ``speedup`` over the first row. A decoder also has its perplexity on the
+    evaluation data and the tokens that it generates in a second, and its latency is that of TOKENS of them.
+    ``error``: one line where the row failed.
     """
 
     method: str
@@ -39,6 +42,7 @@ class PartsRow:
     parts: int = 0
     share: float = 0.0
     sqnr_db: float | None = None
+    values: dict[str, float | None] = field(default_factory=dict)
     latency_ms: Latency | None = None
     speedup: float | None = None
     perplexity: float | None = None
@@ -55,17 +59,20 @@ def compare_parts(
     engines: Sequence[str] | None = None,
     parts: str | Sequence[str] = AUTO,
     options: Options | None = None,
+    task: Task | None = None,
     threads: int = 1,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[PartsRow]:
     """A row for the float model and one for every method and engine, timed in turns on one evaluation batch.
 
-    The other arguments are those of ``quantize_parts``. A row that fails has an ``error``, the rest goes on.
+    ``task``: its metrics of the whole model are measured on the evaluation data. The other arguments are
+    those of ``quantize_parts``. A row that fails has an ``error``, the rest goes on.
     """
     options = options or Options()
     network = copied(unwrapped(model))
     use, batch = usual(network, evaluation), next(iter(evaluation))
-    rows, models = [PartsRow("fp32", WHOLE)], [network]
+    float32 = PartsRow("fp32", WHOLE, values=_values(network, use, evaluation, task))
+    rows, models = [float32], [network]
     for method in methods:
         for engine in installed() if engines is None else engines:
             row = PartsRow(named(method, options), engine)
@@ -80,7 +87,9 @@ def compare_parts(
                     options=options,
                     threads=threads,
                 )
-                rows.append(replace(row, parts=len(made.parts), share=made.share, sqnr_db=made.sqnr_db))
+                values = _values(made.model, use, evaluation, task)
+                row = replace(row, parts=len(made.parts), share=made.share, sqnr_db=made.sqnr_db)
+                rows.append(replace(row, values=values))
                 models.append(made.model)
             except InputError as error:
                 rows.append(replace(row, error=first_line(error)))
@@ -95,6 +104,27 @@ def compare_parts(
         else row
         for row in timed
     ]
+
+
+def _values(model: nn.Module, use: Reading, batches: Loader, task: Task | None) -> dict[str, float | None]:
+    """The metrics of a model by name."""
+    if task is None:
+        return {}
+    scores = [Score(metric) for metric in task.metrics if metric.whole is None]
+    with torch.no_grad():
+        for batch in batches if scores else ():
+            outputs = use(model, batch)
+            if task.postprocess:
+                with blaming("the postprocessing fails"):
+                    outputs = task.postprocess(outputs)
+            for score in scores:
+                score.add(outputs, use.targets(batch))
+        values = {score.metric.name: score.value() for score in scores}
+        for metric in task.metrics:
+            if metric.whole is not None:
+                with blaming(f"{metric.name} fails"):
+                    values[metric.name] = number(metric.whole(model, batches), metric.name)
+    return {metric.name: values[metric.name] for metric in task.metrics}
 
 
 def _timed(

@@ -20,6 +20,7 @@ Use = Callable[[nn.Module, Batch], Any]
 Way = tuple[tuple[str, str], ...]
 """The structure of a call: what is at each path of its arguments, in words."""
 
+UNLABELLED, TARGETS = "keywords without labels", "inputs and targets"  # ways to read batches with targets
 KEPT = 256 << 20  # bytes of recorded calls; where there are more, the model runs again for each pass
 
 
@@ -44,8 +45,26 @@ class Source:
             yield output
 
 
-def usual(model: nn.Module, batches: Loader) -> Use:
-    """The call of ``forward`` that fits the batches: the first way to read a batch on which the model runs.
+@dataclass(frozen=True)
+class Reading:
+    """A ``way`` to read the batches of a loader: as arguments of ``forward``, perhaps with targets."""
+
+    way: str
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Any:
+        """What the model gives on a batch."""
+        args, kwargs = _readings(batch)[self.way]
+        return model(*args, **kwargs)
+
+    def targets(self, batch: Batch) -> Any:
+        """The targets of a batch, None without."""
+        if self.way == UNLABELLED:
+            return next((batch[key] for key in LABELS if key in batch), None)
+        return batch[-1] if self.way.startswith(TARGETS) else None
+
+
+def usual(model: nn.Module, batches: Loader) -> Reading:
+    """The first way to read a batch on which the model runs.
 
     A dict holds keyword arguments, with or without its labels; a tuple or list holds positional arguments, or
     arguments and targets, or is the one argument itself, as the list of images of a detector.
@@ -57,11 +76,7 @@ def usual(model: nn.Module, batches: Loader) -> Use:
         raise InputError("the calibration data is empty; give at least one batch")
     failed: list[str] = []
     for way in _readings(batch):
-
-        def use(model: nn.Module, batch: Batch, way: str = way) -> Any:
-            args, kwargs = _readings(batch)[way]
-            return model(*args, **kwargs)
-
+        use = Reading(way)
         try:
             with torch.no_grad():
                 use(model, batch)
@@ -77,15 +92,15 @@ def _readings(batch: Batch) -> dict[str, Call]:
     if isinstance(batch, Mapping):
         given = dict(batch)
         unlabelled = {key: value for key, value in given.items() if key not in LABELS}
-        return {"keywords without labels": ((), unlabelled), "keywords": ((), given)} | one
+        return {UNLABELLED: ((), unlabelled), "keywords": ((), given)} | one
     if not isinstance(batch, tuple | list):
         return one
     whole: dict[str, Call] = {"arguments": (tuple(batch), {})}
     if len(batch) < 2:
         return whole | one
     first, last = batch[0], batch[-1]
-    alone = {f"inputs and targets, {way}": call for way, call in _readings(first).items()}
-    alone = alone if len(batch) == 2 else {"inputs and targets": (tuple(batch[:-1]), {})}
+    alone = {f"{TARGETS}, {way}": call for way, call in _readings(first).items()}
+    alone = alone if len(batch) == 2 else {TARGETS: (tuple(batch[:-1]), {})}
     is_input = isinstance(last, Tensor) and (last.is_floating_point() or last.dim() > 1)
     return whole | alone | one if is_input else alone | whole | one
 

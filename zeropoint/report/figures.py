@@ -76,6 +76,12 @@ def metric_figures(value: float) -> str:
     return f"{value:.{min(max(wanted, 0), 4)}f}"
 
 
+def metric_header(measure: Measure) -> str:
+    """The header of a metric's column, with its unit below."""
+    name = measure.name.capitalize() if measure.name.islower() else measure.name  # Top-1, but mIoU
+    return f"{name}\n{measure.unit}".rstrip()
+
+
 def difference(value: float, measure: Measure, unit: bool = True) -> str:
     """The signed difference of two values of a metric: -0.50 points, +0.12 dB."""
     if measure.unit == "%":

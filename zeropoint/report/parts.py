@@ -11,7 +11,17 @@ from rich.text import Text
 from zeropoint.parts.compare import PartsRow
 from zeropoint.parts.result import Output, Part, Parts
 from zeropoint.report.columns import Column, table
-from zeropoint.report.figures import NOTHING, count, figures, known, ratio
+from zeropoint.report.figures import (
+    NOTHING,
+    count,
+    figures,
+    known,
+    metric_figures,
+    metric_header,
+    percent,
+    ratio,
+)
+from zeropoint.tasks import Measure
 
 SCHEMA = 1
 SHOWN = 12  # refusals
@@ -42,14 +52,15 @@ def terminal(parts: Parts) -> RenderableType:
     )
 
 
-def compared(rows: Sequence[PartsRow]) -> RenderableType:
-    """A row for the float model and for each method and engine."""
+def compared(rows: Sequence[PartsRow], metrics: Sequence[Measure] = ()) -> RenderableType:
+    """A row for the float model and for each method and engine, with the ``metrics`` that they have."""
     columns = [
         Column[PartsRow]("Method", lambda row: row.method),
         Column[PartsRow]("Engine", lambda row: row.engine),
         Column[PartsRow]("Parts", lambda row: str(row.parts) if row.parts else NOTHING, "right"),
         Column[PartsRow]("MACs\n%", lambda row: _share(row.share) if row.parts else NOTHING, "right"),
         Column[PartsRow]("SQNR\ndB", lambda row: known(row.sqnr_db, _decibels), "right"),
+        *map(_of_metric, metrics),
         *(_OF_DECODERS if any(row.perplexity is not None for row in rows) else ()),
         Column[PartsRow]("Latency ms\np50 (p90)", _latency, "right"),
         Column[PartsRow]("×\nwhole", lambda row: known(row.speedup, ratio), "right"),
@@ -58,6 +69,11 @@ def compared(rows: Sequence[PartsRow]) -> RenderableType:
         Text(f"{row.method} on {row.engine} failed: {row.error}", style="dim") for row in rows if row.error
     ]
     return Group(table(columns, rows, gap=2), *failed)
+
+
+def _of_metric(metric: Measure) -> Column[PartsRow]:
+    text = percent if metric.unit == "%" else metric_figures
+    return Column(metric_header(metric), lambda row: known(row.values.get(metric.name), text), "right")
 
 
 _OF_DECODERS = (

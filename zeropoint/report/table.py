@@ -18,6 +18,7 @@ from zeropoint.report.figures import (
     known,
     megabytes,
     metric_figures,
+    metric_header,
     percent,
     ratio,
     samples,
@@ -255,9 +256,8 @@ def _quality(results: Results) -> list[_Column]:
 
 def _metric(metric: Measure) -> _Column:
     in_percent = metric.unit == "%"
-    name = metric.name.capitalize() if metric.name.islower() else metric.name  # Top-1, but mIoU
     return _Column(
-        f"{name}\n{metric.unit}".rstrip(),
+        metric_header(metric),
         lambda row: row.values.get(metric.name),
         percent if in_percent else metric_figures,
         max if metric.higher_is_better else min,
