@@ -1,4 +1,6 @@
 import gc
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +21,26 @@ def test_every_round_times_every_candidate_once_with_warm_caches():
     assert len(set(rounds)) > 1  # shuffled
     assert {name: len(times) for name, times in samples.items()} == {"a": 30, "b": 30, "c": 30}
     assert all((times >= 0).all() for times in samples.values())
+
+
+def test_a_candidate_begins_when_the_threads_of_the_last_one_are_idle():
+    spinning: list[threading.Thread] = []
+
+    def spins() -> None:
+        def wait() -> None:
+            end = time.perf_counter() + 0.08
+            while time.perf_counter() < end:
+                pass
+
+        spinning[:] = [threading.Thread(target=wait)]
+        spinning[0].start()
+
+    disturbed: list[bool] = []
+    plain = lambda: disturbed.append(spinning[0].is_alive())  # noqa: E731
+    interleave({"spins": spins, "plain": plain}, seconds=0, min_rounds=5, warmup=1)
+    timed = disturbed[2::2]  # after the one for warm-up, each second call
+    assert len(timed) == 5
+    assert not any(timed)
 
 
 def test_runs_for_the_time_given():

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Seconds = NDArray[np.float64]
 
+LOOK, LOOKS = 0.01, 30  # seconds of a look at whether threads are busy, and most looks
+CALM = 3  # looks without work in a row, after which they are idle
+BUSY = 0.2  # of a core
 LONG = 0.05  # seconds of a call from which on loading code and weights to the caches does not matter
 
 
@@ -50,11 +53,14 @@ def interleave(
     candidate is first called ``warmup`` times untimed. Rounds go on until ``seconds`` have passed, and for at
     least ``min_rounds``. Garbage collection is off meanwhile. Among several candidates each timed call comes
     right after an untimed one of the same, so that it finds its own code and weights in the caches, as it
-    does if one model runs alone: ShuffleNetV2 is a third slower after another model's call.
+    does if one model runs alone: ShuffleNetV2 is a third slower after another model's call. Before another
+    candidate's turn the threads of the last one become idle.
     """
-    for run in runs.values():
+    rests = {}
+    for name, run in runs.items():
         for _ in range(warmup):
             run()
+        rests[name] = _busy() if len(runs) > 1 else 0.0
     shuffler = random.Random(0)
     order = list(runs)
     samples: dict[str, list[float]] = {name: [] for name in runs}
@@ -69,8 +75,27 @@ def interleave(
                 start = time.perf_counter()
                 runs[name]()
                 samples[name].append(time.perf_counter() - start)
+                time.sleep(rests[name])
             rounds += 1
     return {name: np.array(times) for name, times in samples.items()}
+
+
+def _busy() -> float:
+    """How many seconds from now this process's threads are busy: those of an engine, after its call.
+
+    With several threads ONNX Runtime's wait for the next call in a loop, which takes a core for 50 ms (AMD
+    EPYC, two cores, November 2026).
+    """
+    start, busy, calm = time.perf_counter(), 0.0, 0
+    for _ in range(LOOKS):
+        before = time.process_time()
+        time.sleep(LOOK)
+        calm += 1
+        if time.process_time() - before > BUSY * LOOK:
+            busy, calm = time.perf_counter() - start, 0
+        if calm == CALM:
+            break
+    return busy
 
 
 def summarize(samples: Seconds) -> Latency:
