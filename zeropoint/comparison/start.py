@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from zeropoint.data import Loaders
 from zeropoint.data.batches import Loader, example_inputs, split
 from zeropoint.engines import find as engine
@@ -34,7 +32,7 @@ from zeropoint.targets.options import Options
 from zeropoint.tasks import Task
 from zeropoint.torch_private.trees import tree_leaves
 from zeropoint.training import randomness
-from zeropoint.training.checkpoint import update, update_program
+from zeropoint.training.checkpoint import update_program, update_values
 from zeropoint.training.task import OwnLoss
 
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
@@ -216,8 +214,7 @@ def _fingerprint(program: Program, data: Loaders) -> str:
     update_program(digest, program)
     first = [split(next(iter(loader))) for loader in (data.calibration, data.evaluation)]
     parts = [part for inputs, targets in first for part in (*inputs, *tree_leaves(targets))]
-    update(digest, [("batch", part) for part in parts if isinstance(part, Tensor)])
-    digest.update(repr([part for part in parts if not isinstance(part, Tensor | None)]).encode())
+    update_values(digest, parts)
     if has_free_sizes(program.module):
         digest.update(f"{input_shapes(program.module)}".encode())
     for loader in (data.calibration, data.evaluation, data.train):

@@ -105,14 +105,19 @@ def check_shapes(inputs: Sequence[Tensor], shapes: tuple[Shape, ...]) -> None:
             raise InputError(f"input {number} {wrong}")
 
 
+def mistyped(tensor: Tensor, dtype: torch.dtype) -> str:
+    """What is wrong with an input's type and the fix, to follow its name; empty if it is ``dtype``."""
+    if tensor.dtype == dtype:
+        return ""
+    return f"is of {tensor.dtype}; the model takes {dtype}: use .to({dtype})"
+
+
 def check_types(inputs: Sequence[Tensor], module: GraphModule) -> None:
     """Raises InputError, with the number of the input, for inputs of other types than the graph takes."""
     placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
     for number, (tensor, placeholder) in enumerate(zip(inputs, placeholders, strict=True), 1):
-        if tensor.dtype != (dtype := placeholder.meta["val"].dtype):
-            raise InputError(
-                f"input {number} is of {tensor.dtype}; the model takes {dtype}: use .to({dtype})"
-            )
+        if wrong := mistyped(tensor, placeholder.meta["val"].dtype):
+            raise InputError(f"input {number} {wrong}")
 
 
 def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) -> None:
@@ -121,11 +126,8 @@ def check_inputs(module: GraphModule, inputs: tuple[Tensor, ...], where: str) ->
     if len(inputs) != len(placeholders):
         raise InputError(f"{where} has {len(inputs)} inputs; the model takes {len(placeholders)}")
     for tensor, placeholder, shape in zip(inputs, placeholders, input_shapes(module), strict=True):
-        dtype = placeholder.meta["val"].dtype
-        if wrong := misfit(tensor, shape):
+        if wrong := misfit(tensor, shape) or mistyped(tensor, placeholder.meta["val"].dtype):
             raise InputError(f"{where} {wrong}")
-        if tensor.dtype != dtype:
-            raise InputError(f"{where} is of {tensor.dtype}; the model takes {dtype}: use .to({dtype})")
         if not tensor.numel():
             raise InputError(f"{where} is empty; leave it out")
         if not tensor.is_floating_point() or tensor.isfinite().all():

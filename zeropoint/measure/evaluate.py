@@ -20,7 +20,7 @@ from zeropoint.measure.fidelity import Fidelity, FidelityMeter
 from zeropoint.progress import track
 from zeropoint.tasks import Measure, Metric, Task
 from zeropoint.tasks.bootstrap import Blocks, Change, change
-from zeropoint.tasks.metric import Score, Sums, blaming, number
+from zeropoint.tasks.metric import Score, Sums
 from zeropoint.tasks.outputs import main, samples
 
 Run = Callable[..., Any]
@@ -187,10 +187,7 @@ class _View:
         self.nested = signature.nested(self.flat) if signature else outputs
         if isinstance(self.nested, tuple) and len(self.nested) == 1:
             self.nested = self.nested[0]
-        self.read = self.nested
-        if task and task.postprocess:
-            with blaming("the postprocessing fails"), torch.no_grad():
-                self.read = task.postprocess(self.nested)
+        self.read = task.postprocessed(self.nested) if task else self.nested
 
     def forget(self) -> None:
         """Frees the outputs."""
@@ -232,10 +229,7 @@ class _Gathered:
     def result(self, data: Loader, reference: "_Gathered | None") -> Evaluation:
         """The Evaluation of all batches; ``reference`` is that of float32."""
         values: dict[str, float | None] = {score.metric.name: score.value() for score in self._scores}
-        for metric in self._task.metrics:
-            if metric.whole is not None:
-                with blaming(f"{metric.name} fails"):
-                    values[metric.name] = number(metric.whole(self._view.run, data), metric.name)
+        values |= self._task.whole_values(self._view.run, data)
         values = {metric.name: values[metric.name] for metric in self._task.metrics}
         fidelity, parity = (meter.result() if one else None for one, meter in self._references)
         return Evaluation(

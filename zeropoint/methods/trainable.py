@@ -41,9 +41,10 @@ def check_training(
         check_data(train, classes, labelled=is_classifier)
         if loss is None and not is_classifier:
             _check_guide(teacher, first.targets)
-        for name, loader in (("training", train), ("validation", validation)):
-            if loader is not None:
-                _check_first(program, split(first_batch(loader, name)), f"the {name} data", classes, loss)
+        _check_first(program, first, "the training data", classes, loss)
+        if validation is not None:
+            held_out = split(first_batch(validation, "validation"))
+            _check_first(program, held_out, "the validation data", classes, loss)
         if teacher is not None and teacher is not program:
             _check_teacher(program, teacher, first.inputs)
 

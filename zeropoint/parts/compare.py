@@ -18,7 +18,7 @@ from zeropoint.parts.replace import copied
 from zeropoint.parts.survey import Reading, Use, usual
 from zeropoint.targets.options import Options
 from zeropoint.tasks import Task
-from zeropoint.tasks.metric import Score, blaming, number
+from zeropoint.tasks.metric import Score
 
 WHOLE = "PyTorch, whole"
 SECONDS = 1.0  # spent timing, for each row
@@ -113,17 +113,10 @@ def _values(model: nn.Module, use: Reading, batches: Loader, task: Task | None) 
     scores = [Score(metric) for metric in task.metrics if metric.whole is None]
     with torch.no_grad():
         for batch in batches if scores else ():
-            outputs = use(model, batch)
-            if task.postprocess:
-                with blaming("the postprocessing fails"):
-                    outputs = task.postprocess(outputs)
+            outputs = task.postprocessed(use(model, batch))
             for score in scores:
                 score.add(outputs, use.targets(batch))
-        values = {score.metric.name: score.value() for score in scores}
-        for metric in task.metrics:
-            if metric.whole is not None:
-                with blaming(f"{metric.name} fails"):
-                    values[metric.name] = number(metric.whole(model, batches), metric.name)
+        values = {score.metric.name: score.value() for score in scores} | task.whole_values(model, batches)
     return {metric.name: values[metric.name] for metric in task.metrics}
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from zeropoint.tasks.metric import Metric
+from zeropoint.tasks.metric import Metric, blaming, number
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,19 @@ class Task:
     fidelity: Metric | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     postprocess: Callable[[Any], Any] | None = None
+
+    def postprocessed(self, outputs: Any) -> Any:
+        """What metrics read of a batch's outputs. Raises InputError if the user's function fails."""
+        if self.postprocess is None:
+            return outputs
+        with blaming("the postprocessing fails"), torch.no_grad():
+            return self.postprocess(outputs)
+
+    def whole_values(self, model: Any, loader: Any) -> dict[str, float]:
+        """The values of those metrics that are computed from a callable model and a loader, by name."""
+        values = {}
+        for metric in self.metrics:
+            if metric.whole is not None:
+                with blaming(f"{metric.name} fails"):
+                    values[metric.name] = number(metric.whole(model, loader), metric.name)
+        return values

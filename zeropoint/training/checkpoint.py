@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +113,12 @@ def update(digest: "hashlib._Hash", tensors: Iterable[tuple[str, Tensor]]) -> No
     for name, tensor in tensors:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def update_values(digest: "hashlib._Hash", values: Sequence[Any]) -> None:
+    """Takes the parts of batches into a digest: tensors, and anything else as text."""
+    update(digest, [("batch", value) for value in values if isinstance(value, Tensor)])
+    digest.update(repr([value for value in values if not isinstance(value, Tensor | None)]).encode())
 
 
 def beside(program: str | os.PathLike[str]) -> Path:
