@@ -36,6 +36,9 @@ Record = dict[str, Any]
 Tensors = tuple[Tensor, ...]
 CAPTURE = "capture"
 ITEMS, CALIBRATION, EVALUATION = 4, 8, 4  # items of a batch, and batches
+# Small inputs have more batches to calibrate on, until there are as many values: the range of normal noise is
+# not known from a few dozens of them.
+VALUES, MOST = 1 << 13, 128
 BEST_DB = 200.0  # of equal outputs
 NOISE = 1e-3  # of the weights, for the sensitivity
 
@@ -61,7 +64,9 @@ class Case:
     def __init__(self, architecture: Architecture) -> None:
         names = None if isinstance(architecture.inputs, tuple) else list(architecture.inputs)
         self.network = Flat(architecture.network(), names).eval()
-        self.calibration = [_tensors(architecture.sample(ITEMS, seed)) for seed in range(CALIBRATION)]
+        values = max(tensor.numel() for tensor in _tensors(architecture.sample(ITEMS, 0)))
+        batches = min(max(CALIBRATION, -(-VALUES // values)), MOST)
+        self.calibration = [_tensors(architecture.sample(ITEMS, seed)) for seed in range(batches)]
         seeds = range(1_000_000, 1_000_000 + EVALUATION)
         self.evaluation = [_tensors(architecture.sample(ITEMS, seed)) for seed in seeds]
         self.wanted = self.outputs(self.network)

@@ -26,7 +26,7 @@ import torch
 import typer
 from build import Setting, build
 from ratios import compare, fastest
-from rows import ZEROPOINT, Row, artefacts, rows
+from rows import ZEROPOINT, Row, rows
 
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.measure.latency import Seconds, interleave, paired_ratio, summarize
@@ -38,11 +38,14 @@ EVALUATED = 8  # least number of inputs for fidelity
 PROCESSES = 3
 
 
-def measure(model: str, images: int, settings: list[Setting], seconds: float) -> dict[str, Any]:
-    """Builds and times everything of one network; the result is JSON."""
+def measure(
+    model: str, images: int, settings: list[Setting], seconds: float, *, only_integers: bool = False
+) -> dict[str, Any]:
+    """Builds and times everything of one network, or the quantized artefacts alone; the result is JSON."""
+    chosen = [row for row in rows(model) if not (only_integers and row.is_float)]
     with tempfile.TemporaryDirectory() as folder:
         costs: dict[str, dict[str, Any]] = {}
-        for artefact in artefacts(model):
+        for artefact in dict.fromkeys(row.artefact for row in chosen):
             try:
                 costs[artefact] = build(model, artefact, images, settings, folder)
             except fresh.FailedError as error:
@@ -52,12 +55,12 @@ def measure(model: str, images: int, settings: list[Setting], seconds: float) ->
         for index, setting in enumerate(settings):
             files = {
                 row.name: costs[row.artefact]["paths"][index]
-                for row in rows(model)
+                for row in chosen
                 if "error" not in costs[row.artefact]
             }
             timed.append(_time(model, files, setting, seconds))
             print(f"{model}: {setting} timed", flush=True)
-    lines = [_describe(row, costs[row.artefact]) for row in rows(model)]
+    lines = [_describe(row, costs[row.artefact]) for row in chosen]
     return {
         "rows": lines,
         "macs": timed[0]["macs"],
@@ -152,6 +155,7 @@ def main(
     threads: Annotated[int | None, typer.Option(help="only this number of threads")] = None,
     batch: Annotated[int | None, typer.Option(help="only this batch size")] = None,
     seconds: Annotated[float, typer.Option(help="least time for the timings of one network")] = 20.0,
+    only_integers: Annotated[bool, typer.Option(help="leave out rows of float32 and bf16")] = False,
     out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
 ) -> None:
     """Build, time, compare."""
@@ -163,6 +167,7 @@ def main(
         "images": images,
         "seconds": seconds,
         "settings": [asdict(setting) for setting in settings],
+        "only_integers": only_integers,
     }
     out.mkdir(parents=True, exist_ok=True)
     unfinished = out / "latency.unfinished.json"
@@ -171,7 +176,7 @@ def main(
         record = {**about, "models": {}}
     for name in names or networks.NAMES:
         if name not in record["models"]:
-            record["models"][name] = measure(name, images, settings, seconds)
+            record["models"][name] = measure(name, images, settings, seconds, only_integers=only_integers)
             unfinished.write_text(json.dumps(record))
     report.write(out, "latency", record, report.latency(record))
     report.chart(record, (report.DOCS if out == report.RESULTS else out) / "latency.svg")

@@ -20,6 +20,8 @@ ONNX = ("onnx", "onnxscript", "onnxruntime.quantization")
 OPENVINO = ("openvino",)
 FX = ("torch.ao.quantization.quantize_fx",)
 PT2E = (*COMPILER, "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
+F32_HINT = "static, f32 hint"
+BFLOAT16 = engines.named("openvino").unsupported("bf16") is None  # whether this processor has instructions
 PACKAGES = {"torch": COMPILER, "onnxruntime": ONNX, "openvino": OPENVINO}
 
 
@@ -100,10 +102,10 @@ def rows(model: str) -> list[Row]:
     ]
     openvino_f32 = partial(peers.load_openvino, precision="f32")
     openvino_bf16 = partial(peers.load_openvino, precision="bf16")
-    return [
+    found = [
         *ours,
         Row("NNCF", "static", "openvino", "nncf", peers.load_openvino),
-        Row("NNCF", "static, f32 hint", "openvino", "nncf", openvino_f32),
+        Row("NNCF", F32_HINT, "openvino", "nncf", openvino_f32),
         Row("quantize_static", "", "onnxruntime", "quantize_static", peers.load_onnxruntime),
         Row("FX", "x86", "torch.jit", "fx-x86", partial(peers.load_jit, backend="x86")),
         Row("FX", "onednn", "torch.jit", "fx-onednn", partial(peers.load_jit, backend="onednn")),
@@ -115,9 +117,11 @@ def rows(model: str) -> list[Row]:
         Row("", "fp32", "openvino", "openvino", openvino_f32),
         Row("", "bf16", "openvino", "openvino", openvino_bf16),
     ]
+    # Without bf16 instructions PyTorch is ten times slower in it, and OpenVINO computes in float32.
+    return [row for row in found if BFLOAT16 or row.method not in ("bf16", F32_HINT)]
 
 
 def _methods(model: str) -> list[tuple[str, str]]:
     quantized = ["static", "dynamic"] if model in TRANSFORMERS else ["static"]
     pairs = [(method, engine) for method in [*quantized, "fp32"] for engine in engines.NAMES]
-    return [*pairs, ("bf16", "torch"), ("bf16", "openvino")]
+    return [*pairs, ("bf16", "torch"), ("bf16", "openvino")] if BFLOAT16 else pairs

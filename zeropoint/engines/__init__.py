@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from torch import Tensor, as_tensor, float32, get_num_threads, set_num_threads
+from torch import Tensor, as_tensor, dtype, float32, get_num_threads, set_num_threads
 
 from zeropoint.data.nested import replaced
 from zeropoint.engines.engine import KEPT, SIGNATURE, Engine, Run
@@ -20,7 +20,14 @@ from zeropoint.engines.verify import WrongError, check_lowering
 from zeropoint.errors import InputError, closest
 from zeropoint.graph.program import Program, at_batch, check_program
 from zeropoint.graph.signature import Signature, from_text
-from zeropoint.graph.sizes import Shape, check_shapes, input_shapes, keeping_bounds
+from zeropoint.graph.sizes import (
+    Shape,
+    check_shapes,
+    check_types,
+    input_shapes,
+    input_types,
+    keeping_bounds,
+)
 from zeropoint.targets import processor as processors
 from zeropoint.targets.machine import cores
 from zeropoint.targets.options import Options
@@ -46,8 +53,8 @@ NAMES = (
 class Runner:
     """A compiled model on an engine. ``threads`` is the number it computes with, ``artefact`` its file.
 
-    ``shapes``: the sizes that the inputs' axes may have; empty if only the artefact knows. ``signature``: how
-    the model is called; None for an artefact of an older zeropoint.
+    ``shapes``: the sizes that the inputs' axes may have, ``dtypes``: their types; empty if only the artefact
+    knows. ``signature``: how the model is called; None for an artefact of an older zeropoint.
 
     >>> runner = zp.compile(program, "onnxruntime", threads=1)
     >>> runner.engine, runner.threads, runner.artefact.suffix
@@ -59,6 +66,7 @@ class Runner:
     artefact: Path
     run: Run
     shapes: tuple[Shape, ...] = ()
+    dtypes: tuple[dtype, ...] = ()
     signature: Signature | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -67,8 +75,9 @@ class Runner:
         Floats are converted to float32. Without a signature the arguments are tensors in order, and the
         outputs a tensor or a tuple of tensors.
 
-        Raises InputError for arguments that the model was not captured with, and for an input of a shape that
-        it was not captured for: engines would read after its end, or give meaningless outputs.
+        Raises InputError for arguments that the model was not captured with, and for an input of a shape or
+        type that it was not captured for: engines would read after its end, or give meaningless outputs. NaN
+        is not looked for: integer layers make ordinary numbers of it.
         """
         args, kwargs = replaced((args, kwargs), np.ndarray, as_tensor)
         if self.signature is not None:
@@ -81,6 +90,8 @@ class Runner:
         tensors = tuple(map(_as_float32, inputs))
         if self.shapes:
             check_shapes(tensors, self.shapes)
+        if self.dtypes:
+            check_types(tensors, self.dtypes)
         return self.run(*tensors)
 
 
@@ -219,7 +230,8 @@ def load_artefact(
     module = find(engine)
     run = module.load(path, threads, shapes)
     if program is not None:
-        return Runner(engine, threads, path, run, input_shapes(program.module), program.signature)
+        shapes, dtypes = input_shapes(program.module), input_types(program.module)
+        return Runner(engine, threads, path, run, shapes, dtypes, program.signature)
     text = module.metadata(path).get(SIGNATURE)
     return Runner(engine, threads, path, run, signature=from_text(text) if text else None)
 

@@ -29,7 +29,7 @@ from zeropoint.graph.operators import EMBEDDINGS, FAKE_QUANTIZE, RECURRENT, weig
 from zeropoint.graph.packing import pack, unpack
 from zeropoint.graph.quantizers import quantizers, restore_schemes
 from zeropoint.graph.signature import Signature, from_text, positional
-from zeropoint.graph.sizes import check_shapes, check_types, input_shapes
+from zeropoint.graph.sizes import check_shapes, check_types, input_shapes, input_types
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.torch_private.graphs import call_flat, drop_example_inputs, output_structure, write_code
 from zeropoint.torch_private.recurrent import shapes_alone
@@ -90,7 +90,7 @@ class Program:
         """
         inputs = self.signature.flat(args, kwargs)
         check_shapes(inputs, input_shapes(self.module))
-        check_types(inputs, self.module)
+        check_types(inputs, input_types(self.module))
         return self.signature.nested(self.flat(*inputs))
 
     def flat(self, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -112,11 +112,15 @@ def mistyped(tensor: Tensor, dtype: torch.dtype) -> str:
     return f"is of {tensor.dtype}; the model takes {dtype}: use .to({dtype})"
 
 
-def check_types(inputs: Sequence[Tensor], module: GraphModule) -> None:
-    """Raises InputError, with the number of the input, for inputs of other types than the graph takes."""
-    placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
-    for number, (tensor, placeholder) in enumerate(zip(inputs, placeholders, strict=True), 1):
-        if wrong := mistyped(tensor, placeholder.meta["val"].dtype):
+def input_types(module: GraphModule) -> tuple[torch.dtype, ...]:
+    """The type of each input of a graph."""
+    return tuple(node.meta["val"].dtype for node in module.graph.find_nodes(op="placeholder"))
+
+
+def check_types(inputs: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> None:
+    """Raises InputError, with the number of the input, for inputs of other types than these."""
+    for number, (tensor, dtype) in enumerate(zip(inputs, dtypes, strict=True), 1):
+        if wrong := mistyped(tensor, dtype):
             raise InputError(f"input {number} {wrong}")
 
 
