@@ -230,8 +230,8 @@ def load_artefact(
     module = find(engine)
     run = module.load(path, threads, shapes)
     if program is not None:
-        shapes, dtypes = input_shapes(program.module), input_types(program.module)
-        return Runner(engine, threads, path, run, shapes, dtypes, program.signature)
+        sizes, dtypes = input_shapes(program.module), input_types(program.module)
+        return Runner(engine, threads, path, run, sizes, dtypes, program.signature)
     text = module.metadata(path).get(SIGNATURE)
     return Runner(engine, threads, path, run, signature=from_text(text) if text else None)
 

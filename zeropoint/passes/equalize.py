@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -24,6 +25,7 @@ from zeropoint.graph.operators import SPLITS, WEIGHTED, aten, bias_of, facts, fa
 from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.bfloat16 import observable
+from zeropoint.passes.inputs import close, is_opened, open_inputs
 from zeropoint.passes.observe import run_on
 from zeropoint.targets.options import Options
 from zeropoint.targets.recipe import matches
@@ -40,6 +42,9 @@ LEAST_GAIN = 0.5  # a region is scaled only if its estimated noise falls below t
 # The same for a region with a concatenation, whose parts have to differ much: with 0.5 ShuffleNetV2 x0.5 of
 # random weights has 10.5 dB, and 11.8 without (W8A8, AMD EPYC with AVX2, November 2026).
 JOINED_GAIN = 0.1
+# The same for an input, which costs a product with all of its values, and the widest ratio of its channels:
+# no layer before it has to bear the inverse.
+INPUT_GAIN, WIDEST_INPUT = 0.1, 2.0**20
 
 _CLIPS = {aten.hardtanh.default, aten.clamp.default}
 
@@ -74,21 +79,22 @@ def equalize(
     channels that reach it are not scaled, the others at most up to it.
     """
     module = fx.copy(program.module)
+    opened = open_inputs(module)
     regions = [region for region in _regions(module) if not _is_skipped(region, options)]
     if not regions:
         return program
-    seen = _observe(program, regions, calibration)
+    seen = _observe(dataclasses.replace(program, module=module), regions, calibration)
     if not seen:  # no data: ranges will say so
         return program
-    is_scaled = False
+    scaled: set[Node] = set()
     for region in regions:
         readers = [_reader(module, layer, seen) for layer in region.readers]
         if (scale := _best_scale(region, readers, seen, options, activations)) is not None:
             _apply(module, region, scale)
-            is_scaled = True
-    if not is_scaled:
+            scaled.update(region.makers)
+    if not scaled:
         return program
-    module.recompile()
+    close(module, opened, scaled)
     return dataclasses.replace(program, module=module)
 
 
@@ -152,6 +158,8 @@ def _is_convolution(node: Node) -> bool:
 
 def _parameters(node: Node) -> list[Node]:
     """The nodes of a layer's weight, and of its bias where it has one."""
+    if is_opened(node):
+        return [cast(Node, node.args[1])]
     description = weighted(node)
     parts = [node.args[description.weight], bias_of(node, description)] if description else node.args[2:4]
     return [part for part in parts if isinstance(part, Node)]
@@ -167,14 +175,16 @@ def _is_maker(node: Node) -> bool:
     """Whether a layer's output channels can be scaled by its parameters."""
     if node.target is aten.layer_norm.default:
         return len(cast(list[int], node.args[1])) == 1 and len(_parameters(node)) > 0 and _is_own(node)
-    return bool(weighted(node)) and _is_own(node) and (_is_convolution(node) or _is_matrix(node))
+    is_layer = bool(weighted(node)) and _is_own(node) and (_is_convolution(node) or _is_matrix(node))
+    return is_layer or is_opened(node)
 
 
 def _made_axis(node: Node) -> int | None:
     """The axis of the output channels of a layer that can be scaled."""
     if not _is_maker(node):
         return None
-    return 1 if _is_convolution(node) else node.meta["val"].dim() - 1
+    images = _is_convolution(node) or (is_opened(node) and any(map(_is_convolution, node.users)))
+    return 1 if images else node.meta["val"].dim() - 1
 
 
 def _is_matrix(node: Node) -> bool:
@@ -271,10 +281,12 @@ def _best_scale(
 ) -> Tensor | None:
     """What each channel is divided by for the least noise, (channels,); None to leave them as they are."""
     values = {value: seen[value] for value in region.axes if value in seen}
-    ranges = [region.whole(node, _relative(value.high - value.low)) for node, value in values.items()]
-    spread = _relative(torch.stack(ranges).amax(0))
-    columns = [region.whole(one.input, _relative(one.largest.amax(1).flatten())) for one in readers]
-    weights = _relative(torch.stack(columns).amax(0))
+    is_input = any(map(is_opened, region.makers))
+    relative = partial(_relative, widest=WIDEST_INPUT if is_input else WIDEST)
+    ranges = [region.whole(node, relative(value.high - value.low)) for node, value in values.items()]
+    spread = relative(torch.stack(ranges).amax(0))
+    columns = [region.whole(one.input, relative(one.largest.amax(1).flatten())) for one in readers]
+    weights = relative(torch.stack(columns).amax(0))
     reached, least = _clipped(region, seen)
 
     def noise(scale: Tensor) -> float:
@@ -289,13 +301,13 @@ def _best_scale(
     scales = [spread**own / weights**other for own, other in itertools.product(POWERS, POWERS)]
     found = min((torch.where(reached, 1.0, scale.maximum(least)) for scale in scales), key=noise)
     is_joined = any(value.target is aten.cat.default for value in region.axes)
-    least_gain = JOINED_GAIN if is_joined else LEAST_GAIN
+    least_gain = INPUT_GAIN if is_input else JOINED_GAIN if is_joined else LEAST_GAIN
     return found if noise(found) < least_gain * noise(torch.ones_like(found)) else None
 
 
-def _relative(ranges: Tensor) -> Tensor:
-    """Relative to the largest, and at least 1 / WIDEST."""
-    return (ranges.double() / ranges.max().clamp(min=1e-30)).clamp(min=1 / WIDEST)
+def _relative(ranges: Tensor, widest: float) -> Tensor:
+    """Relative to the largest, and at least 1 / ``widest``."""
+    return (ranges.double() / ranges.max().clamp(min=1e-30)).clamp(min=1 / widest)
 
 
 def _clipped(region: _Region, seen: dict[Node, _Channels]) -> tuple[Tensor, Tensor]:
@@ -361,7 +373,7 @@ def _apply(module: GraphModule, region: _Region, scales: Tensor) -> None:
         for part in _parameters(layer):
             old = fx.tensor_of(module, part)
             shape = per_channel_shape(scale, old.dim(), axis if old.dim() > 1 else 0)
-            _set(module, part, old / scale.reshape(shape))
+            _set(module, part, old / scale.reshape(shape), trainable=not is_opened(layer))
     for layer in region.readers:
         part, description = _parameters(layer)[0], WEIGHTED[layer.target]
         old, scale = (
@@ -377,7 +389,7 @@ def _apply(module: GraphModule, region: _Region, scales: Tensor) -> None:
             _set(module, part, old * scale.reshape(per_channel_shape(scale, 2, inputs)))
 
 
-def _set(module: GraphModule, node: Node, value: Tensor) -> None:
+def _set(module: GraphModule, node: Node, value: Tensor, *, trainable: bool = True) -> None:
     """Puts a tensor of its own in place of a parameter, which may be the user's."""
-    fx.set_tensor(module, str(node.target), value.float(), trainable=True)
+    fx.set_tensor(module, str(node.target), value.float(), trainable=trainable)
     node.meta["val"] = value.float()
