@@ -99,6 +99,31 @@ def test_relu6_is_hardtanh():
     assert operators(check(nn.Sequential(nn.ReLU6(inplace=True)), images())) == [aten.hardtanh.default]
 
 
+@pytest.mark.parametrize("settings", [(), (0.2,), (0.1, 0.3)])
+def test_a_randomized_leaky_relu_has_its_mean_slope(settings):
+    program = check(nn.Sequential(nn.RReLU(*settings)), images())
+    lower, upper = (*settings, *(1 / 8, 1 / 3)[len(settings) :])
+    assert operators(program) == [aten.leaky_relu.default]
+    assert torch.allclose(program(-torch.ones_like(images())), torch.tensor(-(lower + upper) / 2))
+
+
+class Causal(nn.Module):
+    """An encoder and decoder whose mask is made in ``forward``, as in PyTorch's tutorials."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Transformer(16, 2, 1, 1, 32, batch_first=True)
+
+    def forward(self, source, target):
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.layers(source, target, tgt_mask=mask)
+
+
+def test_a_transformer_with_a_causal_mask():
+    torch.manual_seed(0)
+    check(Causal(), torch.randn(2, 5, 16), torch.randn(2, 4, 16))
+
+
 def residual(parts, x):
     y = parts[0](x)
     y += x

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
+from torch.nn.modules import transformer
 
 from zeropoint.errors import InputError
-from zeropoint.torch_private import compiler, graphs, onnx, operators, tensors, trees
+from zeropoint.torch_private import compiler, graphs, masks, onnx, operators, tensors, trees
 from zeropoint.torch_private.pairs import pairs
 
 SEEN_WITH = "2.13"
@@ -92,6 +93,16 @@ def test_torch_2_13_pairs_quantize_and_dequantize():
     scales, zeros = torch.tensor([0.5, 2.0]), torch.zeros(2, dtype=torch.int64)
     found = pairs.dequantize_per_channel.default(weight, scales, zeros, 0, -128, 127, torch.int8)
     assert found.tolist() == [[1.0], [8.0]]
+
+
+def test_torch_2_13_transformers_look_at_their_masks():
+    mask = nn.Transformer.generate_square_subsequent_mask(3)
+    look = transformer._detect_is_causal_mask
+    assert look(mask)
+    with masks.masks_unread():
+        assert not transformer._detect_is_causal_mask(mask)
+        assert transformer._detect_is_causal_mask(mask, is_causal=True)
+    assert transformer._detect_is_causal_mask is look
 
 
 def test_torch_2_13_trees():

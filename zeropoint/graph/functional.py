@@ -119,6 +119,8 @@ def canonicalize(graph: Graph) -> None:
             _leave_out_empty(node)
         elif node.target is ATTENTION:
             with_four_axes(node)
+        elif node.target is aten.rrelu.default:
+            _mean_slope(node)
         elif node.target is aten.relu6.default:
             node.target, node.args = aten.hardtanh.default, (node.args[0], 0.0, 6.0)
         elif node.target is aten._native_batch_norm_legit_no_training.default:
@@ -130,6 +132,15 @@ def canonicalize(graph: Graph) -> None:
             for user in list(node.users):
                 if user.target is operator.getitem and user.args[1] == 0:
                     user.replace_all_uses_with(norm)
+
+
+def _mean_slope(rrelu: Node) -> None:
+    """Says in the graph what a randomized leaky ReLU does in eval mode: its slope is the mean one."""
+    given = cast(tuple[float, ...], rrelu.args[1:4])
+    lower, upper, training = given + (1 / 8, 1 / 3, False)[len(given) :]
+    if not training:
+        slope = (lower + upper) / 2
+        rrelu.target, rrelu.args = aten.leaky_relu.default, (rrelu.args[0], slope)
 
 
 def _leave_out_empty(cat: Node) -> None:
