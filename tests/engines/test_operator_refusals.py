@@ -30,7 +30,8 @@ def test_the_exporter_to_onnx_lacks_an_operator():
 
 def test_an_operator_that_an_engine_has_but_not_so():
     openvino = RuntimeError(
-        OPENVINO.partition("Summary")[0] + "Summary:\n-- Conversion is failed for: aten.convolution.default"
+        OPENVINO.partition("Summary")[0]
+        + "Summary:\n-- Conversion is failed for: aten.convolution.default, torch::None"
     )
     node = "%conv2d : [num_users=1] = call_function[target=torch.ops.aten.conv2d.default](args = (%x,))"
     onnx = caused(RuntimeError(ONNX), RuntimeError(f"Error when translating node {node}."))

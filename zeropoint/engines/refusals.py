@@ -11,7 +11,7 @@ _LACKING = re.compile(
 )
 # In which they name one that they know, but not as it is used there.
 _FAILED = re.compile(
-    r"Conversion is failed for: (?P<openvino>aten\.\S+)"
+    r"Conversion is failed for: (?P<openvino>aten\.[^\s,]+)"
     r"|Error when translating node .*target=torch\.ops\.(?P<onnx>[\w.]+)"
 )
 _COLOUR = re.compile(r"\x1b\[\d*m")
