@@ -15,6 +15,7 @@ from zeropoint.methods.common import fold, keep_within_limits, quantized
 from zeropoint.methods.method import Job, step
 from zeropoint.passes.bias import correct_biases
 from zeropoint.passes.insertion import insert_quantizers
+from zeropoint.passes.row_ranges import scale_rows
 from zeropoint.targets.placement import place_dynamic
 
 
@@ -38,4 +39,10 @@ def make_up_for_rounding(program: Program, job: Job) -> Program:
     return correct_biases(program, job.float32)
 
 
-DYNAMIC = (fold, place_quantizers, make_up_for_rounding, keep_within_limits)
+@step()
+def give_rows_ranges(program: Program, job: Job) -> Program:
+    """Every row has a range of its own, where the engine has one for a whole tensor."""
+    return scale_rows(program) if job.target.ranges_of_tensors else program
+
+
+DYNAMIC = (fold, place_quantizers, make_up_for_rounding, keep_within_limits, give_rows_ranges)

@@ -63,6 +63,7 @@ class Target:
     ``pools_sums``: a residual addition that only pooling reads, as at the end of a ResNet, is quantized too.
     ``quantizes_extremes``: a maximum or minimum over axes is wrong unless its input is quantized.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
+    ``ranges_of_tensors``: whether a range that is found at run time is that of a whole tensor.
     ``pairs_across_places``: whether kernels without VNNI pair weights of neighbouring places, too, where the
     number of input channels is odd.
     ``processor``: the kind that these rules are for, one of ``zeropoint.targets.processor.PROCESSORS``.
@@ -83,6 +84,7 @@ class Target:
     pools_sums: bool = False
     zero_in_middle: bool = True
     quantizes_extremes: bool = False
+    ranges_of_tensors: bool = False
     pairs_across_places: bool = False
     processor: str = "vnni"
     limits: tuple[Limit, ...] = ()

@@ -13,6 +13,7 @@ TARGET = Target(
     fused=frozenset({"relu"}),
     adds_before_rounding=False,
     pairs_across_places=True,
+    ranges_of_tensors=True,
     limits=(
         *AT_RUN_TIME,
         Limit(("dynamic",), "weight_symmetric", (None, True), "it needs symmetric weights there"),

@@ -13,6 +13,7 @@ TARGET = Target(
     # on ResNet-50.
     # Concatenating and splitting channels as integers makes ShuffleNetV2 30% faster.
     inputs=frozenset({"add", "cat"}),
+    ranges_of_tensors=True,
     limits=(
         *AT_RUN_TIME,
         NO_GROUPS,

@@ -1,0 +1,63 @@
+"""Row ranges: run-time quantizers that give each row a range of its own, on engines that have one for all.
+
+An item beside an outlier in its batch, or a token beside one in its sequence, would otherwise be rounded by
+the outlier's range. With ``r`` the largest absolute value of a row ``x``, a linear layer is computed as
+``r · (W (x / r)) + b``: every row that is quantized reaches to 1 or -1. Per-token ranges are those of
+ZeroQuant (Yao et al. 2022, section 4.1).
+"""
+
+import dataclasses
+from typing import cast
+
+from torch.fx import Node
+
+from zeropoint.graph import edits as fx
+from zeropoint.graph.attention import inserted
+from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, aten, bias_of, weighted
+from zeropoint.graph.program import Program
+
+SMALLEST = 1e-30  # a row of zeros is divided by this
+_WITHOUT_BIAS = {aten.addmm.default: aten.mm.default}  # the others take None, or no bias at all
+
+
+def scale_rows(program: Program) -> Program:
+    """The Program with the rows of every value that is quantized at run time scaled to a largest of 1."""
+    module = fx.copy(program.module)
+    for quantizer in module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_DYNAMIC):
+        source = cast(Node, quantizer.args[0])
+        readers = [user for user in source.users if user is not quantizer and _is_range(user)]
+        with module.graph.inserting_before(readers[0]):
+            magnitudes = inserted(source, aten.abs.default, source)
+            largest = inserted(source, aten.amax.default, magnitudes, [-1], True)
+            scale = inserted(source, aten.clamp_min.default, largest, SMALLEST)
+            scaled = inserted(source, aten.div.Tensor, source, scale)
+        for reader in [*readers, quantizer]:
+            reader.replace_input_with(source, scaled)
+        for layer in list(quantizer.users):
+            _scale_back(layer, scale)
+    fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
+
+
+def _is_range(user: Node) -> bool:
+    """Whether a node is the minimum or maximum that a run-time quantizer takes of its source."""
+    return user.target in (aten.amin.default, aten.amax.default) and len(user.args) == 1
+
+
+def _scale_back(layer: Node, scale: Node) -> None:
+    """Has a layer that reads scaled rows give what it gave of the rows themselves."""
+    description = weighted(layer)
+    assert description is not None
+    bias, readers = bias_of(layer, description), list(layer.users)
+    if bias is not None:
+        if layer.target in _WITHOUT_BIAS:
+            layer.target, layer.args = _WITHOUT_BIAS[layer.target], layer.args[1:]
+        else:
+            fx.replace_argument(layer, cast(int, description.bias), None)
+    with layer.graph.inserting_after(layer):
+        output = inserted(layer, aten.mul.Tensor, layer, scale)
+    if bias is not None:
+        with layer.graph.inserting_after(output):
+            output = inserted(layer, aten.add.Tensor, output, bias)
+    for reader in readers:
+        reader.replace_input_with(layer, output)
