@@ -12,6 +12,10 @@ class Loaders:
     ``calibration`` needs no labels. ``validation`` is held out of ``train`` to choose the best epoch by, so
     that ``evaluation`` judges only what is finished; both are None if there is no training data.
 
+    A report shows inputs. Images are drawn as ``mean`` and ``std`` of their channels tell, with which values
+    from 0 to 1 were normalized; empty if they were not, or it is not known. Inputs (N, T) or (N, 1, T) of a
+    ``sample_rate``, in Hz, are sounds.
+
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> data.train is None
     True
@@ -22,6 +26,9 @@ class Loaders:
     evaluation: Loader
     train: Loader | None = None
     validation: Loader | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    sample_rate: int | None = None
 
     def parts(self) -> dict[str, Loader | None]:
         """The parts that methods read, by name."""
