@@ -10,7 +10,7 @@ from networks import images, options, residual
 from PIL import Image
 
 from zeropoint.data import Loaders
-from zeropoint.measure.pictures import LONGEST, SECONDS, Studio, Tones, coloured, media, save_png, waveform
+from zeropoint.measure.pictures import LONGEST, SECONDS, Levels, RowMedia, coloured, media, save_png, waveform
 from zeropoint.measure.worst import Moved
 from zeropoint.quantization import quantize
 from zeropoint.tasks.answers import Answer, Box
@@ -18,8 +18,8 @@ from zeropoint.tasks.answers import Answer, Box
 generator = torch.Generator().manual_seed(0)
 
 
-def studio(tmp_path, program=None, **facts):
-    return Studio(
+def row_media(tmp_path, program=None, **facts):
+    return RowMedia(
         tmp_path, "static W4A4 on openvino", program or residual(), Loaders("mine", [], [], **facts)
     )
 
@@ -37,7 +37,7 @@ def test_a_normalization_is_undone(tmp_path):
     wanted = torch.randint(256, (3, 5, 4), generator=generator)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     value = (wanted / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    (one,) = media(moved(value), studio(tmp_path, mean=mean, std=std))
+    (one,) = media(moved(value), row_media(tmp_path, mean=mean, std=std))
     assert (one.file, one.caption, one.outlines) == ("7-input.png", "input", ())
     np.testing.assert_array_equal(read(tmp_path, one.file), wanted.movedim(0, -1))
 
@@ -52,10 +52,10 @@ def test_a_normalization_is_undone(tmp_path):
         (torch.tensor([[[3, 4, 255]]], dtype=torch.uint8), [[3, 4, 255]], ""),
     ],
 )
-def test_tones_of_unknown_images(value, expected, words):
-    tones = Tones.of(value)
-    assert tones.words == words
-    np.testing.assert_array_equal(tones.pixels(value), expected)
+def test_levels_of_unknown_images(value, expected, words):
+    levels = Levels.of(value)
+    assert levels.words == words
+    np.testing.assert_array_equal(levels.pixels(value), expected)
 
 
 def test_large_pictures_are_reduced(tmp_path):
@@ -67,7 +67,7 @@ def test_masks_are_reduced_without_mixing_classes(tmp_path):
     mask = torch.randint(3, (2 * LONGEST, 2 * LONGEST), generator=generator)
     answer = Answer(mask=mask)
     other = Answer(mask=torch.where(torch.arange(2 * LONGEST) < LONGEST, mask, 3))
-    found = media(moved(float32=answer, row=other, label=answer), studio(tmp_path))
+    found = media(moved(float32=answer, row=other, label=answer), row_media(tmp_path))
     names = ["7-float32", "7-static-W4A4-on-openvino-row", "7-static-W4A4-on-openvino-difference", "7-label"]
     assert [one.file for one in found] == [f"{name}.png" for name in names]
     palette = coloured(torch.arange(256)[None])[0]
@@ -81,7 +81,7 @@ def test_masks_are_reduced_without_mixing_classes(tmp_path):
 
 def test_boxes_are_fractions_of_the_input(tmp_path):
     before, after = Answer(boxes=(Box(2, 1, 6, 3, "cat"),)), Answer(boxes=(Box(0, 0, 8, 4, "dog"),))
-    (one,) = media(moved(torch.rand(3, 4, 8), float32=before, row=after), studio(tmp_path))
+    (one,) = media(moved(torch.rand(3, 4, 8), float32=before, row=after), row_media(tmp_path))
     mine, other = one.outlines
     assert (mine.x, mine.y, mine.width, mine.height, mine.words, mine.by) == (
         0.25,
@@ -100,8 +100,8 @@ def test_what_int8_sees_is_the_rounded_input(tmp_path):
         program = quantize(
             residual(), "static", calibration=[value], target="openvino", options=options(end_bits=bits)
         )
-        found = media(moved(value[0]), studio(tmp_path, program))
-        tones = Tones.of(value[0])
+        found = media(moved(value[0]), row_media(tmp_path, program))
+        levels = Levels.of(value[0])
         (node,) = [
             node
             for node in program.module.graph.nodes
@@ -109,8 +109,8 @@ def test_what_int8_sees_is_the_rounded_input(tmp_path):
         ]
         scale, zero_point, qmin, qmax = node.args[1:5]
         levels = np.clip(np.round(value[0].numpy() / scale) + zero_point, qmin, qmax)
-        seen = tones.pixels(torch.tensor((levels - zero_point) * scale)).astype(int)
-        difference = np.abs(seen - tones.pixels(value[0])).max()
+        seen = levels.pixels(torch.tensor((levels - zero_point) * scale)).astype(int)
+        difference = np.abs(seen - levels.pixels(value[0])).max()
         if bits == 8:
             (one,) = found
             assert one.caption.endswith(f"its 8-bit values are within {difference} of 255 levels")
@@ -125,7 +125,7 @@ def test_what_int8_sees_is_the_rounded_input(tmp_path):
 def test_a_sound_is_16_bit(tmp_path, shape):
     rate = 100
     values = torch.sin(torch.arange(rate * (SECONDS + 1)) / 3)
-    (one,) = media(moved(torch.arange(2), 4 * values.reshape(shape)), studio(tmp_path, sample_rate=rate))
+    (one,) = media(moved(torch.arange(2), 4 * values.reshape(shape)), row_media(tmp_path, sample_rate=rate))
     assert one.caption == f"input; the first {SECONDS} s, divided by its peak {4 * values.abs().max():.3g}"
     with wave.open(str(tmp_path / "samples" / one.file)) as sound:
         assert (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) == (1, 2, rate)
@@ -140,9 +140,9 @@ def test_a_quiet_sound_stays_quiet():
     assert words == ""
 
 
-def test_outputs_that_are_images_are_drawn_by_the_same_tones(tmp_path):
+def test_outputs_that_are_images_are_drawn_by_the_same_levels(tmp_path):
     before, after = Answer(signal=torch.tensor([[[0.0, 4.0]]])), Answer(signal=torch.tensor([[[1.0, 5.0]]]))
-    first, second = media(moved(float32=before, row=after), studio(tmp_path))
+    first, second = media(moved(float32=before, row=after), row_media(tmp_path))
     assert read(tmp_path, first.file).tolist() == [[0, 255]]
     assert read(tmp_path, second.file).tolist() == [[64, 255]]
     assert second.caption == "output of this row; black is 0, white 4"
@@ -160,10 +160,10 @@ def test_outputs_that_are_images_are_drawn_by_the_same_tones(tmp_path):
     ],
 )
 def test_other_inputs_have_no_picture(tmp_path, inputs):
-    assert media(moved(*inputs), studio(tmp_path)) == ()
+    assert media(moved(*inputs), row_media(tmp_path)) == ()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_pillow_there_are_words_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("zeropoint.measure.pictures.pillow_is_missing", lambda: True)
-    assert media(moved(torch.rand(3, 4, 4)), studio(tmp_path)) == ()
+    assert media(moved(torch.rand(3, 4, 4)), row_media(tmp_path)) == ()

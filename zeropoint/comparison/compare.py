@@ -102,6 +102,8 @@ def compare(
     probe = check(program, data, methods, options, chosen, batches, loss)
     quantizes = any(find(name).quantizes for name in methods)
     warn_of(options.processor if quantizes else "", "the comparison")
+    if pictures.pillow_is_missing():
+        say("no pictures of samples: Pillow is not installed; run: pip install 'zeropoint[report]'")
     folder = make_folder(out)
     run = Run(at_batch(program, batch_size), data, batches, chosen, folder, options, threads, say, loss)
     trains = any(find(name).needs("train") for name in methods)
@@ -283,10 +285,10 @@ def _row(
 
 def _changed_samples(run: Run, program: Program, row: Row, worst: Worst) -> tuple[ChangedSample, ...]:
     """The samples that a row changed most, with pictures and sounds in the run folder."""
-    studio, found = pictures.Studio(run.folder, row.name, program, run.data), []
+    made, found = pictures.RowMedia(run.folder, row.name, program, run.data), []
     for moved in worst.samples:
         try:
-            found.append(moved.told(pictures.media(moved, studio)))
+            found.append(moved.told(pictures.media(moved, made)))
         except Exception as error:  # the report lacks a picture, but the row was measured
             run.say(f"{row.name}: cannot draw sample {moved.index}: {first_line(error)}")
             found.append(moved.told())

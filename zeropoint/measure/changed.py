@@ -33,8 +33,16 @@ class ChangedSample:
     ``index``: its place in the evaluation data, from 0. ``float32``, ``row`` and ``label``: the answers of
     both and the label in words, "" where there is nothing short to say. ``changed``: how many of its
     classes, pixels, boxes or tokens are no longer float32's, and how many there are. ``fidelity``: that of
-    the task for this sample alone. ``sqnr_db``: of its outputs, None if infinite or not finite. ``media``:
-    its input and outputs as pictures or sounds.
+    the task for this sample alone. ``sqnr_db``: of its outputs. Both are None if they are not finite.
+    ``media``: its input and outputs as pictures or sounds.
+
+    >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
+    >>> results = zp.compare(program, data, out="run", methods=["static"], engines=["openvino"])
+    >>> first = results.rows[0].changed_samples[0]
+    >>> 0 <= first.index < 16
+    True
+    >>> first.media[0].file == f"{first.index}-input.png"
+    True
     """
 
     index: int
@@ -47,8 +55,9 @@ class ChangedSample:
     media: tuple[Media, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.sqnr_db is not None and not math.isfinite(self.sqnr_db):
-            object.__setattr__(self, "sqnr_db", None)
+        for name in ("fidelity", "sqnr_db"):  # JSON has neither NaN nor infinity
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if value is not None and math.isfinite(value) else None)
 
 
 @dataclass(frozen=True)

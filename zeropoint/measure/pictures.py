@@ -31,8 +31,8 @@ Pixels = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Studio:
-    """Where the media of one row are made: the run folder, the row by name, its Program, and the data."""
+class RowMedia:
+    """What the media of one row are made with: the run folder, the row's name, its Program, and the data."""
 
     folder: Path
     row: str
@@ -68,40 +68,38 @@ def pillow_is_missing() -> bool:
     return importlib.util.find_spec("PIL") is None
 
 
-def media(moved: Moved, studio: Studio) -> tuple[Media, ...]:
+def media(moved: Moved, made: RowMedia) -> tuple[Media, ...]:
     """Pictures and sounds of a sample, written to the run folder; none without Pillow.
 
     Raises InputError if they cannot be written.
     """
     if pillow_is_missing():
         return ()
-    return (*_inputs(moved, studio), *_masks(moved, studio), *_signals(moved, studio))
+    return (*_inputs(moved, made), *_masks(moved, made), *_signals(moved, made))
 
 
-def _inputs(moved: Moved, studio: Studio) -> list[Media]:
+def _inputs(moved: Moved, made: RowMedia) -> list[Media]:
     """The first input that is a sound or an image; also what int8 sees of an image, if that is another."""
     for number, value in enumerate(moved.inputs):
-        if is_sound(value, studio.data.sample_rate):
-            return [studio.sound(f"{moved.index}-input", value, "input")]
+        if is_sound(value, made.data.sample_rate):
+            return [made.sound(f"{moved.index}-input", value, "input")]
         if is_image(value):
-            return _image(number, value, moved, studio)
+            return _image(number, value, moved, made)
     return []
 
 
-def _image(number: int, value: Tensor, moved: Moved, studio: Studio) -> list[Media]:
-    tones = Tones.of(value, studio.data.mean, studio.data.std)
-    pixels, words, more = tones.pixels(value), tones.words, []
-    if (quantizer := _quantizer(studio.program, number)) is not None:
-        bits, seen = quantizer.scheme.bits, tones.pixels(_rounded(value, quantizer))
+def _image(number: int, value: Tensor, moved: Moved, made: RowMedia) -> list[Media]:
+    levels = Levels.of(value, made.data.mean, made.data.std)
+    pixels, words, more = levels.pixels(value), levels.words, []
+    if quantizer := _quantizer(made.program, number):
+        bits, seen = quantizer.scheme.bits, levels.pixels(_rounded(value, quantizer))
         difference = int(np.abs(seen.astype(int) - pixels).max())
         if difference > VISIBLE:
-            more = [
-                studio.picture(f"{moved.index}-{studio.row}-seen", seen, f"what the {bits}-bit input holds")
-            ]
+            more = [made.picture(f"{moved.index}-{made.row}-seen", seen, f"what the {bits}-bit input holds")]
         else:
             words = _joined(words, f"its {bits}-bit values are within {difference} of 255 levels")
     boxes = outlines(moved.float32.boxes, "float32", value) + outlines(moved.row.boxes, "row", value)
-    return [studio.picture(f"{moved.index}-input", pixels, _joined("input", words), boxes), *more]
+    return [made.picture(f"{moved.index}-input", pixels, _joined("input", words), boxes), *more]
 
 
 def _quantizer(program: Program, number: int) -> Quantizer | None:
@@ -115,46 +113,40 @@ def _rounded(value: Tensor, quantizer: Quantizer) -> Tensor:
     return fake_quantize(value, scale, zero_point, scheme.qmin, scheme.qmax)
 
 
-def _masks(moved: Moved, studio: Studio) -> list[Media]:
+def _masks(moved: Moved, made: RowMedia) -> list[Media]:
     """The classes of pixels of float32, of the row and of the label, and where the first two differ."""
     before, after, label = moved.float32.mask, moved.row.mask, moved.label.mask
     if before is None or after is None:
         return []
-    of_row = f"{moved.index}-{studio.row}"
+    of_row = f"{moved.index}-{made.row}"
     found = [
-        studio.mask(f"{moved.index}-float32", coloured(before), "float32: a colour for each class"),
-        studio.mask(f"{of_row}-row", coloured(after), "this row"),
-        studio.mask(f"{of_row}-difference", differing(before, after), "white: the class changed"),
+        made.mask(f"{moved.index}-float32", coloured(before), "float32: a colour for each class"),
+        made.mask(f"{of_row}-row", coloured(after), "this row"),
+        made.mask(f"{of_row}-difference", differing(before, after), "white: the class changed"),
     ]
     if label is not None:
-        found.append(studio.mask(f"{moved.index}-label", coloured(label), "label"))
+        found.append(made.mask(f"{moved.index}-label", coloured(label), "label"))
     return found
 
 
-def _signals(moved: Moved, studio: Studio) -> list[Media]:
-    """Outputs that are images or sounds, drawn by the same tones."""
+def _signals(moved: Moved, made: RowMedia) -> list[Media]:
+    """Outputs that are images or sounds, drawn by the same levels of grey."""
     before, after = moved.float32.signal, moved.row.signal
     if before is None or after is None:
         return []
-    names = (
-        (f"{moved.index}-float32", "output of float32"),
-        (f"{moved.index}-{studio.row}-row", "output of this row"),
-    )
-    if is_sound(before, studio.data.sample_rate):
-        return [
-            studio.sound(name, one, words) for (name, words), one in zip(names, (before, after), strict=True)
-        ]
-    if not is_image(before) or not torch.isfinite(after).all():
+    name, other = f"{moved.index}-float32", f"{moved.index}-{made.row}-row"
+    if is_sound(before, made.data.sample_rate):
+        return [made.sound(name, before, "output of float32"), made.sound(other, after, "output of this row")]
+    if not is_image(before) or not is_image(after):
         return []
-    tones = Tones.of(before)
-    pairs = zip(names, (before, after), strict=True)
-    return [
-        studio.picture(name, tones.pixels(one), _joined(words, tones.words)) for (name, words), one in pairs
-    ]
+    levels = Levels.of(before)
+    captions = [_joined(f"output of {one}", levels.words) for one in ("float32", "this row")]
+    pairs = zip((name, other), (before, after), captions, strict=True)
+    return [made.picture(file, levels.pixels(image), words) for file, image, words in pairs]
 
 
 @dataclass(frozen=True)
-class Tones:
+class Levels:
     """How values become levels from 0 to 255: ``scale * value + offset``, (C, 1, 1); and that in words."""
 
     scale: Tensor
@@ -162,40 +154,38 @@ class Tones:
     words: str = ""
 
     @staticmethod
-    def of(image: Tensor, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()) -> "Tones":
+    def of(image: Tensor, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()) -> "Levels":
         """Those that undo a normalization by ``mean`` and ``std``, if it is known.
 
         Otherwise bytes, and values from 0 to 1, stay what they are, and others are stretched to their range.
         """
         if len(mean) == len(std) and len(mean) in (1, len(image)) and image.is_floating_point():
-            return Tones(255 * torch.tensor(std)[:, None, None], 255 * torch.tensor(mean)[:, None, None])
+            return Levels(255 * torch.tensor(std)[:, None, None], 255 * torch.tensor(mean)[:, None, None])
         if not image.is_floating_point():
-            return Tones(torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
+            return Levels(torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
         low, high = float(image.min()), float(image.max())
         if low >= 0 and high <= 1:
-            return Tones(torch.full((1, 1, 1), 255.0), torch.zeros(1, 1, 1))
+            return Levels(torch.full((1, 1, 1), 255.0), torch.zeros(1, 1, 1))
         scale = 255 / max(high - low, 1e-30)
         words = f"black is {low:.3g}, white {high:.3g}"
-        return Tones(torch.full((1, 1, 1), scale), torch.full((1, 1, 1), -scale * low), words)
+        return Levels(torch.full((1, 1, 1), scale), torch.full((1, 1, 1), -scale * low), words)
 
     def pixels(self, image: Tensor) -> Pixels:
         """The image (C, H, W) of one or three channels."""
-        levels = (image.float() * self.scale + self.offset).round().clamp(0, 255).to(torch.uint8)
-        return (levels[0] if len(levels) == 1 else levels.movedim(0, -1)).numpy()
+        found = (image.float() * self.scale + self.offset).round().clamp(0, 255).to(torch.uint8)
+        return (found[0] if len(found) == 1 else found.movedim(0, -1)).numpy()
 
 
 def is_image(value: Tensor) -> bool:
     """Whether a sample can be drawn: (1, H, W) or (3, H, W) of finite numbers or bytes."""
-    if value.dim() != 3 or value.shape[0] not in (1, 3) or min(value.shape) < 1:
+    if value.dim() != 3 or value.shape[0] not in (1, 3) or min(value.shape[1:]) < 2:
         return False
     return value.dtype == torch.uint8 or (value.is_floating_point() and bool(torch.isfinite(value).all()))
 
 
 def is_sound(value: Tensor, sample_rate: int | None) -> bool:
     """Whether a sample can be heard: (T,) or (1, T) of finite numbers, at a known rate."""
-    fits = (
-        value.is_floating_point() and value.numel() == value.shape[-1] > 1 if value.dim() in (1, 2) else False
-    )
+    fits = value.dim() in (1, 2) and value.numel() == value.shape[-1] > 1 and value.is_floating_point()
     return bool(sample_rate) and fits and bool(torch.isfinite(value).all())
 
 

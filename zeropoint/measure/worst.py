@@ -74,6 +74,8 @@ class WorstMeter:
 
     def add(self, pair: Pair, prepared: tuple[Any, ...], count: int) -> None:
         """Counts a batch of so many samples; ``prepared`` is what the meter of the fidelity was given."""
+        if not count:
+            return
         changed, fidelity = _fidelities(self._task, prepared, count)
         decibels = sample_decibels(pair.reference, pair.outputs, count)
         ranks = [
@@ -82,12 +84,10 @@ class WorstMeter:
         ]
         for place in sorted(range(count), key=ranks.__getitem__)[: self._many]:
             is_moved = ranks[place][0] < 1 or ranks[place][1] < math.inf
-            is_worse = len(self._kept) < self._many or ranks[place] < self._kept[-1][0]
-            if is_moved and is_worse:
+            if is_moved and (len(self._kept) < self._many or ranks[place] < self._kept[-1][0]):
                 moved = self._moved(pair, place, changed[place], fidelity[place], decibels[place])
-                self._kept = sorted([*self._kept, (ranks[place], moved)], key=lambda one: one[0])[
-                    : self._many
-                ]
+                self._kept = sorted([*self._kept, (ranks[place], moved)], key=lambda one: one[0])
+                del self._kept[self._many :]
         if self._task.reader is CLASS:
             self._classes.add(*pair.read)
         self._seen += count
@@ -143,7 +143,7 @@ def sample_decibels(reference: Sequence[Tensor], outputs: Sequence[Tensor], coun
     Outputs without a row for each sample do not count.
     """
     found = [
-        _decibels(one.flatten(1), other.flatten(1))
+        _decibels(one.reshape(count, -1), other.reshape(count, -1))
         for one, other in zip(reference, outputs, strict=True)
         if one.is_floating_point() and one.dim() and len(one) == count
     ]
@@ -176,9 +176,7 @@ class _Classes:
     def add(self, outputs: Any, reference: Any, labels: Any) -> None:
         """Counts a batch, if its labels (N,) are numbers of the classes of its scores (N, C)."""
         scores, others = main(outputs), main(reference)
-        is_number = (
-            isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype != torch.bool
-        )
+        is_number = isinstance(labels, Tensor) and not labels.is_floating_point()
         if scores.dim() != 2 or not is_number or labels.numel() != len(scores):
             return
         wanted, classes = labels.reshape(-1).long(), scores.shape[1]
@@ -187,13 +185,8 @@ class _Classes:
         found, before = scores.argmax(1), others.argmax(1)
         if not self._counts.shape[1]:
             self._counts = torch.zeros(4, classes, dtype=torch.int64)
-        kinds = (
-            torch.ones_like(wanted, dtype=torch.bool),
-            found != before,
-            before == wanted,
-            found == wanted,
-        )
-        self._counts += torch.stack([torch.bincount(wanted[one], minlength=classes) for one in kinds])
+        kept = wanted, wanted[found != before], wanted[before == wanted], wanted[found == wanted]
+        self._counts += torch.stack([torch.bincount(one, minlength=classes) for one in kept])
 
     def worst(self, names: Names) -> tuple[ChangedClass, ...]:
         """The classes that lost most right answers, then those of most changes; none without a change."""

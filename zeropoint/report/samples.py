@@ -20,7 +20,7 @@ KINDS = {".png": "image/png", ".wav": "audio/wav"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*\.(png|wav)")  # of a file beside the others, and of no other
 
 
-class Album:
+class MediaFiles:
     """The pictures and sounds of a report, each once, as data URIs, as long as there is room."""
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -45,14 +45,14 @@ class Album:
         return ""
 
 
-def changes(number: int, results: Results, folder: Path, album: Album) -> list[dict[str, Any]]:
-    """What is shown of each row, best rows first. ``number`` is the run's; media go into the ``album``."""
+def changes(number: int, results: Results, folder: Path, files: MediaFiles) -> list[dict[str, Any]]:
+    """What is shown of each row, best rows first. ``number`` is the run's; media go into ``files``."""
     return [
         {
             "row": row.name,
             "summary": _summary(row, results),
             "classes": [_class(one) for one in row.changed_classes],
-            "samples": [_sample(one, results.fidelity, number, folder, album) for one in row.changed_samples],
+            "samples": [_sample(one, results.fidelity, number, folder, files) for one in row.changed_samples],
         }
         for row in best_first(results)
         if row.changed_samples or row.changed_classes
@@ -64,7 +64,7 @@ def best_first(results: Results) -> list[Row]:
     kept = {one.row.name: ("yes", "unsure", "no").index(one.kept) for one in standings(results)}
 
     def rank(row: Row) -> tuple[int, float]:
-        return kept.get(row.name, len(kept)), row.latency_ms.p50 if row.latency_ms else math.inf
+        return kept.get(row.name, 3), row.latency_ms.p50 if row.latency_ms else math.inf
 
     return sorted(results.rows, key=rank)
 
@@ -82,7 +82,7 @@ def _class(one: ChangedClass) -> list[str]:
 
 
 def _sample(
-    one: ChangedSample, measure: Measure | None, number: int, folder: Path, album: Album
+    one: ChangedSample, measure: Measure | None, number: int, folder: Path, files: MediaFiles
 ) -> dict[str, Any]:
     told = [_change(one, measure), "" if one.sqnr_db is None else decibels(one.sqnr_db)]
     words = [("float32", one.float32), ("this row", one.row), ("label", one.label)]
@@ -90,7 +90,7 @@ def _sample(
         "title": f"Sample {one.index}",
         "change": ", ".join(filter(None, told)),
         "words": [(name, text) for name, text in words if text],
-        "media": [_medium(medium, one.index, number, folder, album) for medium in one.media],
+        "media": [_medium(medium, one.index, number, folder, files) for medium in one.media],
     }
 
 
@@ -107,12 +107,12 @@ def _change(one: ChangedSample, measure: Measure | None) -> str:
     return f"{changed} of {total} {what} changed ({percent(changed / total)}%)"
 
 
-def _medium(medium: Media, index: int, number: int, folder: Path, album: Album) -> dict[str, Any]:
-    """A picture or sound. ``key`` is that in the album; ``missing`` says why it is not there, or is ""."""
+def _medium(medium: Media, index: int, number: int, folder: Path, files: MediaFiles) -> dict[str, Any]:
+    """A picture or sound. ``key``: that in ``files.held``; ``missing``: why it is not there, or ""."""
     key = f"{number}/{medium.file}"
-    missing = album.add(key, folder / FOLDER / medium.file)
+    missing = files.add(key, folder / FOLDER / medium.file)
     is_sound = medium.file.endswith(".wav")
-    width, height = (0, 0) if missing or is_sound else _size(album.held[key])
+    width, height = (0, 0) if missing or is_sound else _size(files.held[key])
     return {
         "key": key,
         "missing": missing,

@@ -33,7 +33,8 @@ class Answer:
     """What a network, or a label, says of one sample.
 
     ``words``: "" if there is nothing short to say. ``mask``: the class number of each pixel, int64 (H, W).
-    ``boxes``: around objects. ``signal``: the values themselves, if they may be an image or a sound.
+    ``boxes``: around objects. ``signal``: the values themselves, if they may be an image or a sound. Tensors
+    are copies: engines write the next batch over an output.
     """
 
     words: str = ""
@@ -68,7 +69,8 @@ def class_name(number: int, names: Names) -> str:
 def _values(outputs: Any, number: int, names: Names) -> Answer:
     value = main(outputs)[number]
     if value.numel() > FEW or value.dim() > 1:
-        return Answer(signal=value)
+        may_be_signal = value.dim() == 1 or (value.dim() < 4 and value.shape[0] in (1, 3))
+        return Answer(signal=value.clone() if may_be_signal else None)
     if not torch.isfinite(value).all():
         return Answer("NaN or infinity")
     more = ", …" if value.numel() > TOLD else ""
@@ -129,7 +131,7 @@ def _masked(mask: Tensor, names: Names) -> Answer:
 
 def _class_of_pixels(targets: Any, number: int, names: Names) -> Answer:
     mask = main(targets)[number]
-    return _masked(mask.long().reshape(mask.shape[-2:]), names) if mask.dim() in (2, 3) else Answer()
+    return _masked(mask.long().reshape(mask.shape[-2:]).clone(), names) if mask.dim() in (2, 3) else Answer()
 
 
 def _boxes(given: Any, number: int, names: Names) -> Answer:
@@ -154,5 +156,5 @@ LABELS = Reader(_labels, _set_labels)
 PIXELS = Reader(_pixels, _class_of_pixels)
 BOXES = Reader(_boxes, _boxes)
 VALUES = Reader(_values, _values)
-UNREAD = Reader(lambda *_: Answer(), lambda *_: Answer())
-"""Numbers of tokens say nothing to a reader."""
+UNREAD = Reader(lambda *_: Answer(), lambda *_: Answer())  # of numbers that say nothing to people: tokens
+EMBEDDED = Reader(UNREAD.answer, CLASS.label)
