@@ -113,10 +113,10 @@ def test_what_int8_sees_is_the_rounded_input(tmp_path):
         difference = np.abs(seen - levels.pixels(value[0])).max()
         if bits == 8:
             (one,) = found
-            assert one.caption.endswith(f"its 8-bit values are within {difference} of 255 levels")
+            assert one.caption.endswith(f"8-bit rounding moves pixels by {difference} of 255 levels at most")
             continue
         assert difference > 2
-        assert found[1].caption == "what the 3-bit input holds"
+        assert found[1].caption == "what the network sees, in 3 bits"
         drawn = read(tmp_path, found[1].file).transpose(2, 0, 1)
         np.testing.assert_allclose(drawn, seen.transpose(2, 0, 1), atol=1)
 

@@ -234,8 +234,7 @@ def test_samples_are_seen_at_any_width(opened, changed_samples, tmp_path, width,
         """new Promise(done => {
             const audio = document.querySelector("audio");
             audio.addEventListener("loadedmetadata", () => done(audio.duration));
-            audio.preload = "auto";
-            audio.load();
+            if (audio.readyState) done(audio.duration);
         })"""
     )
     assert seconds == pytest.approx(1)

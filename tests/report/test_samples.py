@@ -28,8 +28,8 @@ def test_words_are_in_the_tasks_terms():
     assert change("agreement", changed=(1, 1), fidelity=0.0) == "class changed"
     assert change("agreement", changed=(0, 1), fidelity=1.0) == "same class"
     assert change("same labels", changed=(1, 1), fidelity=0.0) == "labels changed"
-    assert change("same pixels", changed=(5, 20), fidelity=0.75) == "5 of 20 pixels changed (25.00%)"
-    assert change("same boxes", changed=(2, 5), fidelity=0.6) == "2 of 5 boxes changed (40.00%)"
+    assert change("same pixels", changed=(25, 200), fidelity=0.875) == "25 of 200 pixels changed (12.50%)"
+    assert change("same boxes", changed=(2, 5), fidelity=0.6) == "2 of 5 boxes changed"
     assert change("cosine to float32", "", fidelity=0.98765) == "cosine to float32 0.9877"
     assert change("PSNR to float32", "dB") == ""
 

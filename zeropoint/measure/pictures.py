@@ -95,9 +95,11 @@ def _image(number: int, value: Tensor, moved: Moved, made: RowMedia) -> list[Med
         bits, seen = quantizer.scheme.bits, levels.pixels(_rounded(value, quantizer))
         difference = int(np.abs(seen.astype(int) - pixels).max())
         if difference > VISIBLE:
-            more = [made.picture(f"{moved.index}-{made.row}-seen", seen, f"what the {bits}-bit input holds")]
+            more = [
+                made.picture(f"{moved.index}-{made.row}-seen", seen, f"what the network sees, in {bits} bits")
+            ]
         else:
-            words = _joined(words, f"its {bits}-bit values are within {difference} of 255 levels")
+            words = _joined(words, f"{bits}-bit rounding moves pixels by {difference} of 255 levels at most")
     boxes = outlines(moved.float32.boxes, "float32", value) + outlines(moved.row.boxes, "row", value)
     return [made.picture(f"{moved.index}-input", pixels, _joined("input", words), boxes), *more]
 

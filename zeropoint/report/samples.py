@@ -16,6 +16,7 @@ from zeropoint.tasks.metric import Measure
 
 LIMIT = 1_000_000  # bytes of pictures and sounds in one report, as they stand in it
 SMALL = 96  # pixels of a longer side up to which a picture is enlarged, each pixel a square
+MANY = 100  # pixels or tokens from which on their share says more than their number
 KINDS = {".png": "image/png", ".wav": "audio/wav"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*\.(png|wav)")  # of a file beside the others, and of no other
 
@@ -104,7 +105,8 @@ def _change(one: ChangedSample, measure: Measure | None) -> str:
     changed, total = one.changed
     if total == 1:
         return f"{what} changed" if changed else f"same {what}"
-    return f"{changed} of {total} {what} changed ({percent(changed / total)}%)"
+    share = f" ({percent(changed / total)}%)" if total >= MANY else ""
+    return f"{changed} of {total} {what} changed{share}"
 
 
 def _medium(medium: Media, index: int, number: int, folder: Path, files: MediaFiles) -> dict[str, Any]:
