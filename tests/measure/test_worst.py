@@ -111,6 +111,32 @@ def test_what_is_equal_is_not_kept_and_references_keep_nothing():
     assert evaluate_all({"a": rounded}, batches(), float32=model)["a"].worst is None
 
 
+def test_what_is_kept_is_a_copy_of_the_sample_alone():
+    """An engine may write the next outputs over these, and a view would hold the whole batch in memory."""
+    wide, buffer = torch.randn(40, 3, 8, 8, generator=generator), torch.empty(10, 3, 8, 8)
+    task = replace(find("image-regression"), metrics=(), loss=None)
+
+    def reused(inputs):
+        return buffer.copy_(inputs).mul_(1.5)
+
+    data = [FlatBatch((part,), None) for part in wide.split(10)]
+    runs = {"": reused}
+    found = evaluate_all(runs, data, float32=lambda x: x + 0, task=task, keep_worst=True)[""].worst.samples
+    assert len(found) == SAMPLES
+    for one in found:
+        torch.testing.assert_close(one.inputs[0], wide[one.index])
+        torch.testing.assert_close(one.row.signal, 1.5 * wide[one.index])
+        for kept in (one.inputs[0], one.row.signal, one.float32.signal):
+            assert kept.untyped_storage().nbytes() == 4 * 3 * 8 * 8
+
+
+def test_outputs_of_one_axis():
+    found = worst(lambda x: rounded(x)[:, 0], batches(None), float32=lambda x: model(x)[:, 0]).samples
+    quality = decibels(model(INPUTS)[:, :1], rounded(INPUTS)[:, :1])
+    assert [one.index for one in found] == np.argsort(quality)[:SAMPLES].tolist()
+    assert found[0].float32.words == f"{float(model(INPUTS)[found[0].index, 0]):.4g}"
+
+
 def test_one_sample():
     (only,) = worst(rounded, batches(LABELS[:1], inputs=INPUTS[:1])).samples
     assert only.index == 0
