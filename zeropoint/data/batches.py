@@ -121,9 +121,8 @@ def class_names(loader: Loader) -> tuple[str, ...]:
     while (inner := getattr(dataset, "dataset", None)) is not None:  # of a Subset
         dataset = inner
     names = getattr(dataset, "classes", ())
-    return (
-        tuple(names) if isinstance(names, list | tuple) and all(isinstance(one, str) for one in names) else ()
-    )
+    are_names = isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)
+    return tuple(names) if are_names else ()
 
 
 def check(loader: object, name: str) -> None:

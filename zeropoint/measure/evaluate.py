@@ -143,6 +143,7 @@ def evaluate_all(
     if signature := next(filter(None, known), None):
         data = flattened(data, signature, "the evaluation data")
     views = {id(one): _View(one) for one in (float32, simulation, *runs.values()) if one is not None}
+    own = data if own is None else own
     references = [views[id(one)] if one is not None else None for one in (float32, simulation)]
     wanted = [view for key, view in views.items() if view is references[0] or key in map(id, runs.values())]
     gathered: dict[int, _Gathered] = {}
@@ -157,7 +158,7 @@ def evaluate_all(
             if id(view.run) not in gathered:
                 worst = None
                 if keep_worst and references[0] and view not in references:
-                    worst = WorstMeter(task, class_names(own or data))
+                    worst = WorstMeter(task, class_names(own))
                 gathered[id(view.run)] = _Gathered(task, view, references, worst)
             gathered[id(view.run)].add(inputs, targets)
             if view not in references:
@@ -165,7 +166,7 @@ def evaluate_all(
     if not gathered:
         raise InputError("the evaluation data is empty; give at least one batch")
     reference = gathered.get(id(float32))
-    return {name: gathered[id(run)].result(own or data, reference) for name, run in runs.items()}
+    return {name: gathered[id(run)].result(own, reference) for name, run in runs.items()}
 
 
 def check(run: Run, data: Loader, task: Task | None, own: Loader | None = None) -> Evaluation:
