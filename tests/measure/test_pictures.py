@@ -108,8 +108,8 @@ def test_what_int8_sees_is_the_rounded_input(tmp_path):
             if "fake_quantize_per_tensor" in str(node.target) and node.args[0].op == "placeholder"
         ]
         scale, zero_point, qmin, qmax = node.args[1:5]
-        levels = np.clip(np.round(value[0].numpy() / scale) + zero_point, qmin, qmax)
-        seen = levels.pixels(torch.tensor((levels - zero_point) * scale)).astype(int)
+        integers = np.clip(np.round(value[0].numpy() / scale) + zero_point, qmin, qmax)
+        seen = levels.pixels(torch.tensor((integers - zero_point) * scale)).astype(int)
         difference = np.abs(seen - levels.pixels(value[0])).max()
         if bits == 8:
             (one,) = found
@@ -141,10 +141,11 @@ def test_a_quiet_sound_stays_quiet():
 
 
 def test_outputs_that_are_images_are_drawn_by_the_same_levels(tmp_path):
-    before, after = Answer(signal=torch.tensor([[[0.0, 4.0]]])), Answer(signal=torch.tensor([[[1.0, 5.0]]]))
+    values = torch.tensor([[[0.0, 4.0], [2.0, 0.0]]])
+    before, after = Answer(signal=values), Answer(signal=values + 1)
     first, second = media(moved(float32=before, row=after), row_media(tmp_path))
-    assert read(tmp_path, first.file).tolist() == [[0, 255]]
-    assert read(tmp_path, second.file).tolist() == [[64, 255]]
+    assert read(tmp_path, first.file).tolist() == [[0, 255], [128, 0]]
+    assert read(tmp_path, second.file).tolist() == [[64, 255], [191, 64]]
     assert second.caption == "output of this row; black is 0, white 4"
 
 
