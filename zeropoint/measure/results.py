@@ -48,8 +48,8 @@ class Row:
     ``speedup_eager``, ``speedup_engine``: over float32 in eager PyTorch and on the same engine. ``shrink``:
     float32's size over this one's. ``int8_share``: of the multiply-accumulates, those that the engine does in
     int8, a fraction of 1; ``fallbacks``: the operators that are quantized and that it does in float all the
-    same. ``changed_samples``: those whose outputs moved most from float32's, ``changed_classes``: those that
-    lost most, the worst first. ``artefact``: path in the run folder. ``error``: one line where the row
+    same. ``changed_samples``: those whose outputs moved most from float32's, ``changed_classes``: those with
+    other answers, the worst first. ``artefact``: path in the run folder. ``error``: one line where the row
     failed; an SQNR or loss that shows NaN or infinity in the outputs sets it.
     """
 

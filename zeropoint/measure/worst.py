@@ -44,7 +44,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Worst:
-    """The samples that moved most, the first one the most, and the classes that lost most."""
+    """The samples that moved most, and the classes with other answers, the worst first."""
 
     samples: tuple[Moved, ...] = ()
     classes: tuple[ChangedClass, ...] = ()
