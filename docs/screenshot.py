@@ -1,4 +1,6 @@
-"""Makes the picture of a report, docs/report.png: python docs/screenshot.py RUN reads RUN/report.html.
+"""Makes the pictures of a report: python docs/screenshot.py RUN reads RUN/report.html.
+
+docs/report.png is its top; with --samples ROW docs/samples.png is the samples that this row changed most.
 
 It needs Playwright (the extra ``dev``) and Chromium.
 """
@@ -9,14 +11,17 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-PICTURE = Path(__file__).parent / "report.png"
+FOLDER = Path(__file__).parent
 
 
 def main() -> None:
-    """Photographs the top of the report: verdict, table and chart."""
+    """Photographs the top of the report, verdict, table and chart, or the samples of a row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    report = parser.parse_args().run.resolve() / "report.html"
+    parser.add_argument("--samples", metavar="ROW", help='a row by name, as in "static on openvino"')
+    given = parser.parse_args()
+    report = given.run.resolve() / "report.html"
+    picture = FOLDER / ("samples.png" if given.samples else "report.png")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
@@ -24,10 +29,17 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         page.goto(report.as_uri())
         page.wait_for_selector("#tradeoff .main-svg")
-        bottom = page.locator("#tradeoff").evaluate("chart => chart.getBoundingClientRect().bottom")
-        page.screenshot(path=PICTURE, full_page=True, clip={"x": 0, "y": 0, "width": 1280, "height": bottom})
+        if given.samples:
+            row = page.locator("details.changes").filter(has=page.get_by_text(given.samples, exact=True))
+            row.locator("summary").click()
+            page.evaluate("Promise.all([...document.images].map(one => one.decode()))")
+            row.screenshot(path=picture)
+        else:
+            bottom = page.locator("#tradeoff").evaluate("chart => chart.getBoundingClientRect().bottom")
+            whole = {"x": 0.0, "y": 0.0, "width": 1280.0, "height": bottom}
+            page.screenshot(path=picture, full_page=True, clip=whole)
         browser.close()
-    print(f"{PICTURE}: {PICTURE.stat().st_size / 1e3:.0f} kB")
+    print(f"{picture}: {picture.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":

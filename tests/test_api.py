@@ -34,6 +34,7 @@ HOMES = {
     "train_quantized": "zeropoint.quantization",
     "Benchmark": "zeropoint.measure.benchmark",
     "BenchmarkPair": "zeropoint.measure.benchmark",
+    "ChangedSample": "zeropoint.measure.changed",
     "Choice": "zeropoint.tune.choose",
     "Evaluation": "zeropoint.measure.evaluate",
     "InputError": "zeropoint.errors",

@@ -14,7 +14,10 @@ from torch import nn
 
 import zeropoint as zp
 
-SLOW = {"Benchmark", "BenchmarkPair", "Results", "benchmark", "benchmark_pair", "compare", "train_quantized"}
+SLOW = {
+    *("Benchmark", "BenchmarkPair", "ChangedSample", "Results", "benchmark", "benchmark_pair", "compare"),
+    "train_quantized",
+}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zeropoint.inspection.facts import Inspection
     from zeropoint.inspection.read import inspect
     from zeropoint.measure.benchmark import Benchmark, BenchmarkPair, benchmark, benchmark_pair
+    from zeropoint.measure.changed import ChangedSample
     from zeropoint.measure.evaluate import Evaluation, evaluate
     from zeropoint.measure.latency import Latency
     from zeropoint.measure.results import Results
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Benchmark": "zeropoint.measure.benchmark",
     "BenchmarkPair": "zeropoint.measure.benchmark",
+    "ChangedSample": "zeropoint.measure.changed",
     "Choice": "zeropoint.tune.choose",
     "Diagnosis": "zeropoint.diagnosis.diagnose",
     "Evaluation": "zeropoint.measure.evaluate",
@@ -79,6 +81,7 @@ __all__ = [  # noqa: RUF022  # the order of use
     "compare",
     "Benchmark",
     "BenchmarkPair",
+    "ChangedSample",
     "Choice",
     "Diagnosis",
     "Evaluation",

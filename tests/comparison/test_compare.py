@@ -116,6 +116,7 @@ def test_files_are_what_the_rows_say(finished: tuple[Path, Results]):
         "results.csv",
         "results.json",
         "results.md",
+        "samples",
     ]
     for saved in (folder / "programs").iterdir():
         assert load(saved).method == saved.name.split("-")[0].removesuffix(".pt2")

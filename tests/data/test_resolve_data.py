@@ -193,6 +193,22 @@ def test_loaders_of_the_users_file(tmp_path):
     assert len(list(loaders.calibration)) == 1
     assert len(list(loaders.evaluation)) == 3
     assert loaders.train is None
+    assert (loaders.mean, loaders.std, loaders.sample_rate) == ((), (), None)
+
+
+def test_facts_of_the_users_file_come_along(tmp_path):
+    facts = "{'calibration': good, 'evaluation': good, 'mean': [0.5], 'std': [0.25], 'sample_rate': 8000}"
+    (tmp_path / "mine.py").write_text(USER.format(facts))
+    loaders = resolve(f"{tmp_path}/mine.py:make_loaders")
+    assert (loaders.mean, loaders.std, loaders.sample_rate) == ((0.5,), (0.25,), 8000)
+
+
+def test_named_data_knows_its_normalization(tmp_path):
+    sort_images(tmp_path)
+    folder = resolve(f"imagefolder:{tmp_path}", preprocessing=SMALL)
+    assert (folder.mean, folder.std) == (SMALL.mean, SMALL.std)
+    digits = resolve("digits")
+    assert (digits.mean, digits.std) == ((0.305,), (0.324,))
 
 
 def test_loaders_without_a_length_are_cut(tmp_path):
@@ -223,6 +239,13 @@ class Stream:
             "{'calibration': good, 'evaluation': DataLoader(data, shuffle=True)}",
             "evaluation .* shuffle=False",
         ),
+        ("{'calibration': good, 'evaluation': good, 'mean': 0.5}", "mean .* is 0.5; give a number for each"),
+        (
+            "{'calibration': good, 'evaluation': good, 'mean': [0.5]}",
+            r"mean \(0.5,\) and std \(\); give both",
+        ),
+        ("{'calibration': good, 'evaluation': good, 'sample_rate': 0}", "sample_rate .* is 0; give samples"),
+        ("{'calibration': good, 'evaluation': good, 'sample_rate': '8k'}", "sample_rate .* is '8k'"),
     ],
 )
 def test_what_is_wrong_with_the_users_loaders_is_told(tmp_path, returned, told):

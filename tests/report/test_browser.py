@@ -4,9 +4,12 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from zeropoint.measure import layers as layer_files
+from zeropoint.measure.changed import ChangedClass, ChangedSample, Media, Outline
+from zeropoint.measure.pictures import save_png, save_wav
 from zeropoint.report.files import save
 from zeropoint.report.html import write
 
@@ -170,3 +173,68 @@ def test_print_draws_every_chart_on_white(opened):
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("#theme").is_hidden()
+
+
+@pytest.fixture
+def changed_samples(tmp_path, make_row, make_results):
+    """A row with samples that changed: long words, boxes, a tiny and a large picture, and a sound."""
+    outlines = (Outline(0.1, 0.2, 0.5, 0.5, "class 1", "float32"), Outline(0, 0, 1, 1, "class 2", "row"))
+    media = (
+        Media("0-input.png", "input; black is -2.1, white 2.6", outlines),
+        Media("0-large.png", "this row"),
+        Media("0-input.wav", "input"),
+    )
+    long = "class 3, " + "a_name_without_a_place_to_break" * 6
+    one = ChangedSample(0, long, "class 5 (51.0%)", long, (1, 1), 0.0, 7.5, media)
+    classes = (ChangedClass(long, 40, 2, 0.975, 0.925),)
+    row = replace(make_row("static"), changed_samples=(one,) * 6, changed_classes=classes)
+    folder = tmp_path / "samples"
+    save_png(folder / "0-input.png", np.arange(64, dtype=np.uint8).reshape(8, 8))
+    save_png(folder / "0-large.png", np.zeros((100, 192, 3), np.uint8))
+    save_wav(folder / "0-input.wav", np.zeros(8000, np.int16), 8000)
+    return make_results(make_row("fp32", "torch", 10.0), row)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(500, "dark"), (1280, "light")])
+def test_samples_are_seen_at_any_width(opened, changed_samples, tmp_path, width, scheme):
+    save(changed_samples, tmp_path)
+    write([tmp_path], tmp_path / "report.html")
+    page = opened(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    assert page.locator("details.changes .sample").first.is_hidden()
+    page.locator("details.changes summary").click()
+    page.evaluate("Promise.all([...document.images].map(one => one.decode()))")  # fails for a broken one
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    boxes = [one.bounding_box() for one in page.locator("details.changes .sample").all()]
+    assert len(boxes) == 6
+    for one in page.locator("details.changes :is(.sample *, .samples)").all():
+        box = one.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    for places in (
+        boxes,
+        [one.bounding_box() for one in page.locator(".sample").first.locator("figure").all()],
+    ):
+        for i, one in enumerate(places):
+            for other in places[:i]:
+                apart = [
+                    one[side] + one[size] <= other[side] + 0.5 or other[side] + other[size] <= one[side] + 0.5
+                    for side, size in (("x", "width"), ("y", "height"))
+                ]
+                assert any(apart)
+    image = page.locator(".picture img").first
+    assert image.evaluate("one => getComputedStyle(one).imageRendering") == "pixelated"
+    drawn, over = image.bounding_box(), page.locator(".picture svg").first.bounding_box()
+    assert over == pytest.approx(drawn, abs=1)
+    dash = page.locator("rect.row").first.evaluate("one => getComputedStyle(one).strokeDasharray")
+    assert dash != "none"
+    assert (
+        page.locator("rect.float32").first.evaluate("one => getComputedStyle(one).strokeDasharray") == "none"
+    )
+    seconds = page.evaluate(
+        """new Promise(done => {
+            const audio = document.querySelector("audio");
+            audio.addEventListener("loadedmetadata", () => done(audio.duration));
+            if (audio.readyState) done(audio.duration);
+        })"""
+    )
+    assert seconds == pytest.approx(1)

@@ -17,7 +17,8 @@ from zeropoint.errors import InputError, first_line
 from zeropoint.files import make_folder
 from zeropoint.graph.program import Program, at_batch, check_program, load, parameter_bytes
 from zeropoint.graph.signature import flat_loaders
-from zeropoint.measure import layers, parity
+from zeropoint.measure import layers, parity, pictures
+from zeropoint.measure.changed import ChangedSample
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.fidelity import Fidelity
 from zeropoint.measure.integers import integers
@@ -25,6 +26,7 @@ from zeropoint.measure.kept import MaxDrop
 from zeropoint.measure.layerwise import layerwise
 from zeropoint.measure.results import EAGER, Results, Row
 from zeropoint.measure.size import on_disk
+from zeropoint.measure.worst import Worst
 from zeropoint.methods import find, label, named
 from zeropoint.quantization import quantize
 from zeropoint.report.files import save as save_results
@@ -100,6 +102,8 @@ def compare(
     probe = check(program, data, methods, options, chosen, batches, loss)
     quantizes = any(find(name).quantizes for name in methods)
     warn_of(options.processor if quantizes else "", "the comparison")
+    if pictures.pillow_is_missing():
+        say("no pictures of samples: Pillow is not installed; run: pip install 'zeropoint[report]'")
     folder = make_folder(out)
     run = Run(at_batch(program, batch_size), data, batches, chosen, folder, options, threads, say, loss)
     trains = any(find(name).needs("train") for name in methods)
@@ -180,6 +184,7 @@ def _rows(
             simulation=program if quantized else None,
             task=run.task,
             own=run.batches,
+            keep_worst=method != "fp32",
             description=f"{what}: evaluating",
         )
     except InputError:
@@ -244,7 +249,7 @@ def _by_name(program: Program, fidelity: Fidelity | None) -> dict[str, float | N
 def _row(
     run: Run, program: Program, compiled: Runner, evaluation: Evaluation, simulation: Evaluation | None
 ) -> Row:
-    name = compiled.engine
+    name, worst = compiled.engine, evaluation.worst or Worst()
     fidelity, judged = evaluation.fidelity, None
     if simulation is not None and simulation.fidelity and fidelity and evaluation.parity:
         judged = parity.judge(fidelity, simulation.fidelity, evaluation.parity)
@@ -253,7 +258,7 @@ def _row(
             judged = parity.explained(judged, program, name, example_inputs(run.data.evaluation))
     size = on_disk(compiled.artefact)
     done = integers(program, compiled) if find(program.method).quantizes else None
-    return Row(
+    row = Row(
         method=program.method,
         engine=name,
         weight_bits=program.weight_bits,
@@ -273,7 +278,21 @@ def _row(
         fallbacks=done.fallbacks if done else (),
         values=evaluation.values,
         change=evaluation.change,
+        changed_classes=worst.classes,
     )
+    return dataclasses.replace(row, changed_samples=_changed_samples(run, program, row, worst))
+
+
+def _changed_samples(run: Run, program: Program, row: Row, worst: Worst) -> tuple[ChangedSample, ...]:
+    """The samples that a row changed most, with pictures and sounds in the run folder."""
+    made, found = pictures.RowMedia(run.folder, row.name, program, run.data), []
+    for moved in worst.samples:
+        try:
+            found.append(moved.told(pictures.media(moved, made)))
+        except Exception as error:  # the report lacks a picture, but the row was measured
+            run.say(f"{row.name}: cannot draw sample {moved.index}: {first_line(error)}")
+            found.append(moved.told())
+    return tuple(found)
 
 
 def _failed(program: Program, name: str, error: Exception) -> Row:

@@ -19,7 +19,7 @@ from zeropoint.errors import InputError, interruption_tells
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
 from zeropoint.graph.sizes import check_inputs, has_free_sizes, input_shapes
-from zeropoint.measure import layers
+from zeropoint.measure import layers, pictures
 from zeropoint.measure.evaluate import Evaluation
 from zeropoint.measure.evaluate import check as check_task
 from zeropoint.measure.results import Results
@@ -193,7 +193,7 @@ def _saved(folder: Path) -> str:
 
 def _clear(folder: Path) -> None:
     """Removes what a comparison leaves beside its results."""
-    for part in (PROGRAMS, ARTEFACTS, layers.FOLDER):
+    for part in (PROGRAMS, ARTEFACTS, layers.FOLDER, pictures.FOLDER):
         shutil.rmtree(folder / part, ignore_errors=True)
 
 

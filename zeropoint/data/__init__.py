@@ -16,6 +16,8 @@ from zeropoint.models.userfile import call, is_userfile
 
 __all__ = ["Loaders", "resolve"]
 
+FACTS = ("mean", "std", "sample_rate")  # of the inputs, beside the loaders
+
 
 def resolve(
     spec: str,
@@ -31,8 +33,8 @@ def resolve(
     ``spec`` is ``digits``, ``imagefolder:DIR`` (images of any size, to which ``preprocessing`` is applied),
     ``random`` (the ``inputs`` of the model, or images), ``random:3x32x32`` or ``FILE.py:FUNCTION``: user
     code, called with no arguments, that returns a dict of the loaders ``calibration`` and ``evaluation`` and
-    perhaps ``train`` and ``validation``. ``batch_size`` and ``seed`` do not reach user code;
-    ``limit_batches`` cuts every loader.
+    perhaps ``train`` and ``validation``, and of ``mean``, ``std`` and ``sample_rate``.
+    ``batch_size`` and ``seed`` do not reach user code; ``limit_batches`` cuts every loader.
 
     Raises InputError for unknown names and for data that cannot be used.
     """
@@ -62,15 +64,15 @@ def _user_loaders(spec: str) -> Loaders:
             f"{spec} returned a {type(parts).__name__}; return a dict of {' and '.join(required)}"
         )
     for name in parts:
-        if name not in required + optional:
+        if name not in required + optional + FACTS:
             raise InputError(
-                f"{spec} returned an unknown loader {name}; {closest(str(name), required + optional)}"
+                f"{spec} returned an unknown loader {name}; {closest(str(name), required + optional + FACTS)}"
             )
     for name in required:
         if parts.get(name) is None:
             raise InputError(f"{spec} returned no {name} loader; add it to the dict")
-    for name, loader in parts.items():
-        if loader is None:
+    for name in required + optional:
+        if (loader := parts.get(name)) is None:
             continue
         batches.check(loader, f"the {name} loader of {spec}")
         if name != "train" and isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):

@@ -115,6 +115,16 @@ def innermost(loader: Loader) -> Loader:
     return loader
 
 
+def class_names(loader: Loader) -> tuple[str, ...]:
+    """The names of the classes by number, as torchvision's data sets know them; none of other data."""
+    dataset = getattr(innermost(loader), "dataset", None)
+    while (inner := getattr(dataset, "dataset", None)) is not None:  # of a Subset
+        dataset = inner
+    names = getattr(dataset, "classes", ())
+    are_names = isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)
+    return tuple(names) if are_names else ()
+
+
 def check(loader: object, name: str) -> None:
     """Raises InputError, about ``name``, if ``loader`` cannot be iterated several times."""
     if isinstance(loader, Iterator):

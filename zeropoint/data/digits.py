@@ -51,4 +51,6 @@ def digits(batch_size: int, seed: int) -> Loaders:
             TensorDataset(images[train], labels[train]), batch_size, shuffle=True, generator=generator
         ),
         validation=labelled(validation),
+        mean=(MEAN,),
+        std=(STD,),
     )

@@ -37,6 +37,7 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, preprocessing: Prep
     augmented = transforms.Compose([varied, transforms.RandomHorizontalFlip(), *finish])
     generator = torch.Generator().manual_seed(seed)
     name = f"imagefolder:{folder}"
+    pixels: Any = {"mean": preprocessing.mean, "std": preprocessing.std}
 
     def ordered(images: Any, indices: Sequence[int]) -> DataLoader[Any]:
         return DataLoader(Subset(images, indices), batch_size)
@@ -44,7 +45,7 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, preprocessing: Prep
     if not ((folder / "train").is_dir() and (folder / "val").is_dir()):
         images = _images(folder, plain)
         calibration, rest = _drawn(len(images), min(CALIBRATION, len(images) // 5), folder, generator)
-        return Loaders(name, ordered(images, calibration), ordered(images, rest))
+        return Loaders(name, ordered(images, calibration), ordered(images, rest), **pixels)
 
     train, evaluation = _images(folder / "train", plain), _images(folder / "val", plain)
     if train.classes != evaluation.classes:
@@ -61,6 +62,7 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, preprocessing: Prep
         evaluation=ordered(evaluation, torch.randperm(len(evaluation), generator=generator).tolist()),
         train=DataLoader(augmented_images, batch_size, shuffle=True, generator=generator),
         validation=ordered(train, validation),
+        **pixels,
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from zeropoint.data.batches import Loader, limit
+from zeropoint.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,10 @@ class Loaders:
 
     ``calibration`` needs no labels. ``validation`` is held out of ``train`` to choose the best epoch by, so
     that ``evaluation`` judges only what is finished; both are None if there is no training data.
+
+    A report shows inputs. Images are drawn as ``mean`` and ``std`` of their channels tell, with which values
+    from 0 to 1 were normalized; empty if they were not, or it is not known. Inputs (N, T) or (N, 1, T) of a
+    ``sample_rate``, in Hz, are sounds. Raises InputError if these are no such numbers.
 
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> data.train is None
@@ -22,6 +27,22 @@ class Loaders:
     evaluation: Loader
     train: Loader | None = None
     validation: Loader | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    sample_rate: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, tuple(float(one) for one in value))
+            except (TypeError, ValueError):
+                raise InputError(f"{name} of the data is {value!r}; give a number for each channel") from None
+        if len(self.mean) != len(self.std):
+            raise InputError(f"the data has mean {self.mean} and std {self.std}; give both for each channel")
+        rate = self.sample_rate
+        if rate is not None and not (isinstance(rate, int) and rate > 0):
+            raise InputError(f"sample_rate of the data is {rate!r}; give samples a second as an int")
 
     def parts(self) -> dict[str, Loader | None]:
         """The parts that methods read, by name."""

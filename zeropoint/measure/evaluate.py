@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from zeropoint import tasks
-from zeropoint.data.batches import FlatBatch, Loader, limit, split
+from zeropoint.data.batches import FlatBatch, Loader, class_names, limit, split
 from zeropoint.errors import InputError
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.signature import flattened
 from zeropoint.graph.sizes import check_inputs
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
+from zeropoint.measure.worst import Pair, Worst, WorstMeter
 from zeropoint.progress import track
 from zeropoint.tasks import Measure, Metric, Task
 from zeropoint.tasks.bootstrap import Blocks, Change, change
@@ -44,7 +45,8 @@ class Evaluation:
     and the number of samples. ``values``: every metric by name, those in percent as fractions of 1.
     ``change``: that of the first metric from float32, with its 95% interval. ``fidelity`` and ``parity``:
     SQNR in dB, and agreement in the task's terms, to float32 and to the simulation. ``measures`` and
-    ``agreement``: names, units and directions of metrics and agreement. What was not measured is None.
+    ``agreement``: names, units and directions of metrics and agreement. ``worst``: the samples and classes
+    that moved most from float32, if they were asked for. What was not measured is None.
 
     >>> evaluation = zp.evaluate(program, batches)
     >>> 0 <= evaluation.accuracy.top1 <= 1
@@ -63,6 +65,7 @@ class Evaluation:
     task: str = "none"
     measures: tuple[Measure, ...] = ()
     agreement: Measure | None = None
+    worst: Worst | None = None
 
 
 @dataclass(frozen=True)
@@ -128,16 +131,19 @@ def evaluate_all(
     simulation: Run | None = None,
     task: Task | None = None,
     own: Loader | None = None,
+    keep_worst: bool = False,
     description: str = "evaluating",
 ) -> dict[str, Evaluation]:
     """The Evaluation of each run, all from one pass over the data; the references run once per batch.
 
     ``own``: the data as the user gave it, for metrics that are functions of a model and a loader.
+    ``keep_worst``: whether an Evaluation, but those of the references, has its ``worst``.
     """
     known = (getattr(one, "signature", None) for one in (*runs.values(), float32))
     if signature := next(filter(None, known), None):
         data = flattened(data, signature, "the evaluation data")
     views = {id(one): _View(one) for one in (float32, simulation, *runs.values()) if one is not None}
+    own = data if own is None else own
     references = [views[id(one)] if one is not None else None for one in (float32, simulation)]
     wanted = [view for key, view in views.items() if view is references[0] or key in map(id, runs.values())]
     gathered: dict[int, _Gathered] = {}
@@ -150,14 +156,17 @@ def evaluate_all(
                 view.see(inputs, task)
             task = task or tasks.fitting(view.read, targets)
             if id(view.run) not in gathered:
-                gathered[id(view.run)] = _Gathered(task, view, *references)
-            gathered[id(view.run)].add(targets, _count(inputs, view.read))
+                worst = None
+                if keep_worst and references[0] and view not in references:
+                    worst = WorstMeter(task, class_names(own))
+                gathered[id(view.run)] = _Gathered(task, view, references, worst)
+            gathered[id(view.run)].add(inputs, targets)
             if view not in references:
                 view.forget()
     if not gathered:
         raise InputError("the evaluation data is empty; give at least one batch")
     reference = gathered.get(id(float32))
-    return {name: gathered[id(run)].result(own or data, reference) for name, run in runs.items()}
+    return {name: gathered[id(run)].result(own, reference) for name, run in runs.items()}
 
 
 def check(run: Run, data: Loader, task: Task | None, own: Loader | None = None) -> Evaluation:
@@ -197,16 +206,23 @@ class _View:
 class _Gathered:
     """What one run adds up to, batch by batch."""
 
-    def __init__(self, task: Task, view: _View, float32: _View | None, simulation: _View | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        view: _View,
+        references: Sequence[_View | None],
+        worst: WorstMeter | None,
+    ) -> None:
         self._task, self._view = task, view
-        self._references = [(one, FidelityMeter(task.fidelity)) for one in (float32, simulation)]
+        self._references = [(one, FidelityMeter(task.fidelity)) for one in references]
         self._scores = [Score(metric) for metric in task.metrics if metric.whole is None]
         self._loss = Score(_loss(task))
-        self._samples = 0
+        self._samples, self._worst = 0, worst
         self.blocks: Blocks | None = None
 
-    def add(self, targets: Any, count: int) -> None:
-        """Counts a batch of so many samples, whose outputs the view has."""
+    def add(self, inputs: tuple[Tensor, ...], targets: Any) -> None:
+        """Counts a batch, whose outputs the view has."""
+        count = _count(inputs, self._view.read)
         self._samples += count
         for place, score in enumerate(self._scores):
             if targets is None and score.metric.needs_targets:
@@ -216,9 +232,14 @@ class _Gathered:
             self._loss.add(self._view.nested, targets)
         for reference, meter in self._references:
             if reference is not None:
-                batch = meter.add(reference.flat, self._view.flat, (self._view.read, reference.read, targets))
-                if meter.score and not self._task.metrics and reference is self._references[0][0]:
+                read = self._view.read, reference.read, targets
+                batch = meter.add(reference.flat, self._view.flat, read)
+                if reference is not self._references[0][0]:
+                    continue
+                if meter.score and not self._task.metrics:
                     self._keep(meter.score, batch, first=True)
+                if self._worst:
+                    self._worst.add(Pair(inputs, self._view.flat, reference.flat, read), batch, count)
 
     def _keep(self, score: Score, batch: tuple[Any, ...], first: bool) -> None:
         """Blocks of the first metric, or without any of the fidelity to float32."""
@@ -241,6 +262,7 @@ class _Gathered:
             self._task.name,
             tuple(metric.measure for metric in self._task.metrics),
             self._task.fidelity.measure if self._task.fidelity else None,
+            self._worst.result() if self._worst else None,
         )
 
     def _change(self, reference: "_Gathered") -> Change | None:

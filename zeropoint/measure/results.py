@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from zeropoint.measure.changed import ChangedClass, ChangedSample
 from zeropoint.measure.latency import Latency
 from zeropoint.tasks.bootstrap import Change
 from zeropoint.tasks.metric import Measure
@@ -47,7 +48,8 @@ class Row:
     ``speedup_eager``, ``speedup_engine``: over float32 in eager PyTorch and on the same engine. ``shrink``:
     float32's size over this one's. ``int8_share``: of the multiply-accumulates, those that the engine does in
     int8, a fraction of 1; ``fallbacks``: the operators that are quantized and that it does in float all the
-    same. ``artefact``: path in the run folder. ``error``: one line where the row
+    same. ``changed_samples``: those whose outputs moved most from float32's, ``changed_classes``: those with
+    other answers, the worst first. ``artefact``: path in the run folder. ``error``: one line where the row
     failed; an SQNR or loss that shows NaN or infinity in the outputs sets it.
     """
 
@@ -74,6 +76,8 @@ class Row:
     values: dict[str, float | None] = dataclasses.field(default_factory=dict)
     change: Change | None = None
     outputs_db: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    changed_samples: tuple[ChangedSample, ...] = ()
+    changed_classes: tuple[ChangedClass, ...] = ()
 
     def __post_init__(self) -> None:
         if self.top1 is not None and not self.values:  # results of earlier versions

@@ -78,6 +78,7 @@ def _flat(row: Row, results: Results) -> dict[str, Any]:
     """A row as one level of columns, for CSV; None is an empty cell."""
     record = asdict(row)
     record["fallbacks"] = "; ".join(row.fallbacks)
+    del record["changed_samples"], record["changed_classes"]  # too long for a cell
     values = record.pop("values")
     record |= {f"metric_{metric.name}": values.get(metric.name) for metric in results.metrics}
     for name, kind in (("latency_ms", Latency), ("parity", Parity), ("change", Change)):

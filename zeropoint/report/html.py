@@ -36,6 +36,7 @@ from zeropoint.measure.results import Parity, Results
 from zeropoint.report import table
 from zeropoint.report.figures import NOTHING, decibels, known, percent, samples
 from zeropoint.report.files import load as load_results
+from zeropoint.report.samples import MediaFiles, changes
 from zeropoint.report.verdict import verdict
 
 NAME = "report.html"  # in the run folder
@@ -111,10 +112,11 @@ def context(runs: Sequence[Run]) -> dict[str, Any]:
     tradeoff = _tradeoff(runs)
     programs = sum(len(run.layers) for run in runs)
     pages = min(WORST, PAGES // max(programs, 1))
-    sections = [_section(i, run, pages, CELLS // len(runs)) for i, run in enumerate(runs, 1)]
+    files = MediaFiles()
+    sections = [_section(i, run, pages, CELLS // len(runs), files) for i, run in enumerate(runs, 1)]
     shown = [chart for one in sections for chart in one["charts"].values()]
     drawn = {chart.id: chart.figure for chart in ([tradeoff, *shown] if tradeoff else shown)}
-    packed = {"figures": drawn, "themes": _themes()}
+    packed: dict[str, Any] = {"figures": drawn, "themes": _themes(), "media": files.held}
     packed |= {key: value for one in sections for key, value in one.pop("pages").items()}
     return {
         "title": table.title(runs[0].results) if len(runs) == 1 else f"{len(runs)} comparisons",
@@ -181,7 +183,7 @@ def _fastest(results: Results) -> str:
     return "{1} at {0:.3g} ms".format(*min(timed)) if timed else ""
 
 
-def _section(number: int, run: Run, pages: int, cells: int) -> dict[str, Any]:
+def _section(number: int, run: Run, pages: int, cells: int, files: MediaFiles) -> dict[str, Any]:
     """What a run's own sections show. ``pages``: for each Program; ``cells``: in the table of layers."""
     results, layers = run.results, run.layers
     places = layer_places(layers)
@@ -191,6 +193,7 @@ def _section(number: int, run: Run, pages: int, cells: int) -> dict[str, Any]:
         "number": number,
         "label": run.label,
         "charts": _charts(number, run, places),
+        "changes": changes(number, results, run.folder, files),
         "layers": {
             "missing": run.no_layers,
             "folder": str(run.folder / layer_files.FOLDER),

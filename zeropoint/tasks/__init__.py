@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zeropoint.errors import InputError, closest
 from zeropoint.tasks import own
+from zeropoint.tasks.answers import CLASS
 from zeropoint.tasks.classes import agreement
 from zeropoint.tasks.classification import CLASSIFICATION, MULTILABEL, TEXT
 from zeropoint.tasks.detection import DETECTION
@@ -22,7 +23,7 @@ from zeropoint.tasks.tokens import LANGUAGE, MASKED, TOKENS
 
 __all__ = ["TASKS", "Measure", "Metric", "Task", "find", "fitting", "made"]
 
-NONE = Task("none", fidelity=agreement("NC"))
+NONE = Task("none", fidelity=agreement("NC"), reader=CLASS)
 """Fidelity to the float network alone."""
 
 TASKS = {

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zeropoint.errors import InputError
+from zeropoint.tasks.answers import CLASS, LABELS
 from zeropoint.tasks.classes import accuracy, agreement, cross_entropy, f1, reader, share
 from zeropoint.tasks.metric import Measure, Meter, Metric, doubled, library
 from zeropoint.tasks.outputs import FIX, described, main, values
@@ -39,6 +40,7 @@ CLASSIFICATION, TEXT = (
         ),
         fidelity=agreement("NC"),
         loss=cross_entropy(_scores, 1),
+        reader=CLASS,
     )
     for name in ("classification", "text-classification")
 )
@@ -81,4 +83,5 @@ MULTILABEL = Task(
     more=(Metric(Measure("AUROC"), _of_labels("MultilabelAUROC", thresholds=THRESHOLDS), _labels),),
     fidelity=share("same labels", _same_labels, needs_targets=False),
     loss=lambda outputs, targets: F.binary_cross_entropy_with_logits(*values(outputs, targets)),
+    reader=LABELS,
 )

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from zeropoint.errors import InputError
+from zeropoint.tasks.answers import BOXES, SURE
 from zeropoint.tasks.metric import Measure, Meter, Metric, Sums, library
 from zeropoint.tasks.outputs import described
 from zeropoint.tasks.task import Task
 
-SURE = 0.5  # the score from which on a box counts as found, where boxes are compared with float32's
 MATCHES = 0.9  # the intersection over union from which on two boxes are the same
 
 Boxes = list[dict[str, Tensor]]
@@ -98,4 +98,5 @@ DETECTION = Task(
         _matched,
         needs_targets=False,
     ),
+    reader=BOXES,
 )

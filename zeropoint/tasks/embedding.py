@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zeropoint.errors import InputError
+from zeropoint.tasks.answers import EMBEDDED
 from zeropoint.tasks.metric import Measure, Metric, Sums
 from zeropoint.tasks.outputs import FIX, described, main, values
 from zeropoint.tasks.task import Task
@@ -92,4 +93,5 @@ EMBEDDING = Task(
         lambda outputs, pair: _cosines(outputs, pair[0]),
         needs_targets=False,
     ),
+    reader=EMBEDDED,
 )

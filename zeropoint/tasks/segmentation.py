@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from zeropoint.tasks.answers import PIXELS
 from zeropoint.tasks.classes import accuracy, agreement, cross_entropy, predicted
 from zeropoint.tasks.metric import Measure, Meter, Metric, doubled, library
 from zeropoint.tasks.outputs import classes, main
@@ -33,4 +34,5 @@ SEGMENTATION = Task(
     more=(accuracy("pixel accuracy", _pixels, 1, NONE),),
     fidelity=agreement("NCHW", "same pixels"),
     loss=cross_entropy(_pixels, 1, NONE),
+    reader=PIXELS,
 )

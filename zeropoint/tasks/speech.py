@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zeropoint.errors import InputError
+from zeropoint.tasks.answers import Answer, Reader
 from zeropoint.tasks.classes import agreement
 from zeropoint.tasks.metric import Measure, Meter, Metric, doubled, library
 from zeropoint.tasks.outputs import FIX, described, main
@@ -50,6 +51,17 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(one, str) for one in value)
 
 
+def _said(outputs: Any, number: int, _: Any) -> Answer:
+    return Answer(outputs[number] if _is_text(outputs) else f"tokens {ctc(main(outputs)[number][None])[0]}")
+
+
+def _wanted(targets: Any, number: int, _: Any) -> Answer:
+    one = targets[number]
+    if isinstance(one, Tensor) and one.dim() == 1 and not one.is_floating_point():
+        return Answer(f"tokens {_text([int(token) for token in one if token > BLANK], None)}")
+    return Answer(one if isinstance(one, str) else "")
+
+
 def _wer(*_: Any) -> Meter:
     return doubled(library("torchmetrics.text").WordErrorRate())
 
@@ -66,4 +78,5 @@ SPEECH = Task(
     metrics=(Metric(Measure("WER", "%", higher_is_better=False), _wer, _texts),),
     fidelity=agreement("NTC", "same tokens"),
     loss=_loss,
+    reader=Reader(_said, _wanted),
 )

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropoint.tasks.answers import VALUES, Reader
 from zeropoint.tasks.metric import Metric, blaming, number
 
 
@@ -17,7 +18,7 @@ class Task:
     ``metrics``: those that are measured; the first one is that of verdicts and searches. ``more``: further
     ones by name. ``fidelity``: a metric whose targets are the float network's outputs, None if there is none
     but SQNR. ``loss``: from outputs and targets to the mean loss of the samples. ``postprocess`` makes what
-    metrics read of the outputs.
+    metrics read of the outputs. ``reader`` says what outputs and targets mean for one sample.
 
     >>> import zeropoint.tasks
     >>> [metric.name for metric in zeropoint.tasks.find("regression").metrics]
@@ -30,6 +31,7 @@ class Task:
     fidelity: Metric | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     postprocess: Callable[[Any], Any] | None = None
+    reader: Reader = VALUES
 
     def postprocessed(self, outputs: Any) -> Any:
         """What metrics read of a batch's outputs. Raises InputError if the user's function fails."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from zeropoint.tasks.answers import UNREAD
 from zeropoint.tasks.classes import accuracy, agreement, cross_entropy, f1, reader
 from zeropoint.tasks.metric import Measure, Meter, Metric, Prepare, doubled, library
 from zeropoint.tasks.task import Task
@@ -33,7 +34,7 @@ def _perplexity(read: Prepare) -> Metric:
 
 def _task(name: str, read: Prepare, *metrics: Metric, more: tuple[Metric, ...] = ()) -> Task:
     same = agreement("NTC", "same tokens", IGNORED)
-    return Task(name, metrics, more, same, cross_entropy(read, -1, IGNORED))
+    return Task(name, metrics, more, same, cross_entropy(read, -1, IGNORED), reader=UNREAD)
 
 
 TOKENS = _task(

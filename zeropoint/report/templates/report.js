@@ -138,7 +138,17 @@
     if (location.hash.startsWith("#layer-")) history.replaceState(null, "", location.pathname + location.search);
   });
 
+  // Pictures and sounds of samples: each is in the page once, and set where it is shown
+
+  async function fill() {
+    const elements = document.querySelectorAll("[data-media]");
+    if (!elements.length) return;
+    const media = JSON.parse(await unpack("media"));
+    for (const element of elements) element.src = media[element.dataset.media];
+  }
+
   async function start() {
+    await fill();
     const script = document.createElement("script");
     script.textContent = await unpack("plotly");
     document.head.append(script);
