@@ -65,12 +65,13 @@ def compare(
     The table is printed, and a folder gets it with the artefacts and an HTML report. The same command
     again continues a run that was interrupted. With --parts only the table is printed.
     """
-    from zeropoint.cli.resolve import loss_of, program_and_data, task_of
+    from zeropoint.cli.resolve import loss_of, program_and_data, task_of, told_task
     from zeropoint.comparison.compare import compare as run_comparison
     from zeropoint.comparison.start import check_methods
     from zeropoint.report.files import record
     from zeropoint.report.table import terminal
 
+    task = told_task(task, data)
     listed = shared.names(engines) if engines else None
     check_methods(shared.names(methods), listed, [options.at(one) for one in shared.names(bits)])
     chosen, own = task_of(task, metric, higher_is_better, postprocess), loss_of(loss, task)

@@ -38,7 +38,7 @@ def evaluate(
 
     It runs on an engine, or in a simulation of the arithmetic of a processor.
     """
-    from zeropoint.cli.resolve import compiled, program_and_data, runner_and_data, task_of
+    from zeropoint.cli.resolve import compiled, program_and_data, runner_and_data, task_of, told_task
     from zeropoint.data.batches import Loader
     from zeropoint.engines.artefact import is_compiled
     from zeropoint.measure.evaluate import Fitting, Run, evaluate_all
@@ -46,6 +46,7 @@ def evaluate(
     from zeropoint.report.bench import chosen, evaluated, measured
     from zeropoint.targets.processor import find
 
+    task = told_task(task, data)
     read = task_of(task, metric, higher_is_better, postprocess)
     simulated = None if processor is None else find(processor).name
     run: Run

@@ -34,6 +34,8 @@ def opened(
         limit_batches=limit_batches,
         inputs=source.inputs,
         preprocessing=source.preprocessing,
+        tokenizer=source.tokenizer,
+        say=progress.say,
     )
     return source.network, loaders
 

@@ -51,4 +51,6 @@ def digits(batch_size: int, seed: int) -> Loaders:
             TensorDataset(images[train], labels[train]), batch_size, shuffle=True, generator=generator
         ),
         validation=labelled(validation),
+        description=f"{EVALUATION} images to evaluate and {len(train):,} to train on in 10 classes,"
+        f" scaled to 32x32, mean ({MEAN}), std ({STD})",
     )

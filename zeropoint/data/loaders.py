@@ -11,6 +11,7 @@ class Loaders:
 
     ``calibration`` needs no labels. ``validation`` is held out of ``train`` to choose the best epoch by, so
     that ``evaluation`` judges only what is finished; both are None if there is no training data.
+    ``description`` says what is read, and how it is prepared, in words.
 
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> data.train is None
@@ -22,6 +23,7 @@ class Loaders:
     evaluation: Loader
     train: Loader | None = None
     validation: Loader | None = None
+    description: str = ""
 
     def parts(self) -> dict[str, Loader | None]:
         """The parts that methods read, by name."""

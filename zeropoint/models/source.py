@@ -41,12 +41,14 @@ class Preprocessing:
 class Source:
     """A network in eval mode on the CPU, and what it takes.
 
-    ``inputs`` makes random items; None if the shape is not known. ``preprocessing`` is that of images.
+    ``inputs`` makes random items; None if the shape is not known. ``preprocessing`` is that of images, and
+    ``tokenizer`` the folder or ID of a model of transformers that of texts; None if the model does not tell.
     """
 
     network: nn.Module
     inputs: RandomInputs | None = None
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing | None = None
+    tokenizer: str | None = None
 
 
 def normal(*shape: int) -> RandomInputs:

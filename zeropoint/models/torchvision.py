@@ -48,10 +48,13 @@ def source(name: str, weights: str) -> Source:
     return Source(settled(network, inputs) if chosen is None else network, inputs, preprocessing)
 
 
-def _preprocessing(preset: Any, network: nn.Module) -> Preprocessing:
-    """What the weights were evaluated with, if the preset says so; a transformer's images are of its size."""
+def _preprocessing(preset: Any, network: nn.Module) -> Preprocessing | None:
+    """What the weights were evaluated with, None if the preset does not say it.
+
+    A transformer's images are of its size.
+    """
     if not hasattr(preset, "mean"):
-        return Preprocessing()
+        return None  # a detector scales and resizes images itself
     resize = preset.resize_size
     height, width = (list(getattr(preset, "crop_size", resize)) * 2)[:2]
     resize = int(resize[0]) if len(resize) == 1 else (int(resize[0]), int(resize[1]))
@@ -61,8 +64,8 @@ def _preprocessing(preset: Any, network: nn.Module) -> Preprocessing:
     return Preprocessing(resize, (height, width), mean, std, preset.interpolation.value)
 
 
-def _inputs(task: str, meta: dict[str, Any], preprocessing: Preprocessing) -> RandomInputs:
-    height, width = preprocessing.crop
+def _inputs(task: str, meta: dict[str, Any], preprocessing: Preprocessing | None) -> RandomInputs:
+    height, width = (preprocessing or Preprocessing()).crop
     if task == "video":
         return normal(3, max(FRAMES, meta.get("min_temporal_size", 0)), height, width)
     if task == "optical_flow":
