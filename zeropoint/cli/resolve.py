@@ -20,7 +20,7 @@ from zeropoint.graph.program import Program, at_batch
 from zeropoint.graph.signature import call_of
 from zeropoint.methods import label
 from zeropoint.models.refusals import refuse_model
-from zeropoint.models.source import Source, fitting_shape, like
+from zeropoint.models.source import Promise, Source, fitting_shape, like
 from zeropoint.models.userfile import is_userfile, load
 from zeropoint.models.vision import torchvision
 from zeropoint.tasks import Task
@@ -28,6 +28,7 @@ from zeropoint.training.task import OwnLoss
 from zeropoint.tune.choose import Choice, fastest_engine
 
 AUTO, TASK = "auto", "task"
+IMAGES = ("imagefolder:", "coco:", "voc:")  # data that may be what weights were evaluated on
 Say = Callable[[str], None]
 
 
@@ -129,6 +130,11 @@ def told_task(task: str | None, data: str | None) -> str | None:
     if task == "masked-language-modelling" and told is not None:
         raise InputError(f"{data} masks no tokens; give FILE.py:FUNCTION with batches that do")
     return task or told
+
+
+def promise_of(model: str, weights: str, data: str) -> Promise | None:
+    """What the weights promise on images of the user, if the model is named and they are."""
+    return models.promise(model, weights) if data.startswith(IMAGES) else None
 
 
 def task_of(

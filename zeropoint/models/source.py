@@ -38,6 +38,15 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """What weights are known to reach: the ``value`` of a ``metric``, a fraction of 1, on ``data``."""
+
+    metric: str
+    value: float
+    data: str
+
+
+@dataclass(frozen=True)
 class Source:
     """A network in eval mode on the CPU, and what it takes.
 

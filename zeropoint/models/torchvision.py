@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from zeropoint.errors import InputError, closest
-from zeropoint.models.source import Inputs, Preprocessing, RandomInputs, Source, normal, settled
+from zeropoint.models.source import Inputs, Preprocessing, Promise, RandomInputs, Source, normal, settled
 from zeropoint.models.vision import torchvision
 from zeropoint.progress import is_watched
 
 TASKS = ("classification", "segmentation", "detection", "video", "optical_flow")
+PROMISED = {"acc@1": "top-1", "miou": "mIoU", "box_map": "mAP"}  # torchvision's names of metrics
 FRAMES = 16  # of a video, at least
 FLOW_SIDE = 128  # pixels; the smallest images that RAFT takes
 DETECTION_SIDE = 320  # pixels
@@ -46,6 +47,17 @@ def source(name: str, weights: str) -> Source:
     preprocessing = _preprocessing(described.transforms(), network)
     inputs = _inputs(known[name], described.meta, preprocessing)
     return Source(settled(network, inputs) if chosen is None else network, inputs, preprocessing)
+
+
+def promise(name: str, weights: str) -> Promise | None:
+    """What the weights of a model reach by torchvision's own account, None if it gives none."""
+    members = torchvision().models.get_model_weights(name)
+    described = members["DEFAULT" if weights == "default" else weights]
+    for data, values in described.meta.get("_metrics", {}).items():
+        for key, metric in PROMISED.items():
+            if key in values:
+                return Promise(metric, values[key] / 100, data)
+    return None
 
 
 def _preprocessing(preset: Any, network: nn.Module) -> Preprocessing | None:
