@@ -82,7 +82,7 @@ def test_boxes_of_coco(command):
     line = "networks.py:make_detector --data coco:boxes --parts backbone,head"
     results, told = compared(command, line)
     whole, static = results["rows"]
-    assert told == "data: 10 images with boxes of 1 classes, in their own sizes, values from 0 to 1"
+    assert told == "data: 10 images with boxes of 1 class, in their own sizes, values from 0 to 1"
     assert whole["values"].keys() == static["values"].keys() == {"mAP"}
     assert (static["error"], static["parts"]) == (None, 2)
 

@@ -116,6 +116,12 @@ def test_what_is_missing_or_broken_is_told(tmp_path, monkeypatch):
     write(tmp_path / "bee" / "99.wav", np.zeros(50), rate=16000)
     with pytest.raises(InputError, match=r"several sample rates: .*\.wav has 8000 Hz, .*99.wav 16000 Hz"):
         resolve(f"audiofolder:{tmp_path}")
+    write(tmp_path / "bee" / "99.wav", np.zeros(50))
+    whole = (tmp_path / "bee" / "99.wav").read_bytes()
+    for path in tmp_path.glob("*/*.wav"):
+        path.write_bytes(whole[:-2])  # the header still says 50 samples
+    with pytest.raises(InputError, match=r"the sound .*\.wav is cut off"):
+        list(resolve(f"audiofolder:{tmp_path}").evaluation)
     (tmp_path / "bee" / "99.wav").write_bytes(b"no sound")
     with pytest.raises(InputError, match=r"cannot read the sound .*99\.wav: file does not start"):
         resolve(f"audiofolder:{tmp_path}")

@@ -158,7 +158,7 @@ def test_what_is_wrong_with_the_annotations_is_told(tmp_path, changes, told):
 def test_folders_and_files_that_are_missing_or_broken_are_told(tmp_path):
     with pytest.raises(InputError, match=r"^no such folder: .*nowhere; give a folder with annotations"):
         resolve(f"coco:{tmp_path}/nowhere")
-    with pytest.raises(InputError, match="no single file of annotations, but none"):
+    with pytest.raises(InputError, match=r"has no \.json of annotations; give"):
         resolve(f"coco:{tmp_path}")
     path = write(tmp_path)
     (tmp_path / "val2017" / "004.png").write_bytes(b"no image")
@@ -169,5 +169,5 @@ def test_folders_and_files_that_are_missing_or_broken_are_told(tmp_path):
         resolve(f"coco:{tmp_path}")
     path.rename(path.with_name("one.json"))
     (tmp_path / "two.json").write_text("{}")
-    with pytest.raises(InputError, match=r"but two.json, one.json"):
+    with pytest.raises(InputError, match=r"may hold annotations, two\.json, one\.json"):
         resolve(f"coco:{tmp_path}")

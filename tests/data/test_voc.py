@@ -99,7 +99,7 @@ def test_val_alone_is_split_by_the_seed_and_train_is_read_as_such(tmp_path):
 def test_what_is_missing_or_broken_is_told(tmp_path):
     with pytest.raises(InputError, match=r"^no such folder: .*nowhere; give a folder with JPEGImages"):
         resolve(f"voc:{tmp_path}/nowhere")
-    with pytest.raises(InputError, match=r"cannot read .*val.txt: .*; give a folder with JPEGImages"):
+    with pytest.raises(InputError, match=r"no such file: .*val.txt; give a folder with JPEGImages"):
         resolve(f"voc:{tmp_path}")
     write(tmp_path, ["n1", "n2", "n3"])
     with pytest.raises(InputError, match="has only 3 images, too few"):
@@ -124,5 +124,7 @@ def test_what_is_missing_or_broken_is_told(tmp_path):
     assert "cannot read the mask" in told()
     (masks / "n4.png").unlink()
     assert "SegmentationClass has no n4.jpg or .png, which ImageSets lists" in told()
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_bytes(b"\xff\xfe")
+    assert "cannot read" in told()
     (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("\n")
     assert "val.txt is empty" in told()

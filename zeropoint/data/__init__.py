@@ -81,7 +81,8 @@ def resolve(
         loaders = noise(rest, inputs, batch_size, seed)
     else:
         raise InputError(f"unknown data {spec}; give {FORMS}")
-    say(f"data: {loaders.description}")
+    most = f"; at most {limit_batches} of its batches in each part" if limit_batches else ""
+    say(f"data: {loaders.description}{most}")
     return limited(loaders, limit_batches)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zeropoint.data.loaders import Loaders
-from zeropoint.data.splits import split
+from zeropoint.data.splits import counted, split
 from zeropoint.errors import InputError, first_line
 
 ENDINGS = (".wav", ".flac", ".ogg")
@@ -58,7 +58,7 @@ def audiofolder(folder: Path, samples: int | None, *, batch_size: int, seed: int
         batch_size=batch_size,
         seed=seed,
         noun="sounds",
-        how=f" in {len(classes)} classes, {next(iter(rates))} Hz, cut or padded to {length:,} samples",
+        how=f" in {counted(len(classes))}, {next(iter(rates))} Hz, cut or padded to {length:,} samples",
     )
 
 
@@ -114,6 +114,8 @@ def _read(path: Path, length: int) -> np.ndarray:
             if isinstance(sound, wave.Wave_read):
                 values = _floats(sound.readframes(length), sound.getsampwidth())
                 channels = values.reshape(-1, sound.getnchannels())
+                if len(channels) < min(length, sound.getnframes()):
+                    raise InputError(f"the sound {path} is cut off; remove or replace it")
             else:
                 channels = sound.read(length, dtype="float64", always_2d=True)
         return np.asarray(channels.mean(1), dtype=np.float32)

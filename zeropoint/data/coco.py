@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from zeropoint.data import images
 from zeropoint.data.loaders import Loaders
-from zeropoint.data.splits import split
+from zeropoint.data.splits import counted, split
 from zeropoint.errors import InputError
 from zeropoint.models.source import Preprocessing
 from zeropoint.models.vision import torchvision
@@ -78,7 +78,7 @@ def coco(folder: Path, *, batch_size: int, seed: int, preprocessing: Preprocessi
         batch_size=batch_size,
         seed=seed,
         noun="images",
-        how=f" with boxes of {classes} classes, {size}",
+        how=f" with boxes of {counted(classes)}, {size}",
         collate=_listed if preprocessing is None else _stacked,
     )
 
@@ -91,8 +91,9 @@ def _files(folder: Path) -> tuple[Path, Path | None]:
         return vals[0], trains[0] if trains else None
     every = [*sorted(folder.glob("*.json")), *sorted(inside.glob("*.json"))]
     if len(every) != 1:
-        names = ", ".join(file.name for file in every[:4]) or "none"
-        raise InputError(f"{folder} has no single file of annotations, but {names}; {LAYOUT}")
+        names = ", ".join(file.name for file in every[:4])
+        found = f"several files that may hold annotations, {names}" if every else "no .json of annotations"
+        raise InputError(f"{folder} has {found}; {LAYOUT}")
     return every[0], None
 
 

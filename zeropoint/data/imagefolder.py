@@ -5,7 +5,7 @@ from typing import Any
 
 from zeropoint.data import images
 from zeropoint.data.loaders import Loaders
-from zeropoint.data.splits import split
+from zeropoint.data.splits import counted, split
 from zeropoint.errors import InputError
 from zeropoint.models.source import Preprocessing
 from zeropoint.models.vision import torchvision
@@ -44,7 +44,7 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, preprocessing: Prep
         batch_size=batch_size,
         seed=seed,
         noun="images",
-        how=f" in {len(evaluation.classes)} classes, {images.described(preprocessing)}",
+        how=f" in {counted(len(evaluation.classes))}, {images.described(preprocessing)}",
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zeropoint.data.loaders import Loaders
-from zeropoint.data.splits import split
+from zeropoint.data.splits import counted, split
 from zeropoint.errors import InputError, closest, first_line
 from zeropoint.models.transformers import package
 
@@ -65,7 +65,7 @@ def jsonl(file: Path, tokenizer: str | None, tokens: int | None, *, batch_size: 
     length = tokens or min(TOKENS, most)
     if length > most:
         raise InputError(f"jsonl:{file}@{tokens}: {tokenizer} takes at most {most} tokens; give fewer")
-    classes = f" in {len(labels)} classes" if kind is not type(None) else ""
+    classes = f" in {counted(len(labels))}" if kind is not type(None) else ""
     shown = ", ".join(f"{name} {numbers[name]}" for name in named[:SHOWN])
     return split(
         f"jsonl:{file}",

@@ -64,6 +64,11 @@ def split(
     )
 
 
+def counted(classes: int) -> str:
+    """The number of classes in words."""
+    return f"{classes:,} class{'es' * (classes != 1)}"
+
+
 def _drawn(
     count: int, drawn: int, name: str, noun: str, generator: torch.Generator
 ) -> tuple[list[int], list[int]]:

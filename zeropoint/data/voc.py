@@ -47,10 +47,12 @@ def voc(folder: Path, *, batch_size: int, seed: int, preprocessing: Preprocessin
 
 
 def _listed(folder: Path, file: Path, preprocessing: Preprocessing) -> "_Masked":
+    if not file.is_file():
+        raise InputError(f"no such file: {file}; {LAYOUT}")
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file}: {error}; {LAYOUT}") from error
+        raise InputError(f"cannot read {file}: {error}; list names of images in it, one a line") from error
     if not (names := [line.strip() for line in lines if line.strip()]):
         raise InputError(f"{file} is empty; list the names of images in it, one a line")
     kinds = [folder / "JPEGImages", folder / "SegmentationClass"]
