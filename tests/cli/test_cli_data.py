@@ -25,6 +25,9 @@ def make_segmenter():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
 
+def enlarge(outputs):
+    return nn.functional.interpolate(outputs["logits"], size=(32, 32))
+
 class Listener(nn.Module):
     def __init__(self):
         super().__init__()
@@ -43,6 +46,12 @@ BERT = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
     "max_position_embeddings": 16, "id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1},
 }  # fmt: skip
+SEGFORMER = {
+    "model_type": "segformer", "architectures": ["SegformerForSemanticSegmentation"],
+    "num_encoder_blocks": 1, "depths": [1], "sr_ratios": [2], "hidden_sizes": [8], "patch_sizes": [3],
+    "strides": [2], "num_attention_heads": [1], "mlp_ratios": [2], "decoder_hidden_size": 8,
+    "id2label": {str(n): str(n) for n in range(4)}, "label2id": {str(n): n for n in range(4)},
+}  # fmt: skip
 STATIC = "--batch-size 4 --methods static --engines onnxruntime --json"
 
 
@@ -58,6 +67,19 @@ def picture(path, number):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(number).integers(0, 256, (10, 20, 3), np.uint8)
     pytest.importorskip("PIL.Image").fromarray(pixels).save(path)
+
+
+def write_masks():
+    """Ten images with masks of the classes 0 to 3."""
+    for number in range(10):
+        picture(f"masks/JPEGImages/{number}.png", number)
+        mask = np.full((10, 20), number % 4, np.uint8)
+        mask[:, :12] = 255
+        path = Path(f"masks/SegmentationClass/{number}.png")
+        path.parent.mkdir(exist_ok=True)
+        pytest.importorskip("PIL.Image").fromarray(mask).save(path)
+    Path("masks/ImageSets/Segmentation").mkdir(parents=True)
+    Path("masks/ImageSets/Segmentation/val.txt").write_text("\n".join(map(str, range(10))))
 
 
 def compared(command, line):
@@ -90,19 +112,26 @@ def test_boxes_of_coco(command):
 @pytest.mark.slow
 def test_masks_of_voc(command):
     pytest.importorskip("torchmetrics")
-    for number in range(10):
-        picture(f"masks/JPEGImages/{number}.png", number)
-        mask = np.full((10, 20), number % 4, np.uint8)
-        mask[:, :12] = 255
-        path = Path(f"masks/SegmentationClass/{number}.png")
-        path.parent.mkdir(exist_ok=True)
-        pytest.importorskip("PIL.Image").fromarray(mask).save(path)
-    Path("masks/ImageSets/Segmentation").mkdir(parents=True)
-    Path("masks/ImageSets/Segmentation/val.txt").write_text("\n".join(map(str, range(10))))
+    write_masks()
     results, told = compared(command, "networks.py:make_segmenter --data voc:masks --limit-batches 1")
     assert told.startswith("data: 10 images with masks, resized to 256, cropped to 224x224, mean (0.485,")
     assert (results["task"], results["images"]) == ("segmentation", 4)
     assert 0 <= results["rows"][0]["values"]["mIoU"] <= 1
+
+
+@pytest.mark.slow
+def test_masks_are_no_argument_of_a_model_of_transformers(command):
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("transformers")
+    write_masks()
+    Path("segformer").mkdir()
+    Path("segformer/config.json").write_text(json.dumps(SEGFORMER))
+    size = {"image_processor_type": "SegformerImageProcessor", "size": {"height": 32, "width": 32}}
+    Path("segformer/preprocessor_config.json").write_text(json.dumps(size))
+    line = "hf/segformer --weights none --data voc:masks --postprocess networks.py:enlarge"
+    results, told = compared(command, line)
+    assert "resized to 32x32, cropped to 32x32" in told
+    assert (results["task"], results["images"]) == ("segmentation", 8)
 
 
 @pytest.mark.slow

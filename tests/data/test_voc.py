@@ -37,7 +37,7 @@ def write(folder, names, part="val", palette=True):
 
 def items(loader):
     """(number that the image was drawn with, mask) of every image."""
-    pairs = [pair for images, masks in loader for pair in zip(images, masks, strict=True)]
+    pairs = [pair for (images,), masks in loader for pair in zip(images, masks, strict=True)]
     return [(round(float(image[0, 0, 0]) * 25.5), mask) for image, mask in pairs]
 
 
@@ -45,7 +45,7 @@ def items(loader):
 def test_masks_are_class_numbers_resized_and_cropped_with_the_image(tmp_path, palette):
     write(tmp_path, [f"n{number}" for number in range(10)], palette=palette)
     loaders = resolve(f"voc:{tmp_path}", batch_size=3, preprocessing=PLAIN)
-    images, masks = next(iter(loaders.evaluation))
+    (images,), masks = next(iter(loaders.evaluation))
     assert (images.shape, images.dtype) == ((3, 3, 8, 8), torch.float32)
     assert (masks.shape, masks.dtype) == ((3, 8, 8), torch.int64)
     for number, mask in [*items(loaders.evaluation), *items(loaders.calibration)]:

@@ -20,7 +20,7 @@ LAYOUT = "give a folder with JPEGImages, SegmentationClass and ImageSets/Segment
 
 
 def voc(folder: Path, *, batch_size: int, seed: int, preprocessing: Preprocessing) -> Loaders:
-    """The images float32 (N, 3, *crop), and the class numbers of their pixels int64 (N, *crop).
+    """The images float32 (N, 3, *crop), in a tuple, and the classes of their pixels int64 (N, *crop).
 
     ``folder/ImageSets/Segmentation/val.txt`` lists the names, one a line, of ``folder/JPEGImages/NAME.jpg``
     (or .png) and ``folder/SegmentationClass/NAME.png``, whose palette or grey values are the class numbers;
@@ -43,6 +43,7 @@ def voc(folder: Path, *, batch_size: int, seed: int, preprocessing: Preprocessin
         seed=seed,
         noun="images",
         how=f" with masks, {images.described(preprocessing)}",
+        collate=_stacked,
     )
 
 
@@ -85,6 +86,12 @@ class _Masked(Dataset[tuple[Tensor, Tensor]]):
         usual = images.cropped(how, images.interpolation(how))
         tensor: Tensor = transforms.Compose([*usual, *images.finished(how)])(image)
         return tensor, torch.from_numpy(np.array(nearest(mask), dtype=np.int64))
+
+
+def _stacked(items: list[tuple[Tensor, Tensor]]) -> tuple[tuple[Tensor], Tensor]:
+    """A batch. Images alone would not tell masks from a second argument, as transformers' models have it."""
+    pictures, masks = zip(*items, strict=True)
+    return (torch.stack(pictures),), torch.stack(masks)
 
 
 def _mask(path: Path) -> Any:
