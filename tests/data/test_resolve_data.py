@@ -252,3 +252,26 @@ def test_what_is_wrong_with_the_users_loaders_is_told(tmp_path, returned, told):
     (tmp_path / "mine.py").write_text(USER.format(returned))
     with pytest.raises(InputError, match=told):
         resolve(f"{tmp_path}/mine.py:make_loaders")
+
+
+def test_what_is_read_is_said(tmp_path):
+    sort_images(tmp_path / "one")
+    for part in ("train", "val"):
+        sort_images(tmp_path / "two" / part)
+    (tmp_path / "mine.py").write_text(USER.format("{'calibration': good, 'evaluation': good}"))
+    mine = f"{tmp_path}/mine.py:make_loaders"
+    prepared = "resized to 8, cropped to 6x6, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)"
+    expected = {
+        f"imagefolder:{tmp_path}/one": f"20 images in 2 classes, {prepared}",
+        f"imagefolder:{tmp_path}/two": f"20 images to evaluate and 20 to train on in 2 classes, {prepared}",
+        "digits": "600 images to evaluate and 1,000 to train on in 10 classes, scaled to 32x32,"
+        " mean (0.305), std (0.324)",
+        "random:3x8x8": "random inputs such as float32 (1, 3, 8, 8)",
+        mine: f"{mine}, whose first batch is float32 (2, 3), int64 (2,)",
+    }
+    said = []
+    for spec in expected:
+        resolve(spec, preprocessing=SMALL, say=said.append)
+    assert said == [f"data: {line}" for line in expected.values()]
+    resolve("random:8", limit_batches=2, say=said.append)
+    assert said[-1].endswith("(1, 8); at most 2 of its batches in each part")

@@ -124,3 +124,16 @@ def test_a_model_of_the_users_file(tmp_path):
 def test_is_program():
     assert models.is_program("out/model.pt2")
     assert not models.is_program("torchvision/resnet18")
+
+
+def test_a_model_of_the_users_file_may_say_how_images_are_prepared(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\nfrom zeropoint.models import Preprocessing\n"
+        "def plain(): return nn.Conv2d(3, 1, 1)\n"
+        "def told():\n    model = plain()\n"
+        "    model.preprocessing = Preprocessing(resize=32, crop=(32, 32))\n    return model\n"
+        "def layer():\n    model = plain()\n    model.preprocessing = nn.Identity()\n    return model\n"
+    )
+    found = [models.find(f"{file}:{name}").preprocessing for name in ("plain", "told", "layer")]
+    assert found == [None, models.Preprocessing(resize=32, crop=(32, 32)), None]

@@ -1,5 +1,6 @@
 """``zeropoint compare``."""
 
+import operator
 from pathlib import Path
 from typing import Annotated
 
@@ -65,12 +66,14 @@ def compare(
     The table is printed, and a folder gets it with the artefacts and an HTML report. The same command
     again continues a run that was interrupted. With --parts only the table is printed.
     """
-    from zeropoint.cli.resolve import loss_of, program_and_data, task_of
+    from zeropoint.cli.resolve import loss_of, program_and_data, promise_of, task_of, told_task
     from zeropoint.comparison.compare import compare as run_comparison
     from zeropoint.comparison.start import check_methods
+    from zeropoint.measure.promise import warn_of_shortfall
     from zeropoint.report.files import record
     from zeropoint.report.table import terminal
 
+    task = told_task(task, data)
     listed = shared.names(engines) if engines else None
     check_methods(shared.names(methods), listed, [options.at(one) for one in shared.names(bits)])
     chosen, own = task_of(task, metric, higher_is_better, postprocess), loss_of(loss, task)
@@ -82,7 +85,9 @@ def compare(
         given = of_parts.opened(model, weights, task, data, batch_size, limit_batches)
         options = options.at(shared.names(bits)[0])
         named = shared.names(methods)
-        of_parts.compare(given, parts, named, listed, options, task=chosen, threads=threads, json=json)
+        rows = of_parts.compare(given, parts, named, listed, options, task=chosen, threads=threads, json=json)
+        images = operator.length_hint(given[1].evaluation) * batch_size
+        warn_of_shortfall(promise_of(model, weights, data), rows[0].values, images)
         return
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes
@@ -105,6 +110,8 @@ def compare(
             command=output.command_line(),
             say=progress.say,
         )
+    float32 = next((of for row in results.rows if (of := row.float32_values)), {})
+    warn_of_shortfall(promise_of(model, weights, data), float32, results.images)
     if json:
         output.print_json(record(results))
         return

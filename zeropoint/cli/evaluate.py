@@ -38,14 +38,23 @@ def evaluate(
 
     It runs on an engine, or in a simulation of the arithmetic of a processor.
     """
-    from zeropoint.cli.resolve import compiled, program_and_data, runner_and_data, task_of
+    from zeropoint.cli.resolve import (
+        compiled,
+        program_and_data,
+        promise_of,
+        runner_and_data,
+        task_of,
+        told_task,
+    )
     from zeropoint.data.batches import Loader
     from zeropoint.engines.artefact import is_compiled
     from zeropoint.measure.evaluate import Fitting, Run, evaluate_all
+    from zeropoint.measure.promise import warn_of_shortfall
     from zeropoint.measure.simulate import on_processor
     from zeropoint.report.bench import chosen, evaluated, measured
     from zeropoint.targets.processor import find
 
+    task = told_task(task, data)
     read = task_of(task, metric, higher_is_better, postprocess)
     simulated = None if processor is None else find(processor).name
     run: Run
@@ -68,6 +77,7 @@ def evaluate(
     if choice is not None and not json:
         output.say(chosen(choice))
     evaluation = evaluate_all({"": run}, fitting, task=read, own=loaders.evaluation)[""]
+    warn_of_shortfall(promise_of(model, weights, data), evaluation.values, evaluation.accuracy.images)
     if json:
         output.print_json(evaluated(model, loaders.name, where, evaluation, choice))
     else:

@@ -12,7 +12,7 @@ from zeropoint.data import Loaders
 from zeropoint.errors import InputError
 from zeropoint.files import check_new
 from zeropoint.models.userfile import is_userfile
-from zeropoint.parts.compare import compare_parts
+from zeropoint.parts.compare import PartsRow, compare_parts
 from zeropoint.parts.quantize import quantize_parts
 from zeropoint.report import parts as report
 from zeropoint.targets.options import Options
@@ -34,6 +34,8 @@ def opened(
         limit_batches=limit_batches,
         inputs=source.inputs,
         preprocessing=source.preprocessing,
+        tokenizer=source.tokenizer,
+        say=progress.say,
     )
     return source.network, loaders
 
@@ -64,7 +66,7 @@ def compare(
     task: Task | None,
     threads: int,
     json: bool,
-) -> None:
+) -> list[PartsRow]:
     """Prints a row for the float model, and one for every method and engine."""
     model, loaders = given
     rows = compare_parts(
@@ -83,3 +85,4 @@ def compare(
         output.print_json(report.record(rows))
     else:
         output.print_table(report.compared(rows, [one.measure for one in task.metrics] if task else []))
+    return rows

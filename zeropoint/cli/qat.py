@@ -51,19 +51,22 @@ def qat(
 
     For several processes, GPUs or machines, put this before qat: torchrun --nproc-per-node N -m zeropoint
     """
-    from zeropoint.cli.resolve import loss_of, program_and_data
+    from zeropoint.cli.resolve import loss_of, program_and_data, silent, told_task
     from zeropoint.measure.size import on_disk
     from zeropoint.methods import label
     from zeropoint.quantization import train_quantized
     from zeropoint.training.folder import Folder
     from zeropoint.training.processes import is_first
 
+    task = told_task(task, data)
     own = loss_of(loss, task)
     program, loaders = program_and_data(model, weights, data, batch_size, limit_batches, task=task)
     if loaders.train is None:
         raise InputError(f"{loaders.name} has no training data; add a train loader")
     taught = (
-        None if teacher is None else program_and_data(teacher, weights, data, batch_size, 1, task=task)[0]
+        None
+        if teacher is None
+        else program_and_data(teacher, weights, data, batch_size, 1, task=task, say=silent)[0]
     )
     with interruptible("the same command with --resume continues from there", Folder(out).checkpoint):
         trained = train_quantized(

@@ -49,7 +49,7 @@ def quantize(
     interrupted.
     """
     from zeropoint import engines
-    from zeropoint.cli.resolve import AUTO, loss_of, program_and_data
+    from zeropoint.cli.resolve import AUTO, loss_of, program_and_data, told_task
     from zeropoint.measure.size import on_disk
     from zeropoint.methods import find, label
     from zeropoint.quantization import check_target
@@ -58,6 +58,7 @@ def quantize(
     from zeropoint.training.checkpoint import beside
     from zeropoint.tune.choose import fastest_target
 
+    task = told_task(task, data)
     if find(method).needs("calibration") and data is None:
         raise InputError(f"method '{method}' calibrates on data; give --data")
     options = options.at(bits)

@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor
 
 from zeropoint import data as data_sets
-from zeropoint import engines, models, tasks
+from zeropoint import engines, models, progress, tasks
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs, first_batch
 from zeropoint.engines import Runner, artefact
@@ -20,7 +20,7 @@ from zeropoint.graph.program import Program, at_batch
 from zeropoint.graph.signature import call_of
 from zeropoint.methods import label
 from zeropoint.models.refusals import refuse_model
-from zeropoint.models.source import Source, fitting_shape, like
+from zeropoint.models.source import Promise, Source, fitting_shape, like
 from zeropoint.models.userfile import is_userfile, load
 from zeropoint.models.vision import torchvision
 from zeropoint.tasks import Task
@@ -28,6 +28,7 @@ from zeropoint.training.task import OwnLoss
 from zeropoint.tune.choose import Choice, fastest_engine
 
 AUTO, TASK = "auto", "task"
+IMAGES = ("imagefolder:", "coco:", "voc:")  # data that may be what weights were evaluated on
 Say = Callable[[str], None]
 
 
@@ -54,8 +55,11 @@ def program_and_data(
     *,
     task: str | None = None,
     free_sizes: bool = False,
+    say: Say = progress.say,
 ) -> tuple[Program, Loaders]:
     """The captured or loaded Program, and the data; without any data named, random inputs of the model.
+
+    What data is read is said.
 
     Raises InputError if the model cannot be opened, or is an engine's artefact, which is no Program.
     """
@@ -77,6 +81,8 @@ def program_and_data(
         limit_batches=limit_batches,
         inputs=source.inputs,
         preprocessing=source.preprocessing,
+        tokenizer=source.tokenizer,
+        say=say if data is not None else silent,
     )
     if loaded is not None:
         return loaded, loaders
@@ -102,12 +108,33 @@ def opened(model: str, weights: str, task: str | None = None) -> tuple[Program |
         return None, plain.source(Path(model))
     saved = program.load(model)
     inputs = like(saved.signature.batch_of(saved.example_inputs), free_batch=saved.dynamic_batch)
-    return saved, Source(saved.module, inputs)
+    tokenizer = saved.origin.removeprefix("hf/") if saved.origin.startswith("hf/") else None
+    return saved, Source(saved.module, inputs, tokenizer=tokenizer)
 
 
 def captured(model: str, weights: str, data: str | None, task: str | None = None) -> Program:
     """The Program that ``model`` names; ``data`` gives the shape of the inputs of a user's model."""
-    return program_and_data(model, weights, data, 1, 1, task=task)[0]
+    return program_and_data(model, weights, data, 1, 1, task=task, say=silent)[0]
+
+
+def silent(_: str) -> None:
+    """Says nothing: the data only tells the shape of inputs."""
+
+
+def told_task(task: str | None, data: str | None) -> str | None:
+    """The task of the option, else that which the form of the data tells.
+
+    Raises InputError for a task that data of this form cannot have.
+    """
+    told = data_sets.task_of(data)
+    if task == "masked-language-modelling" and told is not None:
+        raise InputError(f"{data} masks no tokens; give FILE.py:FUNCTION with batches that do")
+    return task or told
+
+
+def promise_of(model: str, weights: str, data: str) -> Promise | None:
+    """What the weights promise on images of the user, if the model is named and they are."""
+    return models.promise(model, weights) if data.startswith(IMAGES) else None
 
 
 def task_of(
@@ -167,7 +194,10 @@ def runner_and_data(
     runner = runner_of(model, engine, None)
     inputs = engines.find(runner.engine).example_inputs(runner.artefact, batch_size)
     make = None if inputs is None else like(inputs, free_batch=True)
-    return runner, data_sets.resolve(data, batch_size=batch_size, limit_batches=limit_batches, inputs=make)
+    loaders = data_sets.resolve(
+        data, batch_size=batch_size, limit_batches=limit_batches, inputs=make, say=progress.say
+    )
+    return runner, loaders
 
 
 def candidate(
@@ -191,10 +221,10 @@ def candidate(
         engines.find(name)
     own = artefact.engine_of(model)
     if own is None:
-        captured = at_batch(program_and_data(model, weights, data, 1, 1, task=task)[0], batch_size)
+        found = at_batch(captured(model, weights, data, task), batch_size)
         chosen = engine or default_engine
-        runner, choice = compiled(captured, chosen, threads=threads, batch_size=batch_size, say=say)
-        return Candidate(model, runner, captured.example_inputs, choice)
+        runner, choice = compiled(found, chosen, threads=threads, batch_size=batch_size, say=say)
+        return Candidate(model, runner, found.example_inputs, choice)
     runner = runner_of(model, engine, threads)
     inputs = engines.find(own).example_inputs(runner.artefact, batch_size)
     if data is not None and inputs is None:

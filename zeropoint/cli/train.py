@@ -25,7 +25,9 @@ def train(
     from zeropoint import data as data_sets
     from zeropoint.training.floats import train_float
 
-    loaders = data_sets.resolve(data, batch_size=batch_size, limit_batches=limit_batches, seed=options.seed)
+    loaders = data_sets.resolve(
+        data, batch_size=batch_size, limit_batches=limit_batches, seed=options.seed, say=progress.say
+    )
     with progress.about(f"training {model}"):
         result = train_float(model, loaders, out, options, weights=weights)
     score = "" if result.accuracy is None else f", validation top-1 {result.accuracy:.2%}"

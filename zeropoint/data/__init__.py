@@ -1,20 +1,38 @@
-"""Data by name: the digits, folders of images, random inputs, and loaders of the user's own files."""
+"""Data by name: digits, folders of images and sounds, texts, random inputs, and the user's loaders."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch.utils.data import DataLoader, RandomSampler
 
 from zeropoint.data import batches
+from zeropoint.data import jsonl as texts
+from zeropoint.data.audiofolder import audiofolder
+from zeropoint.data.coco import coco
 from zeropoint.data.digits import digits
 from zeropoint.data.imagefolder import imagefolder
 from zeropoint.data.loaders import Loaders, limited
 from zeropoint.data.noise import noise
+from zeropoint.data.voc import voc
 from zeropoint.errors import InputError, closest
 from zeropoint.models.source import Preprocessing, RandomInputs
 from zeropoint.models.userfile import call, is_userfile
 
-__all__ = ["Loaders", "resolve"]
+__all__ = ["Loaders", "resolve", "task_of"]
+
+FORMS = (
+    "digits, imagefolder:DIR, coco:DIR, voc:DIR, audiofolder:DIR, jsonl:FILE, random, random:3x32x32 or"
+    " FILE.py:FUNCTION"
+)
+
+
+def task_of(spec: str | None) -> str | None:
+    """The task that the data is for, if the form of the data says it; None if its batches are to tell."""
+    kind, _, rest = (spec or "").partition(":")
+    if kind == "jsonl" and rest:
+        return texts.task_of(_options(rest)[0])
+    return {"coco": "detection", "voc": "segmentation"}.get(kind)
+
 
 FACTS = ("mean", "std", "sample_rate")  # of the inputs, beside the loaders
 
@@ -27,33 +45,60 @@ def resolve(
     seed: int = 0,
     inputs: RandomInputs | None = None,
     preprocessing: Preprocessing | None = None,
+    tokenizer: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Loaders:
-    """The loaders of the data that ``spec`` names.
+    """The loaders of the data that ``spec`` names. What is read is said in one line.
 
-    ``spec`` is ``digits``, ``imagefolder:DIR`` (images of any size, to which ``preprocessing`` is applied),
-    ``random`` (the ``inputs`` of the model, or images), ``random:3x32x32`` or ``FILE.py:FUNCTION``: user
-    code, called with no arguments, that returns a dict of the loaders ``calibration`` and ``evaluation`` and
-    perhaps ``train`` and ``validation``, and of ``mean``, ``std`` and ``sample_rate``.
-    ``batch_size`` and ``seed`` do not reach user code; ``limit_batches`` cuts every loader.
+    ``spec`` is ``digits``, ``imagefolder:DIR``, ``coco:DIR`` or ``voc:DIR`` (images of any size, to which
+    ``preprocessing`` is applied; None if the model tells none), ``audiofolder:DIR``, ``jsonl:FILE`` (texts,
+    through the model's ``tokenizer``), ``random`` (the ``inputs`` of the model, or images),
+    ``random:3x32x32`` or ``FILE.py:FUNCTION``: user code, called with no arguments, that returns a dict of
+    the loaders ``calibration`` and ``evaluation`` and perhaps ``train`` and ``validation``, and of ``mean``,
+    ``std`` and ``sample_rate``. The length of sounds and texts may follow, as in ``audiofolder:DIR@16000``,
+    and a tokenizer, as in ``jsonl:FILE@FOLDER`` or ``jsonl:FILE@FOLDER@64``. ``batch_size`` and ``seed`` do
+    not reach user code; ``limit_batches`` cuts every loader.
 
     Raises InputError for unknown names and for data that cannot be used.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size} is no size; give 1 or more")
     kind, colon, rest = spec.partition(":")
+    how = preprocessing or Preprocessing()
+    path, length, folder = _options(rest)
     if is_userfile(spec):
         loaders = _user_loaders(spec)
     elif spec == "digits":
         loaders = digits(batch_size, seed)
     elif kind == "imagefolder" and rest:
-        how = preprocessing or Preprocessing()
         loaders = imagefolder(Path(rest), batch_size=batch_size, seed=seed, preprocessing=how)
+    elif kind == "coco" and rest:
+        loaders = coco(Path(rest), batch_size=batch_size, seed=seed, preprocessing=preprocessing)
+    elif kind == "voc" and rest:
+        loaders = voc(Path(rest), batch_size=batch_size, seed=seed, preprocessing=how)
+    elif kind == "audiofolder" and rest:
+        loaders = audiofolder(path, length, batch_size=batch_size, seed=seed)
+    elif kind == "jsonl" and rest:
+        loaders = texts.jsonl(path, folder or tokenizer, length, batch_size=batch_size, seed=seed)
     elif kind == "random" and bool(rest) == bool(colon):
         loaders = noise(rest, inputs, batch_size, seed)
     else:
-        valid = "digits, imagefolder:DIR, random, random:3x32x32 or FILE.py:FUNCTION"
-        raise InputError(f"unknown data {spec}; give {valid}")
+        raise InputError(f"unknown data {spec}; give {FORMS}")
+    most = f"; at most {limit_batches} of its batches in each part" if limit_batches else ""
+    say(f"data: {loaders.description}{most}")
     return limited(loaders, limit_batches)
+
+
+def _options(rest: str) -> tuple[Path, int | None, str | None]:
+    """The path of PATH@LENGTH@FOLDER, and the two options, in any order; None for one that is not given."""
+    if Path(rest).exists():
+        return Path(rest), None, None
+    path, *given = rest.split("@")
+    lengths = [one for one in given if one.isdecimal()]
+    folders = [one for one in given if not one.isdecimal()]
+    if len(lengths) > 1 or len(folders) > 1:
+        raise InputError(f"{rest} has two lengths or two folders; give one, as in {path}@{given[0]}")
+    return Path(path), int(lengths[0]) if lengths else None, folders[0] if folders else None
 
 
 def _user_loaders(spec: str) -> Loaders:
@@ -83,4 +128,5 @@ def _user_loaders(spec: str) -> Loaders:
                 batches.split(batch)
         except InputError as error:
             raise InputError(f"the {name} loader of {spec}: {error}") from error
-    return Loaders(name=spec, **parts)
+    first = batches.shapes(batches.first_batch(parts["evaluation"]))
+    return Loaders(name=spec, **parts, description=f"{spec}, whose first batch is {first}")

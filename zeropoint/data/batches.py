@@ -2,7 +2,7 @@
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -187,6 +187,17 @@ class _Limited(Around):
 
     def __length_hint__(self) -> int:
         return min(self.n, operator.length_hint(self.loader, self.n))
+
+
+def shapes(batch: Batch) -> str:
+    """What a batch holds, in words: type and shape of each tensor, as in "float32 (8, 3, 32, 32)"."""
+    if isinstance(batch, Tensor):
+        return f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
+    if isinstance(batch, Mapping):
+        return ", ".join(f"{key} {shapes(part)}" for key, part in batch.items())
+    if isinstance(batch, tuple):
+        return ", ".join(map(shapes, batch))
+    return f"a list of {len(batch)}" if isinstance(batch, list) else f"a {type(batch).__name__}"
 
 
 def _inputs(inputs: object) -> tuple[Tensor, ...]:

@@ -53,4 +53,6 @@ def digits(batch_size: int, seed: int) -> Loaders:
         validation=labelled(validation),
         mean=(MEAN,),
         std=(STD,),
+        description=f"{EVALUATION} images to evaluate and {len(train):,} to train on in 10 classes,"
+        f" scaled to 32x32, mean ({MEAN}), std ({STD})",
     )

@@ -12,6 +12,7 @@ class Loaders:
 
     ``calibration`` needs no labels. ``validation`` is held out of ``train`` to choose the best epoch by, so
     that ``evaluation`` judges only what is finished; both are None if there is no training data.
+    ``description`` says what is read, and how it is prepared, in words.
 
     A report shows inputs. Images are drawn as ``mean`` and ``std`` of their channels tell, with which values
     from 0 to 1 were normalized; empty if they were not, or it is not known. Inputs (N, T) or (N, 1, T) of a
@@ -30,6 +31,7 @@ class Loaders:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     sample_rate: int | None = None
+    description: str = ""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Batch
+from zeropoint.data.batches import Batch, shapes
 from zeropoint.data.loaders import Loaders
 from zeropoint.errors import InputError
 from zeropoint.models.source import RandomInputs, normal
@@ -43,4 +43,4 @@ def noise(size: str, inputs: RandomInputs | None, batch_size: int, seed: int) ->
     one = make(1, torch.Generator())
     name = f"random:{'x'.join(map(str, one.shape[1:]))}" if isinstance(one, Tensor) else "random"
     calibration, evaluation = (Noise(make, batch_size, seed + start) for start in (0, BATCHES))
-    return Loaders(name, calibration, evaluation)
+    return Loaders(name, calibration, evaluation, description=f"random inputs such as {shapes(one)}")

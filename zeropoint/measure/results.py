@@ -108,6 +108,12 @@ class Row:
         return f"{self.method}{bits} on {self.engine}"
 
     @property
+    def float32_values(self) -> dict[str, float | None]:
+        """The first metric of eager float32 on the same data; empty if there is none, or it is not known."""
+        name, value = next(iter(self.values.items()), ("", None))
+        return {} if self.change is None or value is None else {name: value - self.change.value}
+
+    @property
     def bits(self) -> str:
         """Those of weights and activations, as in W8A8."""
         return f"W{self.weight_bits}A{self.activation_bits}"

@@ -10,10 +10,10 @@ from torch import nn
 
 from zeropoint.errors import InputError, closest
 from zeropoint.models import demo, refusals, states, timm, torchvision, transformers
-from zeropoint.models.source import Preprocessing, RandomInputs, Source, normal
+from zeropoint.models.source import Preprocessing, Promise, RandomInputs, Source, normal
 from zeropoint.models.userfile import call, is_userfile
 
-__all__ = ["Preprocessing", "RandomInputs", "Source", "find", "is_program", "resolve"]
+__all__ = ["Preprocessing", "RandomInputs", "Source", "find", "is_program", "promise", "resolve"]
 
 FORMS = "torchvision/NAME, timm/NAME, hf/ID-or-FOLDER, digits/NAME, FILE.pt2 or FILE.py:FUNCTION"
 
@@ -36,7 +36,8 @@ def find(spec: str, weights: str = "default", task: str | None = None) -> Source
     arguments). ``weights`` is ``default``, ``none`` (random with a fixed seed; a user's model stays as
     returned), the path of a state dict (.safetensors, .pt, .pth) or, for torchvision, the name of one of the
     model's weights such as ``IMAGENET1K_V2``. ``task`` chooses the head of a model of transformers, such as
-    ``text-classification``.
+    ``text-classification``. A user's model may say by an attribute ``preprocessing``, a Preprocessing, how
+    images are prepared for it.
 
     Raises InputError for unknown names, files that are no models, packages that are not installed, failing
     downloads or user code, and weights that do not fit.
@@ -65,6 +66,14 @@ def find(spec: str, weights: str = "default", task: str | None = None) -> Source
     return dataclasses.replace(found, network=found.network.eval())
 
 
+def promise(spec: str, weights: str) -> Promise | None:
+    """What the model of ``find`` is known to reach with these weights; None if that is not known."""
+    group, _, name = spec.partition("/")
+    if group != "torchvision" or weights == "none" or weights.endswith(states.SUFFIXES):
+        return None
+    return torchvision.promise(name, weights)
+
+
 def _near(spec: str) -> str:
     """The models of the installed packages whose names are much like the last part of ``spec``."""
     known = {name: f"digits/{name}" for name in demo.NETWORKS}
@@ -83,7 +92,8 @@ def _user_model(spec: str, weights: str) -> Source:
         raise InputError(f"{spec} returned a {type(network).__name__}; return a torch.nn.Module")
     if any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()]):
         raise InputError(f"{spec} returned a model on the meta device, without weights; load them first")
-    return Source(network.cpu())
+    told = getattr(network, "preprocessing", None)
+    return Source(network.cpu(), preprocessing=told if isinstance(told, Preprocessing) else None)
 
 
 def _demo_model(name: str, weights: str) -> Source:

@@ -38,15 +38,26 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """What weights are known to reach: the ``value`` of a ``metric``, a fraction of 1, on ``data``."""
+
+    metric: str
+    value: float
+    data: str
+
+
+@dataclass(frozen=True)
 class Source:
     """A network in eval mode on the CPU, and what it takes.
 
-    ``inputs`` makes random items; None if the shape is not known. ``preprocessing`` is that of images.
+    ``inputs`` makes random items; None if the shape is not known. ``preprocessing`` is that of images, and
+    ``tokenizer`` the folder or ID of a model of transformers that of texts; None if the model does not tell.
     """
 
     network: nn.Module
     inputs: RandomInputs | None = None
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing | None = None
+    tokenizer: str | None = None
 
 
 def normal(*shape: int) -> RandomInputs:

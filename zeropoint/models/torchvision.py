@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from zeropoint.errors import InputError, closest
-from zeropoint.models.source import Inputs, Preprocessing, RandomInputs, Source, normal, settled
+from zeropoint.models.source import Inputs, Preprocessing, Promise, RandomInputs, Source, normal, settled
 from zeropoint.models.vision import torchvision
 from zeropoint.progress import is_watched
 
 TASKS = ("classification", "segmentation", "detection", "video", "optical_flow")
+PROMISED = {"acc@1": "top-1", "miou": "mIoU", "box_map": "mAP"}  # torchvision's names of metrics
 FRAMES = 16  # of a video, at least
 FLOW_SIDE = 128  # pixels; the smallest images that RAFT takes
 DETECTION_SIDE = 320  # pixels
@@ -48,10 +49,24 @@ def source(name: str, weights: str) -> Source:
     return Source(settled(network, inputs) if chosen is None else network, inputs, preprocessing)
 
 
-def _preprocessing(preset: Any, network: nn.Module) -> Preprocessing:
-    """What the weights were evaluated with, if the preset says so; a transformer's images are of its size."""
+def promise(name: str, weights: str) -> Promise | None:
+    """What the weights of a model reach by torchvision's own account, None if it gives none."""
+    members = torchvision().models.get_model_weights(name)
+    described = members["DEFAULT" if weights == "default" else weights]
+    for data, values in described.meta.get("_metrics", {}).items():
+        for key, metric in PROMISED.items():
+            if key in values:
+                return Promise(metric, values[key] / 100, data)
+    return None
+
+
+def _preprocessing(preset: Any, network: nn.Module) -> Preprocessing | None:
+    """What the weights were evaluated with, None if the preset does not say it.
+
+    A transformer's images are of its size.
+    """
     if not hasattr(preset, "mean"):
-        return Preprocessing()
+        return None  # a detector scales and resizes images itself
     resize = preset.resize_size
     height, width = (list(getattr(preset, "crop_size", resize)) * 2)[:2]
     resize = int(resize[0]) if len(resize) == 1 else (int(resize[0]), int(resize[1]))
@@ -61,8 +76,8 @@ def _preprocessing(preset: Any, network: nn.Module) -> Preprocessing:
     return Preprocessing(resize, (height, width), mean, std, preset.interpolation.value)
 
 
-def _inputs(task: str, meta: dict[str, Any], preprocessing: Preprocessing) -> RandomInputs:
-    height, width = preprocessing.crop
+def _inputs(task: str, meta: dict[str, Any], preprocessing: Preprocessing | None) -> RandomInputs:
+    height, width = (preprocessing or Preprocessing()).crop
     if task == "video":
         return normal(3, max(FRAMES, meta.get("min_temporal_size", 0)), height, width)
     if task == "optical_flow":

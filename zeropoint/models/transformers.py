@@ -87,7 +87,7 @@ def source(name: str, weights: str, task: str | None = None) -> Source:
     inputs = arguments.random_inputs(network)
     if weights == "none" and inputs is not None:
         settled(network, inputs)
-    return Source(network, inputs, _preprocessing(transformers, place))
+    return Source(network, inputs, _preprocessing(transformers, place), place)
 
 
 def _check_folder(folder: Path, weights: str) -> None:
@@ -153,16 +153,16 @@ def _load(kind: Any, place: str, config: Any, name: str) -> nn.Module:
     return network
 
 
-def _preprocessing(transformers: ModuleType, place: str) -> Preprocessing:
-    """That of the model's image processor, if it has one."""
+def _preprocessing(transformers: ModuleType, place: str) -> Preprocessing | None:
+    """That of the model's image processor, None if it has none."""
     try:
         plain = transformers.models.auto.image_processing_auto.get_image_processor_config(
             place, local_files_only=os.path.isdir(place)
         )
     except OSError:
-        return Preprocessing()
+        return None
     if not plain:
-        return Preprocessing()
+        return None
     size, own = plain.get("size") or {}, Preprocessing()
     crop = _pair(plain.get("crop_size")) if plain.get("do_center_crop") else None
     resize = size.get("shortest_edge", size) if isinstance(size, dict) else size

@@ -7,7 +7,9 @@ from typing import TypeVar
 from zeropoint.tasks.metric import Measure
 
 IMAGE_TASKS = ("segmentation", "detection", "image-regression")
-"""The tasks whose samples are images. So are those of the data digits and imagefolder, of any task."""
+"""The tasks whose samples are images."""
+IMAGE_DATA = ("digits", "imagefolder:", "coco:", "voc:")
+"""The beginnings of the names of data of images, of any task."""
 NOTHING = "–"
 """What a table shows for a value that was not measured or does not exist."""
 
@@ -57,7 +59,7 @@ def count(number: int, noun: str) -> str:
 
 def samples(number: int, data: str, task: str) -> str:
     """How many samples the data of that name has, called images where they are known to be such."""
-    are_images = task in IMAGE_TASKS or data == "digits" or data.startswith("imagefolder:")
+    are_images = task in IMAGE_TASKS or data.startswith(IMAGE_DATA)
     return count(number, "image" if are_images else "sample")
 
 

@@ -1,7 +1,8 @@
 """Detection: boxes with scores and classes, as torchvision's detectors give them.
 
 A batch's outputs are a list with a dict for each image: ``boxes`` (K, 4) as corners x1, y1, x2, y2,
-``scores`` (K,) and ``labels`` (K,). Its targets are the same without scores.
+``scores`` (K,) and ``labels`` (K,). Its targets are the same without scores. Where they have ``iscrowd``
+(K,), a box of 1 is of many objects at once: mAP counts neither it nor what is found in it.
 """
 
 import importlib.util
@@ -20,6 +21,8 @@ from zeropoint.tasks.task import Task
 
 MATCHES = 0.9  # the intersection over union from which on two boxes are the same
 
+CROWD = "iscrowd"
+
 Boxes = list[dict[str, Tensor]]
 
 
@@ -33,7 +36,8 @@ def _boxes(value: Any, keys: tuple[str, ...], what: str) -> Boxes:
             f"the {what} are {described(value)}, not a list with a dict of {', '.join(keys)} for each image"
             f"{fix}"
         )
-    return [{key: one[key].detach().cpu() for key in keys} for one in value]
+    kept = (*keys, CROWD) if what == "targets" else keys
+    return [{key: one[key].detach().cpu() for key in kept if key in one} for one in value]
 
 
 def _pairs(outputs: Any, targets: Any) -> tuple[Boxes, Boxes]:
