@@ -1,10 +1,9 @@
 import gc
-import threading
-import time
 
 import numpy as np
 import pytest
 
+from zeropoint.measure import latency
 from zeropoint.measure.latency import Ratio, interleave, paired_ratio, summarize
 
 
@@ -23,20 +22,31 @@ def test_every_round_times_every_candidate_once_with_warm_caches():
     assert all((times >= 0).all() for times in samples.values())
 
 
-def test_a_candidate_begins_when_the_threads_of_the_last_one_are_idle():
-    spinning: list[threading.Thread] = []
+class Clock:
+    """In the place of ``time``: goes on while somebody sleeps; a thread computes until ``busy_until``."""
+
+    def __init__(self) -> None:
+        self.now, self.computed, self.busy_until = 0.0, 0.0, 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.computed
+
+    def sleep(self, seconds: float) -> None:
+        self.computed += max(0.0, min(self.busy_until, self.now + seconds) - self.now)
+        self.now += seconds
+
+
+def test_a_candidate_begins_when_the_threads_of_the_last_one_are_idle(monkeypatch: pytest.MonkeyPatch):
+    clock, disturbed = Clock(), []
 
     def spins() -> None:
-        def wait() -> None:
-            end = time.perf_counter() + 0.08
-            while time.perf_counter() < end:
-                pass
+        clock.busy_until = clock.now + 0.08
 
-        spinning[:] = [threading.Thread(target=wait)]
-        spinning[0].start()
-
-    disturbed: list[bool] = []
-    plain = lambda: disturbed.append(spinning[0].is_alive())  # noqa: E731
+    monkeypatch.setattr(latency, "time", clock)
+    plain = lambda: disturbed.append(clock.now < clock.busy_until)  # noqa: E731
     interleave({"spins": spins, "plain": plain}, seconds=0, min_rounds=5, warmup=1)
     timed = disturbed[2::2]  # after the one for warm-up, each second call
     assert len(timed) == 5

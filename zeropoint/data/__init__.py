@@ -24,6 +24,7 @@ FORMS = (
     "digits, imagefolder:DIR, coco:DIR, voc:DIR, audiofolder:DIR, jsonl:FILE, random, random:3x32x32 or"
     " FILE.py:FUNCTION"
 )
+FACTS = ("mean", "std", "sample_rate")  # of the inputs, beside the loaders
 
 
 def task_of(spec: str | None) -> str | None:
@@ -32,9 +33,6 @@ def task_of(spec: str | None) -> str | None:
     if kind == "jsonl" and rest:
         return texts.task_of(_options(rest)[0])
     return {"coco": "detection", "voc": "segmentation"}.get(kind)
-
-
-FACTS = ("mean", "std", "sample_rate")  # of the inputs, beside the loaders
 
 
 def resolve(
