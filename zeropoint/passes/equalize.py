@@ -25,8 +25,8 @@ from zeropoint.graph.operators import SPLITS, WEIGHTED, aten, bias_of, facts, fa
 from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.bfloat16 import observable
-from zeropoint.passes.inputs import close, is_opened, open_inputs
 from zeropoint.passes.observe import run_on
+from zeropoint.passes.scalings import insert_scalings, is_scaling, remove_scalings
 from zeropoint.targets.options import Options
 from zeropoint.targets.recipe import matches
 
@@ -42,9 +42,9 @@ LEAST_GAIN = 0.5  # a region is scaled only if its estimated noise falls below t
 # The same for a region with a concatenation, whose parts have to differ much: with 0.5 ShuffleNetV2 x0.5 of
 # random weights has 10.5 dB, and 11.8 without (W8A8, AMD EPYC with AVX2, November 2026).
 JOINED_GAIN = 0.1
-# The same for an input, which costs a product with all of its values, and the widest ratio of its channels:
+# The same for a scaling, which costs a product with all of the values, and the widest ratio of its channels:
 # no layer before it has to bear the inverse.
-INPUT_GAIN, WIDEST_INPUT = 0.1, 2.0**20
+SCALING_GAIN, WIDEST_SCALING = 0.1, 2.0**20
 
 _CLIPS = {aten.hardtanh.default, aten.clamp.default}
 
@@ -79,7 +79,8 @@ def equalize(
     channels that reach it are not scaled, the others at most up to it.
     """
     module = fx.copy(program.module)
-    opened = open_inputs(module)
+    evened = {reader for region in _regions(module) for reader in region.readers}
+    scalings = insert_scalings(module, evened)
     regions = [region for region in _regions(module) if not _is_skipped(region, options)]
     if not regions:
         return program
@@ -94,7 +95,7 @@ def equalize(
             scaled.update(region.makers)
     if not scaled:
         return program
-    close(module, opened, scaled)
+    remove_scalings(module, set(scalings) - scaled)
     return dataclasses.replace(program, module=module)
 
 
@@ -158,7 +159,7 @@ def _is_convolution(node: Node) -> bool:
 
 def _parameters(node: Node) -> list[Node]:
     """The nodes of a layer's weight, and of its bias where it has one."""
-    if is_opened(node):
+    if is_scaling(node):
         return [cast(Node, node.args[1])]
     description = weighted(node)
     parts = [node.args[description.weight], bias_of(node, description)] if description else node.args[2:4]
@@ -176,14 +177,14 @@ def _is_maker(node: Node) -> bool:
     if node.target is aten.layer_norm.default:
         return len(cast(list[int], node.args[1])) == 1 and len(_parameters(node)) > 0 and _is_own(node)
     is_layer = bool(weighted(node)) and _is_own(node) and (_is_convolution(node) or _is_matrix(node))
-    return is_layer or is_opened(node)
+    return is_layer or is_scaling(node)
 
 
 def _made_axis(node: Node) -> int | None:
     """The axis of the output channels of a layer that can be scaled."""
     if not _is_maker(node):
         return None
-    images = _is_convolution(node) or (is_opened(node) and any(map(_is_convolution, node.users)))
+    images = _is_convolution(node) or (is_scaling(node) and any(map(_is_convolution, node.users)))
     return 1 if images else node.meta["val"].dim() - 1
 
 
@@ -281,8 +282,8 @@ def _best_scale(
 ) -> Tensor | None:
     """What each channel is divided by for the least noise, (channels,); None to leave them as they are."""
     values = {value: seen[value] for value in region.axes if value in seen}
-    is_input = any(map(is_opened, region.makers))
-    relative = partial(_relative, widest=WIDEST_INPUT if is_input else WIDEST)
+    has_scaling = any(map(is_scaling, region.makers))
+    relative = partial(_relative, widest=WIDEST_SCALING if has_scaling else WIDEST)
     ranges = [region.whole(node, relative(value.high - value.low)) for node, value in values.items()]
     spread = relative(torch.stack(ranges).amax(0))
     columns = [region.whole(one.input, relative(one.largest.amax(1).flatten())) for one in readers]
@@ -301,7 +302,7 @@ def _best_scale(
     scales = [spread**own / weights**other for own, other in itertools.product(POWERS, POWERS)]
     found = min((torch.where(reached, 1.0, scale.maximum(least)) for scale in scales), key=noise)
     is_joined = any(value.target is aten.cat.default for value in region.axes)
-    least_gain = INPUT_GAIN if is_input else JOINED_GAIN if is_joined else LEAST_GAIN
+    least_gain = SCALING_GAIN if has_scaling else JOINED_GAIN if is_joined else LEAST_GAIN
     return found if noise(found) < least_gain * noise(torch.ones_like(found)) else None
 
 
@@ -373,7 +374,7 @@ def _apply(module: GraphModule, region: _Region, scales: Tensor) -> None:
         for part in _parameters(layer):
             old = fx.tensor_of(module, part)
             shape = per_channel_shape(scale, old.dim(), axis if old.dim() > 1 else 0)
-            _set(module, part, old / scale.reshape(shape), trainable=not is_opened(layer))
+            _set(module, part, old / scale.reshape(shape), trainable=not is_scaling(layer))
     for layer in region.readers:
         part, description = _parameters(layer)[0], WEIGHTED[layer.target]
         old, scale = (

@@ -1,4 +1,4 @@
-"""Inputs whose channels have unlike units: each is scaled into the first weights."""
+"""Channels of unlike units, of an input or a concatenation: each is scaled into the weights that read it."""
 
 import pytest
 import torch
@@ -82,3 +82,33 @@ def test_the_float_network_is_the_same_and_a_shortcut_reads_the_input_itself():
 def test_channels_of_like_units_have_no_product(units):
     program = zp.capture(sensors(units), rows(units)[0])
     assert not products(equalize(program, rows(units), Options()))
+
+
+class Skip(nn.Module):
+    """As in a U-Net: what is enlarged again is joined with a value five thousand times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.down = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, stride=2, padding=1)
+        self.up, self.last = nn.ConvTranspose2d(16, 16, 2, stride=2), nn.Conv2d(32, 4, 3, padding=1)
+        self.first.weight.data *= 20
+        self.up.weight.data /= 250
+        self.last.weight.data[:, 16:] *= 5000
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.first(x))
+        return self.last(torch.cat([x, functional.relu(self.up(functional.relu(self.down(x))))], 1))
+
+
+@pytest.mark.parametrize("engine", engines.NAMES[1:])
+def test_the_small_part_of_a_concatenation_is_kept(engine):
+    network, generator = Skip(), torch.Generator().manual_seed(1)
+    data = [torch.randn(4, 3, 8, 8, generator=generator) for _ in range(8)]
+    program = zp.capture(network, data[0])
+    quantized = zp.quantize(program, calibration=data, target=engine)
+    runner = zp.compile(quantized, engine, threads=1, batch_size=4)
+    with torch.no_grad():
+        wanted = network(data[0])
+    for run in (quantized, runner):
+        assert sqnr_db(wanted, run(data[0])) > 30
