@@ -133,6 +133,16 @@ def test_blocks_lie_between_shortcuts():
     assert found == [(None, ["relu"]), ("relu", ["relu_2"]), ("relu_2", ["mean"]), ("mean", ["linear"])]
 
 
+def test_outputs_that_are_no_floats_of_each_item_leave_no_block():
+    def function(parts: nn.ModuleList, x: Tensor) -> tuple[Tensor, ...]:
+        y = parts[0](x)
+        return y.exp(), y.argmax(1), y.sum(0)
+
+    data = [torch.randn(16, 6, generator=torch.Generator().manual_seed(0))]
+    _, start = rounded(3, Function(function, nn.Linear(6, 4)), data)
+    assert _blocks(start.module, without_quantizers(start)) == [(None, ["exp"])]
+
+
 @pytest.mark.slow
 def test_shortcuts_groups_and_linear_layers():
     program, start = rounded(3, Grouped())

@@ -252,6 +252,25 @@ def test_so_many_steps_are_taken(
     assert len(learned_from) == expected
 
 
+@pytest.mark.parametrize(("work", "few", "many"), [(1, 2000, 250), (1 << 50, 200, 50), (1 << 31, 200, 50)])
+def test_large_networks_are_taught_in_fewer_steps(
+    work: int, few: int, many: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.undo()
+    monkeypatch.setattr(module_of, "work", lambda _: work)
+
+    class ToldError(Exception):
+        pass
+
+    def told(_: object, steps: int) -> None:
+        raise ToldError(steps)
+
+    monkeypatch.setattr(module_of, "Descent", told)
+    for bits, expected in ((3, few), (4, many)):
+        with pytest.raises(ToldError, match=f"^{expected}$"):
+            distil(small(bits), small(bits), [ROWS])
+
+
 def test_weights_of_few_bits_alone_are_taught(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module_of, "WORTH", 1e9)  # any state is better than the start
     for bits, lessons in ((3, "FEW_BITS"), (4, "MANY_BITS")):

@@ -12,6 +12,7 @@ from zeropoint.engines import target
 from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
 from zeropoint.measure.fidelity import FidelityMeter
+from zeropoint.passes import equalize as module_of
 from zeropoint.passes.equalize import equalize
 
 static = importlib.import_module("zeropoint.methods.static")  # the package names the function so
@@ -265,3 +266,31 @@ def test_a_sum_with_a_part_of_a_split_along_places_stays_as_it_is():
     torch.manual_seed(0)
     program = capture(Halves().eval(), images(4))
     assert equalize(program, [images(4)], Options()) is program
+
+
+def test_so_many_items_are_looked_at(monkeypatch: pytest.MonkeyPatch):
+    """A channel whose values are large in the eighth batch alone is scaled only if that is read."""
+    model = nn.Sequential(nn.Conv2d(2, 2, 1, groups=2, bias=False), nn.ReLU(), nn.Conv2d(2, 2, 1, groups=2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 0.01]).reshape(2, 1, 1, 1))
+        model[2].weight.copy_(torch.tensor([1.0, 100.0]).reshape(2, 1, 1, 1))
+    x = torch.rand(8, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    x[0, :, 0, 0] = 1.0
+    late = x.clone()
+    late[0, 1, 0, 0] = 50.0
+    program = capture(model, x)
+
+    def scaled(batches: int) -> float:
+        """What the second channel is divided by, relative to the first."""
+        read = [x] * (batches - 1) + [late]
+        weight = weights(equalize(program, read, Options()))["0.weight"].flatten()
+        return float(weight[1].detach() / weight[0].detach())
+
+    assert scaled(1) == scaled(8) != pytest.approx(1.0)
+    assert scaled(9) == pytest.approx(1.0)  # of 72 items 64 are read
+    monkeypatch.setattr(module_of, "WORK", 4 * 36 * 16)  # of which the network does 4 * 36 for an item
+    assert scaled(3) == pytest.approx(1.0)
+    assert scaled(2) != pytest.approx(1.0)
+    monkeypatch.setattr(module_of, "WORK", 1)
+    assert scaled(2) == pytest.approx(1.0)  # eight at least
+    assert scaled(1) != pytest.approx(1.0)

@@ -18,6 +18,7 @@ from zeropoint.targets.placement import (
     place_weights,
     shared_grids,
 )
+from zeropoint.targets.rules import OPTIONAL
 from zeropoint.targets.target import Target
 
 SIDE = "convolution's side of a sum"
@@ -353,3 +354,37 @@ def test_rules_of_a_method_are_about_its_operators():
     for place in (place_static, place_dynamic, place_weights):
         told = reasons(place(tokens, ADDS_INSIDE, options()), "index of an embedding")["embedding"]
         assert told.startswith("an embedding looks up rows of integers")
+
+
+def test_a_rule_that_refuses_where_all_is_integers_is_optional():
+    """What says no there does not explain why a layer stayed float."""
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.last = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(x + self.one(x))
+            x = x * torch.sigmoid(self.two(x) * 2)
+            return self.last(nn.functional.avg_pool2d(x, 2).amax((2, 3)))
+
+    target = dataclasses.replace(ROUNDS_FIRST, inputs=frozenset({"add", "avg_pool", "mul", "amax"}))
+    found = placed(Whole(), target=target)
+    assert len(found.weights) == 3
+    assert set(reasons(found, "input of a layer").values()) == {None}
+    assert set(reasons(found, "residual sum").values()) == {None}
+    refused = {one.rule for one in found.decisions if one.reason is not None}
+    assert refused == {
+        *("layer kept apart", "output of a layer", "last sum, pooled", "output of pooling"),
+        *("maximum or minimum over axes", "convolution's side of a sum, cut", "matrices of experts"),
+        "product with a sigmoid",
+    }
+    assert refused <= OPTIONAL
+    assert not OPTIONAL & {
+        "weight of a layer",
+        "input of a layer",
+        "residual sum",
+        "pooling",
+        "concatenation",
+    }
