@@ -195,7 +195,7 @@ def whole(start: Program) -> tuple[_Soft, GraphModule]:
 
 
 def test_the_same_seed_gives_the_same_and_is_0_by_default(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module_of, "STEPS", 5)
+    monkeypatch.setattr(module_of, "STEPS", 4)
     start = small()
     one, two, other = (adaround(start, start, [ROWS], *seed)(ROWS) for seed in ((), (0,), (1,)))
     assert torch.equal(one, two)
@@ -209,8 +209,8 @@ def test_what_was_learned_of_small_layers_is_on_their_grids(monkeypatch: pytest.
     monkeypatch.setattr(module_of, "STEPS", 80)
     start = small()
     learned = adaround(start, start, [ROWS])
-    expected = without_quantizers(start)(ROWS)
-    assert sqnr(expected, learned(ROWS)) > sqnr(expected, start(ROWS)) + 1.0
+    expected = without_quantizers(start)(ROWS).detach()
+    assert sqnr(expected, learned(ROWS)) > sqnr(expected, start(ROWS)) + 0.5
     moved = 0
     for old, new in zip(quantizers(start.module), quantizers(learned.module), strict=True):
         if new.is_weight:

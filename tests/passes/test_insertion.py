@@ -1,6 +1,8 @@
 """Quantizers put where a placement says: readers, scales and groups, against NumPy."""
 
+import copy
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -28,9 +30,14 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def two_layers() -> Program:
+@functools.cache
+def captured() -> Program:
     model = Function(lambda parts, x: parts[0](x) + parts[1](x) + x.exp(), nn.Linear(6, 6), nn.Linear(6, 6))
     return capture(model, seeded(2, 6))
+
+
+def two_layers() -> Program:
+    return copy.deepcopy(captured())
 
 
 def name_of(program: Program, weight: str) -> str:

@@ -1,10 +1,13 @@
 """Moments of a layer's inputs against those of PyTorch's unfolding, in float64."""
 
+import functools
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.nn import functional
 
 from zeropoint.graph.capture import capture
@@ -18,10 +21,28 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def found(layer: nn.Module, floats: list[Tensor], integers: list[Tensor], positions: int = EVERYTHING):
+class Side(nn.Module):
+    """Layers that each have an input of their own: captured at once, since that takes the most time."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        return [layer(value) for layer, value in zip(self.layers, inputs, strict=True)]
+
+
+def nodes(layers: Iterable[tuple[nn.Module, tuple[int, ...]]]) -> list[Node]:
+    """Those of layers, given with the shape of their inputs."""
+    side = Side(layer for layer, _ in layers)
+    module = capture(side, tuple(torch.ones(shape) for _, shape in layers)).module
+    return [node for node in module.graph.nodes if weighted(node)]
+
+
+def found(
+    node: Node, layer: nn.Module, floats: list[Tensor], integers: list[Tensor], positions: int = EVERYTHING
+) -> tuple[Moments, Moments]:
     """The moments of a layer whose inputs are these in the float and in the quantized network."""
-    module = capture(layer, floats[0]).module
-    (node,) = (node for node in module.graph.nodes if weighted(node))
     description = weighted(node)
     source, weight = node.args[description.input], node.args[description.weight]
     environments = [
@@ -61,11 +82,16 @@ LAYERS = {
 }
 
 
+@functools.cache
+def node_of_each() -> dict[str, Node]:
+    return dict(zip(LAYERS, nodes(list(LAYERS.values())), strict=True))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_they_are_sums_over_all_positions(name: str):
     layer, shape = LAYERS[name]
     floats, integers = ([seeded(*shape, seed=seed) for seed in seeds] for seeds in ((1, 2, 3), (4, 5, 6)))
-    folds = found(layer, floats, integers)
+    folds = found(node_of_each()[name], layer, floats, integers)
     for fold, batches in zip(folds, ((0, 2), (1,)), strict=True):
         x = torch.cat([columns(layer, integers[batch]) for batch in batches], 1)
         y = torch.cat([columns(layer, floats[batch]) for batch in batches], 1)
@@ -75,39 +101,40 @@ def test_they_are_sums_over_all_positions(name: str):
 
 
 def test_of_a_single_batch_both_halves_are_the_same():
-    x = [seeded(7, 5)]
-    first, second = found(nn.Linear(5, 3), x, x)
+    layer, shape = LAYERS["linear"]
+    first, second = found(node_of_each()["linear"], layer, [seeded(*shape)], [seeded(*shape)])
     assert first is second
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape", "positions", "used"),
-    [
-        (nn.Conv2d(3, 4, 1), (2, 3, 20, 20), 1000, 500),  # half of them of each of two batches
+def test_so_many_positions_are_used():
+    """As many of each of two batches; the last of the inputs are ones for the bias, whose sum counts them."""
+    cases = [
+        (nn.Conv2d(3, 4, 1), (2, 3, 20, 20), 1000, 500),
         (nn.Conv2d(3, 4, 1), (2, 3, 20, 20), 101, 51),
         (nn.Conv2d(3, 4, 1), (2, 3, 20, 20), 10, 24),  # at least 16 for each of three inputs
         (nn.Conv2d(3, 4, 1), (2, 3, 4, 5), 1000, 40),  # of which there are no more
         (nn.Conv2d(2, 4, 1, groups=2), (2, 2, 20, 20), 1000, 250),
         (nn.Conv2d(8, 8, 1, groups=8), (2, 8, 20, 20), 1000, 125),  # a quarter at least
-    ],
-)
-def test_so_many_positions_are_used(layer: nn.Module, shape: tuple[int, ...], positions: int, used: int):
-    values = [seeded(*shape, seed=seed) for seed in range(2)]
-    for fold in found(layer, values, values, positions):
-        assert fold.xx[:, -1, -1].tolist() == [used] * layer.groups  # of the ones for the bias
+    ]
+    layers = nodes([case[:2] for case in cases])
+    for node, (layer, shape, positions, used) in zip(layers, cases, strict=True):
+        values = [seeded(*shape, seed=seed) for seed in range(2)]
+        for fold in found(node, layer, values, values, positions):
+            assert fold.xx[:, -1, -1].tolist() == [used] * layer.groups
 
 
 def test_positions_are_used_once_each_and_the_same_of_both_networks():
     """Of inputs that are all different, squares and products of a tenth tell which ones they are of."""
-    x = torch.arange(1, 401.0).reshape(1, 1, 20, 20)
-    fold, _ = found(nn.Conv2d(1, 1, 1), [x * 10], [x], 100)
+    x, layer = torch.arange(1, 401.0).reshape(1, 1, 20, 20), nn.Conv2d(1, 1, 1)
+    (node,) = nodes([(layer, (1, 1, 20, 20))])
+    fold, _ = found(node, layer, [x * 10], [x], 100)
     squares, sums, count = fold.xx[0, 0, 0], fold.xx[0, 0, 1], fold.xx[0, 1, 1]
     assert count == 100
     assert float(fold.yx[0, 0, 0]) == pytest.approx(float(squares) * 10, rel=1e-5)
     assert fold.yx[0, 1, 1] == count
-    # Without repetition the mean of 100 of 1 to 400 is near 200, and the squares near 53,400.
+    # Without repetition the mean of 100 of 1 to 400 is near 200.
     assert float(sums / count) == pytest.approx(200.5, abs=4 * 115 / math.sqrt(100))
-    again, _ = found(nn.Conv2d(1, 1, 1), [x * 10], [x], 100)
+    again, _ = found(node, layer, [x * 10], [x], 100)
     assert torch.equal(again.xx, fold.xx)
 
 
@@ -121,18 +148,13 @@ def test_inputs_by_place_become_inputs_by_channel():
     torch.testing.assert_close(moved.yx[0], by_channel.mT @ by_channel * 2)
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape", "expected"),
-    [
+def test_which_layers_unfold():
+    cases = [
         (nn.Linear(5, 3), (2, 5), True),
         (nn.Conv1d(3, 4, 3), (2, 3, 8), True),
         (nn.Conv2d(3, 4, 3), (2, 3, 8, 8), True),
         (nn.Conv2d(3, 4, 3, padding="same"), (2, 3, 8, 8), False),
         (nn.Conv3d(3, 4, 3), (2, 3, 8, 8, 8), False),
         (nn.ConvTranspose2d(3, 4, 3), (2, 3, 8, 8), False),
-    ],
-)
-def test_which_layers_unfold(layer: nn.Module, shape: tuple[int, ...], expected: bool):
-    module = capture(layer, seeded(*shape)).module
-    (node,) = (node for node in module.graph.nodes if weighted(node))
-    assert unfolds(node) == expected
+    ]
+    assert [unfolds(node) for node in nodes([case[:2] for case in cases])] == [case[2] for case in cases]

@@ -1,11 +1,13 @@
 """What the rules of placement decide at a node, and the reason that they give, rule by rule."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 from networks import ADDS_INSIDE, ROUNDS_FIRST, Function, Residual, images, options, randomized
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from zeropoint.graph.capture import capture
 from zeropoint.numerics.scheme import Scheme
@@ -22,14 +24,22 @@ from zeropoint.targets.rules import OPTIONAL
 from zeropoint.targets.target import Target
 
 SIDE = "convolution's side of a sum"
+LINEAR = nn.Linear(4, 3)
 CUTS = dataclasses.replace(ROUNDS_FIRST, cuts_before_adding=True)
+
+
+@functools.cache
+def captured(model: nn.Module, shape: tuple[int, ...], kind: torch.dtype) -> GraphModule:
+    return fold_batch_norms(capture(randomized(model), torch.ones(shape, dtype=kind))).module
 
 
 def placed(
     model: nn.Module, x: Tensor | None = None, target: Target = ADDS_INSIDE, **chosen: object
 ) -> Placement:
-    program = fold_batch_norms(capture(randomized(model), images() if x is None else x))
-    return place_static(program.module, target, options(processor=target.processor, **chosen))
+    """What is quantized of a model for a target; it is captured once for all of them."""
+    x = images() if x is None else x
+    module = captured(model, tuple(x.shape), x.dtype)
+    return place_static(module, target, options(processor=target.processor, **chosen))
 
 
 def reasons(placement: Placement, rule: str) -> dict[str, str | None]:
@@ -227,11 +237,12 @@ class Tied(nn.Module):
 
 def test_tables_that_only_embeddings_read():
     tokens, rule = torch.tensor([[1, 2]]), "embedding table"
-    assert reasons(placed(Tied(False), tokens), rule) == {"embedding": None}
+    apart = Tied(False)
+    assert reasons(placed(apart, tokens), rule) == {"embedding": None}
     found = placed(Tied(True), tokens)
     assert reasons(found, rule) == {"embedding": "its table is computed, or read by another operator"}
     assert len(found.weights) == 1  # of the head
-    told = reasons(placed(Tied(False), tokens, skip=("table",)), rule)["embedding"]
+    told = reasons(placed(apart, tokens, skip=("table",)), rule)["embedding"]
     assert told == "skipped by the user ('table')"
 
     class Computed(Tied):
@@ -251,9 +262,10 @@ def test_tables_that_only_embeddings_read():
         def forward(self, tokens: Tensor) -> Tensor:
             return self.one(tokens) + self.other(tokens)
 
-    told = reasons(placed(Two(), tokens, skip=("other",)), rule)
+    two = Two()
+    told = reasons(placed(two, tokens, skip=("other",)), rule)
     assert told["embedding"] == "its table is read by a layer that is skipped"
-    assert set(reasons(placed(Two(), tokens), rule).values()) == {None}
+    assert set(reasons(placed(two, tokens), rule).values()) == {None}
 
 
 def test_products_without_a_stack_are_told():
@@ -278,7 +290,7 @@ def test_affine_weights_have_seven_bits_where_products_saturate(
     processor: str, chosen: dict[str, object], bits: int
 ):
     target = dataclasses.replace(ADDS_INSIDE, processor=processor)
-    (place,) = placed(nn.Linear(4, 3), torch.ones(2, 4), target, **chosen).weights
+    (place,) = placed(LINEAR, torch.ones(2, 4), target, **chosen).weights
     assert place.scheme.bits == bits
 
 

@@ -1,11 +1,13 @@
 """Which stack of matrices a product reads, and along which of its axes the inputs lie."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
 from networks import ADDS_INSIDE, options
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from zeropoint.graph.capture import capture
 from zeropoint.targets.experts import stacks
@@ -16,15 +18,24 @@ F = nn.functional
 
 
 class Experts(nn.Module):
-    """A function of four matrices from six inputs to five outputs, of tokens and of the experts chosen."""
+    """Functions, each of four matrices from six inputs to five outputs, of tokens and the experts chosen."""
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, *functions: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.function, self.stack = function, nn.Parameter(torch.ones(4, 6, 5))
+        self.functions = functions
+        self.stacks = nn.ParameterList(torch.ones(4, 6, 5) for _ in functions)
 
-    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, chosen: Tensor) -> list[Tensor]:
         """``x`` is (3, 2, 6), ``chosen`` (3)."""
-        return self.function(self.stack, x, chosen)
+        pairs = zip(self.functions, self.stacks, strict=True)
+        return [function(stack, x, chosen) for function, stack in pairs]
+
+
+def read(*functions: Callable[..., Tensor]) -> list[list[tuple[str, int]]]:
+    """The stacks that each product reads, by name, and the axes that it sums over."""
+    module = capture(Experts(*functions).eval(), INPUTS).module
+    found = [found for node in module.graph.nodes if (found := stacks(node))]
+    return [[(str(node.target), axis) for node, axis in one] for one in found]
 
 
 INPUTS = torch.ones(3, 2, 6), torch.tensor([0, 3, 1])
@@ -48,11 +59,10 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("name", READ)
-def test_a_product_sums_over_the_inputs_of_the_stack(name: str):
-    module = capture(Experts(READ[name]).eval(), INPUTS).module
-    found = [(node.target, axis) for of in module.graph.nodes for node, axis in stacks(of)]
-    assert found == [("stack", 1)]  # of which there are six
+def test_products_sum_over_the_inputs_of_the_stack():
+    names = {f"stacks.{number}": name for number, name in enumerate(READ)}
+    found = {names[name]: axis for ((name, axis),) in read(*READ.values())}
+    assert found == dict.fromkeys(READ, 1)  # along which there are six
 
 
 NONE = {
@@ -67,21 +77,27 @@ NONE = {
 }
 
 
-@pytest.mark.parametrize("name", NONE)
-def test_other_reads_of_a_stack_are_not_of_one(name: str):
-    module = capture(Experts(NONE[name]).eval(), INPUTS).module
-    assert not [found for node in module.graph.nodes if (found := stacks(node))]
+def test_other_reads_of_a_stack_are_not_of_one():
+    assert read(*NONE.values()) == []
 
 
 def test_both_factors_may_be_stacks():
-    module = capture(Experts(lambda w, x, i: w[i] @ w[i].transpose(1, 2) + x.sum()).eval(), INPUTS).module
-    (found,) = (found for node in module.graph.nodes if (found := stacks(node)))
-    assert [(node.target, axis) for node, axis in found] == [("stack", 2), ("stack", 2)]
+    found = read(lambda w, x, i: w[i] @ w[i].transpose(1, 2) + x.sum())
+    assert found == [[("stacks.0", 2), ("stacks.0", 2)]]
+
+
+def test_a_sum_over_the_chosen_ones_is_along_the_first_axis():
+    assert read(lambda w, x, i: x[:, :, :3] @ w[i].permute(1, 0, 2)[:3]) == [[("stacks.0", 0)]]
+
+
+@functools.cache
+def chosen_experts() -> GraphModule:
+    return capture(Experts(READ["chosen"]).eval(), INPUTS).module
 
 
 @pytest.mark.parametrize(("size", "group"), [(None, 6), (2, 2), (3, 3), (4, 6)])
 def test_a_stack_has_scales_for_each_output_or_for_groups_of_inputs(size: int | None, group: int):
-    module = capture(Experts(READ["chosen"]).eval(), INPUTS).module
+    module = chosen_experts()
     asked = {} if size is None else {"weight_granularity": "per-group", "group_size": size}
     for place in (place_static, place_weights):
         placement = place(module, ADDS_INSIDE, options(weight_bits=4, **asked))
