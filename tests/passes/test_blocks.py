@@ -41,6 +41,7 @@ def test_errors_are_relative_to_what_is_wanted():
     assert float(relative_error([2 * ones, 2 * ones], wanted)) == 0.5
     assert float(relative_error([ones, 4 * ones], wanted)) == 0.5
     assert float(relative_error([2 * ones, 4 * ones], wanted)) == 1.0
+    assert float(relative_error([0.02 * ones], [0.01 * ones])) == pytest.approx(1.0)
     assert float(relative_error([], [])) == 0.0
     assert relative_error([ones], [0 * ones]).isfinite()
     with pytest.raises(ValueError, match="shorter"):

@@ -323,3 +323,16 @@ def test_biases_of_layers_over_tokens_have_their_means_corrected():
     expected = program(everything).mean((0, 1))
     assert (plain(everything).mean((0, 1)) - expected).abs().max() > 0.02
     torch.testing.assert_close(corrected(everything).mean((0, 1)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_of_two_batches_does_not_matter():
+    """Each is one half of the data, and both are fitted to."""
+    one, other = seeded(64, 6), seeded(64, 6, seed=1) @ seeded(6, 6, seed=2)
+    program = capture(randomized(nn.Sequential(nn.Linear(6, 4))), one[:2])
+    plain = round_to_nearest(program, ADDS_INSIDE, [one, other], options(weight_bits=4, end_bits=4))
+    found = [
+        gptq(plain, batches).module.get_parameter("0.weight") for batches in ([one, other], [other, one])
+    ]
+    torch.testing.assert_close(*found)
+    alone = gptq(plain, [one, one]).module.get_parameter("0.weight")
+    assert not torch.equal(alone, found[0])
