@@ -13,6 +13,8 @@ from zeropoint.graph.capture import capture
 from zeropoint.passes import bfloat16 as module_of
 from zeropoint.passes.bfloat16 import narrowed, observable
 
+CONVERT = torch.ops.aten._to_copy.default
+
 
 class Dtypes(Interpreter):
     """The type of every tensor that is computed."""
@@ -74,6 +76,47 @@ def test_integers_stay_and_constants_of_floats_do_not():
     floats = {name for name, dtype in run.found.items() if dtype == torch.float32}
     results = set(run.module.graph.output_node().all_input_nodes)
     assert floats == {"x", *(node.name for node in results if run.found[node.name] == torch.float32)}
+
+
+class Made(nn.Module):
+    """Floats made of none, of the size of the batch: of the default type, or of the one that is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(6))
+
+    def forward(self, x: Tensor, numbers: Tensor) -> list[Tensor]:
+        count = x.shape[0]
+        made = (
+            torch.zeros(count, 4),
+            torch.full((count, 4), 0.5),
+            torch.arange(0.0, count).unsqueeze(1),
+            torch.arange(count).unsqueeze(1) / 4,
+            torch.ones(count, 4, dtype=torch.float32),
+            numbers * 0.25,
+        )
+        return [layer(x + one) for layer, one in zip(self.layers, made, strict=True)]
+
+
+def test_floats_of_the_default_type_are_narrow_too():
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(12).reshape(3, 4)
+    program = capture(randomized(Made()), (x[:2], numbers[:2]))
+    module = narrowed(program.module)
+    for found, expected in zip(module(x, numbers), program(x, numbers), strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    wide = [
+        node
+        for node in module.graph.nodes
+        if node.target is CONVERT and node.kwargs["dtype"] is torch.float32
+    ]
+    assert len(wide) == 6  # the outputs alone
+
+
+def test_an_input_that_is_given_back_stays_as_wide():
+    narrow = narrowed(capture(Function(lambda _, x: (x, x + 1)), torch.ones(2, 3)).module)
+    assert [value.dtype for value in narrow(torch.ones(2, 3))] == [torch.float32] * 2
 
 
 X = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
