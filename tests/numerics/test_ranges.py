@@ -1,5 +1,4 @@
 import itertools
-import random
 import sys
 
 import numpy as np
@@ -8,13 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import ADDS_INSIDE, images, options, residual, static
-from torch import nn
 
-from zeropoint.errors import InputError, InputWarning
-from zeropoint.graph.capture import capture
 from zeropoint.numerics.ranges import BINS, ESTIMATORS, Statistics, weight_minmax, weight_mse
 from zeropoint.numerics.scheme import Scheme, choose_parameters
-from zeropoint.passes.observe import Ranges
 
 UNSIGNED = Scheme(8, signed=False, symmetric=False)
 
@@ -107,13 +102,16 @@ def test_mse_is_near_the_best_of_all_ranges(bits, symmetric, data):
     assert found <= brute_force_error(data, data.min(), data.max(), scheme) * 1.001
 
 
-def brute_force_divergence(counts, centers, high, levels):
-    """Migacz 2017 for a tensor without negative values, with loops."""
-    scale = high / (levels - 1)
-    kept = [i for i, center in enumerate(centers) if center <= high and counts[i] > 0]
+def brute_force_divergence(counts, centers, low, high, scheme):
+    """Migacz 2017 with loops, on an affine grid."""
+    steps = scheme.qmax - scheme.qmin
+    scale = (high - low) / steps
+    zero_point = scheme.qmin - np.rint(low / scale)
+    kept = [i for i, center in enumerate(centers) if low <= center <= high and counts[i] > 0]
     clipped = np.array([counts[i] for i in kept], dtype=np.float64)
+    clipped[0] += sum(count for count, center in zip(counts, centers, strict=True) if center < low)
     clipped[-1] += sum(count for count, center in zip(counts, centers, strict=True) if center > high)
-    level_of = [int(np.rint(centers[i] / scale)) for i in kept]
+    level_of = [np.clip(np.rint(centers[i] / scale) + zero_point, scheme.qmin, scheme.qmax) for i in kept]
     quantized = np.array(
         [
             np.mean([counts[i] for i, level in zip(kept, level_of, strict=True) if level == own])
@@ -124,23 +122,47 @@ def brute_force_divergence(counts, centers, high, levels):
     return (p * np.log(p / q)).sum()
 
 
-@pytest.mark.slow
-def test_entropy_against_loops():
-    scheme = Scheme(4, False, False)
-    data = np.abs(np.random.default_rng(0).normal(size=5000)).astype(np.float32) ** 1.5
-    statistics = statistics_of(data)
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(np.abs(np.random.default_rng(0).normal(size=5000)) ** 1.5, marks=pytest.mark.slow),
+        np.abs(np.random.default_rng(0).normal(size=5000).round(1)) ** 1.5 + 1e-3,
+        -(np.abs(np.random.default_rng(1).normal(size=5000).round(1)) ** 1.5) - 1e-3,
+        np.random.default_rng(2).normal(size=5000).round(1) ** 3 / 8 + 2e-3,
+    ],
+    ids=["many values", "positive", "negative", "of both signs"],
+)
+@pytest.mark.parametrize("signed", [False, True])
+def test_entropy_against_loops(values, signed):
+    """No range that differs at one end is better."""
+    scheme = Scheme(4, signed, False)
+    statistics = statistics_of(values.astype(np.float32))
     low, high = ESTIMATORS["entropy"](statistics, scheme)
-    counts, centers = statistics.histogram.numpy().copy(), statistics.centers.numpy()
-    counts[BINS // 2] = min(counts[BINS // 2], counts[BINS // 2 + 1])
-    used = slice(BINS // 2, None)
-    costs = {
-        share: brute_force_divergence(counts[used], centers[used], share * data.max(), 16)
-        for share in np.linspace(0.2, 1, 81)
-    }
-    best = min(costs.values())
-    found = brute_force_divergence(counts[used], centers[used], high, 16)
-    assert low == 0
+    counts, centers, middle = statistics.histogram.numpy().copy(), statistics.centers.numpy(), BINS // 2
+    counts[middle] = min(counts[middle], max(counts[middle - 1], counts[middle + 1]))
+    used = counts > 0
+    counts, centers = counts[used], centers[used]
+    shares, (least, most) = np.linspace(0.2, 1, 81), (statistics.low, statistics.high)
+    beside = [(low, share * most) for share in shares if most] + [
+        (share * least, high) for share in shares if least
+    ]
+    best = min(brute_force_divergence(counts, centers, *ends, scheme) for ends in beside)
+    found = brute_force_divergence(counts, centers, low, high, scheme)
     assert found == pytest.approx(best, rel=1e-3)
+    assert found < brute_force_divergence(counts, centers, least, most, scheme)
+    assert ((low < 0), (high > 0)) == ((least < 0), (most > 0))
+
+
+@pytest.mark.parametrize("scheme", [UNSIGNED, Scheme(), Scheme(4)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_entropy_of_values_far_from_zero_keeps_them(sign, scheme):
+    values = sign * np.random.default_rng(0).uniform(2, 3, 10_000)
+    ends = ESTIMATORS["entropy"](statistics_of(values.astype(np.float32)), scheme)
+    assert max(ends, key=abs) * sign == pytest.approx(3, abs=0.1)
+    assert min(ends, key=abs) == 0
+    one_far = np.where(np.arange(1000) == 7, 3.0, 1.0) * sign
+    ends = ESTIMATORS["entropy"](statistics_of(one_far.astype(np.float32)), scheme)
+    assert 1.0 <= max(ends, key=abs) * sign <= 3.0
 
 
 def test_zeros_of_a_relu_do_not_move_entropy():
@@ -202,109 +224,6 @@ def test_weight_mse_is_no_worse_than_minmax_and_no_worse_than_the_grid():
             assert error.item() == pytest.approx(min(grid), rel=1e-3)
 
 
-def batches(n=4):
-    return [images(2, seed) for seed in range(n)]
-
-
-def observe(module, sources, calibration, estimator, **keywords):
-    ranges = Ranges(module, sources, estimator, **keywords)
-    ranges.see(calibration)
-    return ranges.parameters()
-
-
-def run(calibration, program=None, estimator="minmax", **keywords):
-    module = (program or residual()).module
-    source = module.graph.find_nodes(op="placeholder")[0].name
-    return observe(module, {(source, UNSIGNED)}, calibration, estimator, **keywords)
-
-
-def test_observed_in_one_pass():
-    everything = torch.cat(batches())
-    ((scale, zero_point),) = run(iter(batches())).values()
-    expected = choose_parameters(everything.min().reshape(1), everything.max().reshape(1), UNSIGNED)
-    assert (scale, zero_point) == expected
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_ranges_go_on_from_the_batches_before(estimator):
-    module = residual().module
-    source = module.graph.find_nodes(op="placeholder")[0].name
-    parts = Ranges(module, {(source, UNSIGNED)}, estimator)
-    parts.see(batches()[:1])
-    (few,) = parts.parameters().values()
-    parts.see(batches()[1:], first=1)
-    (whole,) = run(batches(), estimator=estimator).values()
-    assert parts.parameters() == {(source, UNSIGNED): whole}
-    assert few != whole
-    with pytest.raises(InputError, match="batch 6 has shape"):
-        parts.see([images(), torch.randn(3, 8, 8)], first=4)
-
-
-@pytest.mark.parametrize(
-    ("calibration", "match"),
-    [
-        ([], "empty"),
-        ([images(0)], "batch 1 is empty"),
-        ([images(), images() * float("nan")], "batch 2 holds NaN"),
-        ([images() / 0], "holds NaN or Inf"),
-        ([torch.randn(2, 4, 8, 8)], r"shape \(2, 4, 8, 8\); the model takes \(any, 3, 8, 8\)"),
-        ([torch.randn(3, 8, 8)], "has shape"),
-        ([(images(), images())], "has 2 inputs; the model takes 1"),
-        ([images().double()], "float64"),
-        ([images().to(torch.uint8)], "uint8"),
-        (["image"], "batch"),
-    ],
-)
-def test_calibration_data_that_does_not_fit(calibration, match):
-    with pytest.raises(InputError, match=match) as caught:
-        run(calibration)
-    assert "\n" not in str(caught.value)
-
-
-def test_every_source_has_a_scheme_of_its_own():
-    module = residual().module
-    names = [node.name for node in module.graph.nodes if node.name in ("x", "relu_")]
-    four, signed = Scheme(4, signed=False, symmetric=False), Scheme()
-    found = observe(module, list(zip(names, (four, signed), strict=True)), batches(), "minmax")
-    found = {name: parameters for (name, _), parameters in found.items()}
-    everything = torch.cat(batches())
-    low, high = everything.min().item(), everything.max().item()
-    assert found["x"][0].item() == pytest.approx((high - low) / 15)
-    assert found["x"][1].item() == round(-low / ((high - low) / 15))
-    with torch.no_grad():
-        values = torch.fx.Interpreter(module, garbage_collect_values=False)
-        values.run(everything)
-    (relu,) = (value for node, value in values.env.items() if node.name == "relu_")
-    assert found["relu_"][0].item() == pytest.approx(relu.max().item() / 127, rel=1e-5)
-    assert found["relu_"][1].item() == 0
-
-
-def test_values_that_overflow_inside_the_model_are_told_with_the_module():
-    class Log(nn.Module):
-        def forward(self, x):
-            return torch.log(x)
-
-    program = capture(nn.Sequential(nn.Identity(), Log(), nn.Conv2d(3, 2, 1)), images().abs())
-    with pytest.raises(InputError, match="NaN or Inf in the values of 1 on calibration data") as caught:
-        static(program, ADDS_INSIDE, [images()], options())
-    assert "\n" not in str(caught.value)
-
-
-def test_a_model_that_fails_on_the_data():
-    program = capture(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2)), torch.tensor([[1, 2]]))
-    with pytest.raises(InputError, match="fails on calibration batch 1: index out of range") as caught:
-        static(program, ADDS_INSIDE, [torch.tensor([[7, 2]])], options())
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.slow
-def test_order_of_batches_does_not_matter_to_what_is_found():
-    shuffled = batches(6)
-    random.Random(0).shuffle(shuffled)
-    for name in ("minmax", "percentile", "mse", "entropy"):
-        assert run(batches(6), estimator=name) == run(shuffled, estimator=name)
-
-
 def test_of_large_tensors_the_histogram_is_a_fair_sample_and_the_extremes_are_of_all():
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(8, 64, 56, 56, generator=generator) * torch.arange(1, 65).reshape(1, -1, 1, 1)
@@ -317,24 +236,6 @@ def test_of_large_tensors_the_histogram_is_a_fair_sample_and_the_extremes_are_of
     assert share == pytest.approx(float((values.abs() < 30).double().mean()), abs=0.01)
 
 
-@pytest.mark.parametrize(("estimator", "runs"), [("minmax", 2), ("mse", 2), ("moving-average", 12)])
-def test_small_batches_are_run_together_but_for_averages_of_batches(estimator, runs, monkeypatch):
-    sizes = []
-    run_node = torch.fx.Interpreter.run
-
-    def counting(self, *inputs, **keywords):
-        sizes.append(len(inputs[0]))
-        return run_node(self, *inputs, **keywords)
-
-    monkeypatch.setattr(torch.fx.Interpreter, "run", counting)
-    together = torch.cat([images(1, seed) for seed in range(12)])
-    one_by_one = run(list(together.split(1)), estimator=estimator)
-    assert len(sizes) == runs
-    assert sum(sizes) == 12
-    if estimator != "moving-average":
-        assert one_by_one == run([together], estimator=estimator)
-
-
 def test_the_layout_in_memory_is_no_matter():
     values = images(2, 3)
     plain, other = Statistics(), Statistics()
@@ -345,71 +246,37 @@ def test_the_layout_in_memory_is_no_matter():
 
 
 @pytest.mark.parametrize(
-    ("calibration", "match"),
+    ("seen", "varies"),
     [
-        ([images(1)], "a single input"),
-        ([torch.zeros(4, 3, 8, 8)], "the values of x are all the same"),
-        ([torch.full((4, 3, 8, 8), 2.0)] * 2, "the values of x are all the same"),
+        (([2.0, 2.0],), False),
+        (([2.0], [2.0]), False),
+        (([0.0], [0.0]), False),
+        (([2.0, 3.0],), True),
+        (([2.0], [3.0]), True),
+        (([3.0], [2.0], [2.0]), True),
+        (([0.0], [2.0]), True),
     ],
 )
-def test_data_that_says_too_little_is_warned_of(calibration, match):
-    with pytest.warns(InputWarning, match=match):
-        ((scale, _),) = run(calibration).values()
-    assert scale.isfinite().all()
+def test_whether_values_vary(seen, varies):
+    assert statistics_of(*seen).varies is varies
 
 
-@pytest.mark.parametrize(
-    "calibration",
-    [
-        [images(2)],
-        [torch.full((2, 3, 8, 8), 2.0), torch.full((2, 3, 8, 8), 3.0)],
-        [torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), -1.0)],
-        [torch.full((2, 3, 8, 8), 2.0), torch.zeros(2, 3, 8, 8)],
-    ],
-)
-def test_other_data_is_not(calibration, recwarn):
-    run(calibration, estimator="moving-average")  # batch by batch
-    assert not [one for one in recwarn if one.category is InputWarning]
+def test_bins_by_hand():
+    statistics = statistics_of([5.0, -0.1], [9.0])
+    assert statistics.reach == 16.0
+    step = 32 / 4096
+    assert statistics.centers[[0, 1, -1]].tolist() == [-16 + step / 2, -16 + 1.5 * step, 16 - step / 2]
+    assert statistics.centers.dtype == torch.float64
+    near = statistics.centers[statistics.histogram > 0]
+    assert near.tolist() == pytest.approx([-0.1, 5.0, 9.0], abs=step / 2)
+    assert statistics.histogram.sum() == 3
 
 
-def test_what_a_relu_cuts_off_behind_an_addition_of_one_for_all():
-    """An operand that has no batch of its own, as a parameter has none."""
-
-    class Offset(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.offset = nn.Conv2d(1, 1, 1), nn.Parameter(torch.tensor([[[[2.0]]]]))
-
-        def forward(self, x):
-            return torch.relu(self.layer(x) + self.offset)
-
-    model = Offset()
-    nn.init.ones_(model.layer.weight)
-    nn.init.zeros_(model.layer.bias)
-    x = torch.tensor([-9.0, -1.0, 3.0]).reshape(3, 1, 1, 1)
-    ((scale, zero_point),) = observe(capture(model, x).module, {("conv2d", UNSIGNED)}, [x], "minmax").values()
-    # -9 + 2 is cut off, as all below -2 is.
-    assert (scale, zero_point) == choose_parameters(torch.tensor([-2.0]), torch.tensor([3.0]), UNSIGNED)
-
-
-def test_what_a_relu_cuts_off_behind_an_addition_needs_no_range():
-    class Shortcut(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Conv2d(1, 1, 1)
-
-        def forward(self, x, y):
-            return torch.relu(self.layer(x) + y)
-
-    model = Shortcut()
-    nn.init.ones_(model.layer.weight)
-    nn.init.zeros_(model.layer.bias)
-    x, y = (
-        torch.tensor(values).reshape(4, 1, 1, 1)
-        for values in ([-9.0, -3.0, 2.0, -8.0], [1.0, 4.0, 5.0, -6.0])
-    )
-    # -9 + 1 and -8 - 6 are cut off; -3 + 4 is not, nor 2 + 5.
-    ((scale, zero_point),) = observe(
-        capture(model, (x, y)).module, {("conv2d", UNSIGNED)}, [(x, y)], "minmax"
-    ).values()
-    assert (scale, zero_point) == choose_parameters(torch.tensor([-3.0]), torch.tensor([2.0]), UNSIGNED)
+def test_statistics_without_a_histogram_keep_the_extremes():
+    statistics = Statistics()
+    statistics.add(torch.tensor([-1.0, 2.0]), with_histogram=False)
+    assert (statistics.low, statistics.high, statistics.reach) == (-1.0, 2.0, 0.0)
+    assert not statistics.histogram.any()
+    for wrong in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(ValueError, match="NaN or Inf"):
+            statistics.add(torch.tensor([0.0, wrong]), with_histogram=False)

@@ -117,6 +117,12 @@ def test_bits_out_of_range(bits):
         Scheme(bits)
 
 
+@pytest.mark.parametrize("bits", [2, 16])
+def test_bits_at_the_limits(bits):
+    scheme = Scheme(bits)
+    assert (scheme.qmin, scheme.qmax) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
 def test_unknown_granularity():
     with pytest.raises(InputError, match="per-block"):
         Scheme(granularity="per-block")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import FAKE_QUANTIZE_CHANNEL
 from zeropoint.graph.program import Program
-from zeropoint.passes.bias import clamped_mean, correct_biases, expected_inputs
+from zeropoint.passes.bias import _output, clamped_mean, correct_biases, expected_inputs
 from zeropoint.passes.fold import fold_batch_norms
 
 SAMPLES = 20_000
@@ -32,6 +32,22 @@ def test_clamped_mean_of_a_constant_is_the_clamped_constant():
     constant = torch.tensor([-1.0, 0.0, 2.0, 7.0]).double()
     found = clamped_mean(constant, torch.zeros(4).double(), 0.0, 6.0)
     torch.testing.assert_close(found, constant.clamp(0, 6))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(6, 4, bias=False), (1, 6)),
+        (nn.Conv1d(6, 4, 3, groups=2, bias=False), (1, 6, 3)),
+        (nn.Conv2d(6, 4, (2, 3), bias=False), (1, 6, 2, 3)),
+        (nn.Conv3d(6, 6, 2, groups=6, bias=False), (1, 6, 2, 2, 2)),
+    ],
+)
+def test_the_output_to_a_constant_input_is_the_layers(layer: nn.Module, shape: tuple[int, ...]):
+    mean = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 0.25])
+    constant = mean.reshape(1, 6, *[1] * (len(shape) - 2)).expand(shape)
+    expected = layer.double()(constant.double()).flatten()
+    torch.testing.assert_close(_output(layer.weight.double(), mean.double()), expected)
 
 
 def normal_inputs(norm: nn.BatchNorm2d, count: int = SAMPLES) -> Tensor:

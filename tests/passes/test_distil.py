@@ -1,13 +1,17 @@
 """Distillation: what it matches, by hand, and that it comes nearer to float on items it has not seen."""
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 
 import pytest
 import torch
-from networks import ADDS_INSIDE, images, options, residual, round_to_nearest, sqnr
+from networks import ADDS_INSIDE, images, options, randomized, residual, round_to_nearest, sqnr
+from torch import Tensor, nn
 
+from zeropoint.errors import InputError
+from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import FAKE_QUANTIZE
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers
@@ -177,3 +181,157 @@ def test_other_settings_begin_anew(tmp_path: Path, interrupted, monkeypatch: pyt
     interrupted(1)
     with pytest.raises(KeyboardInterrupt, match="step 0 of 25"):
         distil(start, start, DATA, 1, path)
+
+
+def test_items_of_other_sizes_are_left_out():
+    (items,) = _items([images(5), torch.zeros(3, 3, 4, 4), images(2, 1)])
+    assert torch.equal(items, torch.cat([images(5), images(2, 1)]))
+
+
+def test_inputs_of_an_item_are_mixed_alike():
+    generator = torch.Generator().manual_seed(0)
+    items = torch.tensor([[0.0, 0.0], [10.0, 20.0], [100.0, 0.0]])
+    one, other = _mixed([items, items.reshape(3, 1, 2) * 3], generator)
+    torch.testing.assert_close(other.flatten(1), one * 3)
+
+
+def test_the_mean_over_items_counts_each_once():
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0])
+    assert module_of._mean_loss(lambda batch: batch[0].mean(), [values], 2) == pytest.approx(19 / 5)
+
+
+ROWS = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+
+
+@functools.cache
+def small(bits: int = 3) -> Program:
+    """Two linear layers, of 72 multiply-accumulates, rounded to nearest."""
+    model = randomized(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+    chosen = options(weight_bits=bits, end_bits=bits)
+    return round_to_nearest(capture(model, ROWS[:2]), ADDS_INSIDE, [ROWS], chosen)
+
+
+@pytest.fixture
+def learned_from(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The items of each gradient step."""
+    seen, mixed = [], module_of._mixed
+
+    def noting(inputs: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+        seen.append(inputs[0])
+        return mixed(inputs, generator)
+
+    monkeypatch.setattr(module_of, "_mixed", noting)
+    return seen
+
+
+def test_what_is_held_out_is_not_learned_from(learned_from: list[Tensor], monkeypatch: pytest.MonkeyPatch):
+    steps(monkeypatch, 6)
+    distil(small(), small(), [ROWS])
+    numbers = [(row == ROWS).all(1).nonzero().item() for rows in learned_from for row in rows]
+    assert {number % 8 for number in numbers} == {*range(7)}
+    assert set(numbers) == {number for number in range(40) if number % 8 != 7}
+    assert [len(rows) for rows in learned_from] == [32] * 6  # of 35
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"), [(0, 3), (4 * 72 * 32, 4), (5 * 72 * 32 - 1, 4), (9 * 72 * 32, 5)]
+)
+@pytest.mark.parametrize(("bits", "lessons"), [(3, "FEW_BITS"), (4, "MANY_BITS")])
+def test_so_many_steps_are_taken(
+    work: int,
+    expected: int,
+    bits: int,
+    lessons: str,
+    learned_from: list[Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    changed = dataclasses.replace(getattr(module_of, lessons), least=3, most=5, work=work)
+    monkeypatch.setattr(module_of, lessons, changed)
+    start = small(bits)
+    distil(start, start, [ROWS])
+    assert len(learned_from) == expected
+
+
+@pytest.mark.parametrize(("work", "few", "many"), [(1, 2000, 250), (1 << 50, 200, 50), (1 << 31, 200, 50)])
+def test_large_networks_are_taught_in_fewer_steps(
+    work: int, few: int, many: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.undo()
+    monkeypatch.setattr(module_of, "work", lambda _: work)
+
+    class ToldError(Exception):
+        pass
+
+    def told(_: object, steps: int) -> None:
+        raise ToldError(steps)
+
+    monkeypatch.setattr(module_of, "Descent", told)
+    for bits, expected in ((3, few), (4, many)):
+        with pytest.raises(ToldError, match=f"^{expected}$"):
+            distil(small(bits), small(bits), [ROWS])
+
+
+def test_weights_of_few_bits_alone_are_taught(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "WORTH", 1e9)  # any state is better than the start
+    for bits, lessons in ((3, "FEW_BITS"), (4, "MANY_BITS")):
+        changed = dataclasses.replace(getattr(module_of, lessons), least=4, most=4)
+        monkeypatch.setattr(module_of, lessons, changed)
+        start = small(bits)
+        taught = distil(start, start, [ROWS])
+        before, after = (dict(of.module.named_parameters()) for of in (start, taught))
+        assert not torch.equal(before["0.bias"], after["0.bias"])
+        if bits == 4:
+            torch.testing.assert_close(before["0.weight"], after["0.weight"])
+        else:
+            assert (before["0.weight"] - after["0.weight"]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("errors", "is_taught"),
+    [
+        ([1.0, 0.96, 0.951], False),
+        ([1.0, 0.94, 2.0], True),
+        ([1.0, 2.0, 0.5], True),
+        ([1.0, float("nan"), 3.0], False),
+    ],
+)
+def test_the_start_stays_unless_another_state_is_worth_it(
+    errors: list[float], is_taught: bool, monkeypatch: pytest.MonkeyPatch
+):
+    steps(monkeypatch, 4)
+    monkeypatch.setattr(module_of, "JUDGED", 2)
+    told = iter(errors)
+    monkeypatch.setattr(module_of, "_mean_loss", lambda *_: next(told))
+    start = small()
+    taught = distil(start, start, [ROWS])
+    assert (not torch.equal(taught(ROWS), start(ROWS))) == is_taught
+    assert not list(told)
+
+
+def test_items_that_give_no_number_are_told(monkeypatch: pytest.MonkeyPatch):
+    rows = ROWS.clone()
+    rows[7] = float("nan")
+    steps(monkeypatch, 1)
+    start = small()
+    with pytest.raises(InputError, match="NaN or infinite on the calibration data"):
+        distil(start, start, [rows])
+
+
+def test_an_interruption_between_two_saves_changes_nothing(
+    tmp_path: Path, interrupted, monkeypatch: pytest.MonkeyPatch
+):
+    steps(monkeypatch, 6)
+    monkeypatch.setattr(module_of, "JUDGED", 2)
+    monkeypatch.setattr(module_of, "WORTH", 1e9)  # any state is better than the start
+    start = small()
+    whole = distil(start, start, [ROWS])
+    interrupted(4)
+    with pytest.raises(KeyboardInterrupt, match="distilling is saved at step 2 of 6"):
+        distil(start, start, [ROWS], 0, tmp_path / "cut")
+    interrupted(5)  # four are left
+    resumed = distil(start, start, [ROWS], 0, tmp_path / "cut")
+    assert torch.equal(resumed(ROWS), whole(ROWS))
+    assert not torch.equal(whole(ROWS), start(ROWS))
+    interrupted(1)
+    with pytest.raises(KeyboardInterrupt, match="step 0 of 6"):  # of another seed
+        distil(start, start, [ROWS], 1, tmp_path / "cut")

@@ -11,7 +11,9 @@ from zeropoint import Options
 from zeropoint.engines import target
 from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import weighted
 from zeropoint.measure.fidelity import FidelityMeter
+from zeropoint.passes import equalize as module_of
 from zeropoint.passes.equalize import equalize
 
 static = importlib.import_module("zeropoint.methods.static")  # the package names the function so
@@ -265,3 +267,96 @@ def test_a_sum_with_a_part_of_a_split_along_places_stays_as_it_is():
     torch.manual_seed(0)
     program = capture(Halves().eval(), images(4))
     assert equalize(program, [images(4)], Options()) is program
+
+
+def test_so_many_items_are_looked_at(monkeypatch: pytest.MonkeyPatch):
+    """A channel whose values are large in the eighth batch alone is scaled only if that is read."""
+    model = nn.Sequential(nn.Conv2d(2, 2, 1, groups=2, bias=False), nn.ReLU(), nn.Conv2d(2, 2, 1, groups=2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 0.01]).reshape(2, 1, 1, 1))
+        model[2].weight.copy_(torch.tensor([1.0, 100.0]).reshape(2, 1, 1, 1))
+    x = torch.rand(8, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    x[0, :, 0, 0] = 1.0
+    late = x.clone()
+    late[0, 1, 0, 0] = 50.0
+    program = capture(model, x)
+
+    def scaled(batches: int) -> float:
+        """What the second channel is divided by, relative to the first."""
+        read = [x] * (batches - 1) + [late]
+        weight = weights(equalize(program, read, Options()))["0.weight"].flatten()
+        return float(weight[1].detach() / weight[0].detach())
+
+    assert scaled(1) == scaled(8) != pytest.approx(1.0)
+    assert scaled(9) == pytest.approx(1.0)  # of 72 items 64 are read
+    monkeypatch.setattr(module_of, "WORK", 4 * 36 * 16)  # of which the network does 4 * 36 for an item
+    assert scaled(3) == pytest.approx(1.0)
+    assert scaled(2) != pytest.approx(1.0)
+    monkeypatch.setattr(module_of, "WORK", 1)
+    assert scaled(2) == pytest.approx(1.0)  # eight at least
+    assert scaled(1) != pytest.approx(1.0)
+
+
+def white(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+LAYERS = {
+    "convolution": nn.Conv2d(48, 40, 3, bias=False),
+    "groups": nn.Conv2d(64, 40, 3, groups=2, bias=False),
+    "linear": nn.Linear(256, 128, bias=False),
+}
+
+
+@pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_noise_is_estimated_as_it_is_measured(name: str, granularity: str):
+    """On inputs that are not correlated, with weights and inputs scaled against one another."""
+    layer, bits = LAYERS[name], 5
+    weight = white(*layer.weight.shape, seed=1) * torch.linspace(0.5, 2, len(layer.weight)).reshape(
+        -1, *[1] * (layer.weight.dim() - 1)
+    )
+    inputs = 256 if name == "linear" else layer.in_channels
+    spread = torch.linspace(0.1, 1.0, inputs)
+    x = white(4, inputs, 12, 12, seed=2) * spread.reshape(-1, 1, 1)
+    x = x.permute(0, 2, 3, 1).reshape(-1, inputs) if name == "linear" else x
+    layer.weight.data = weight
+    module = capture(layer, x[:1]).module
+    node = next(one for one in module.graph.nodes if weighted(one))
+    rows = x if name == "linear" else x.movedim(1, -1).flatten(0, -2)
+    values = module_of._Channels(rows.amin(0), rows.amax(0), rows.square().sum(0).double(), len(rows))
+    reader = module_of._reader(module, node, {node.args[0]: values})
+    scale = torch.linspace(2.0, 0.5, inputs)
+
+    def outputs(value: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+        if name == "linear":
+            return F.linear(value, of)
+        return F.conv2d(value, of, groups=layer.groups)
+
+    def by_input(factor: torch.Tensor) -> torch.Tensor:
+        """One factor for each channel of the inputs, in the shape of the weight."""
+        if name == "linear":
+            return factor
+        of_groups = factor.reshape(layer.groups, 1, -1).expand(-1, 40 // layer.groups, -1).flatten(0, 1)
+        return of_groups[:, :, None, None]
+
+    scaled = weight * by_input(scale)
+    ends = scaled.abs().flatten(1).amax(1)
+    ends = ends if granularity == "per-channel" else ends.max().expand(len(ends))
+    step = (2 * ends / (2**bits - 1)).reshape(-1, *[1] * (weight.dim() - 1))
+    error = (scaled / step).round() * step - scaled
+    divided = x / (scale if name == "linear" else scale.reshape(-1, 1, 1))
+    power = outputs(x, weight).square().sum()
+    measured = float(outputs(divided, error).square().sum() / power)
+    chosen = Options(weight_bits=bits, weight_granularity=granularity)
+    assert module_of._weight_noise(reader, scale.double(), chosen) == pytest.approx(measured, rel=0.08)
+    noise = white(*x.shape, seed=3)
+    measured = float(outputs(noise, weight).square().sum() / power)
+    assert float(reader.gains.sum()) == pytest.approx(measured, rel=0.05)
+
+
+def test_a_step_is_of_the_widest_scaled_range():
+    low, high = torch.tensor([-1.0, -2.0]), torch.tensor([3.0, 1.0])
+    values = module_of._Channels(low, high, torch.ones(2), 1)
+    assert module_of._step(values, torch.tensor([1.0, 2.0]), 8) == pytest.approx((3 + 1) / 255)
+    assert module_of._step(values, torch.tensor([3.0, 0.5]), 4) == pytest.approx((2 + 4) / 15)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from networks import ADDS_INSIDE, options, randomized, round_to_nearest
+from networks import ADDS_INSIDE, Function, options, randomized, round_to_nearest
 from torch import Tensor, nn
 from torch.fx import Interpreter
 
@@ -16,7 +16,16 @@ from zeropoint.graph.quantizers import Quantizer, quantizers
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.passes import gptq as module_of
 from zeropoint.passes.fold import fold_batch_norms
-from zeropoint.passes.gptq import _batches, _refitted, _rounded, gptq
+from zeropoint.passes.gptq import (
+    RIDGES,
+    _batches,
+    _best_strength,
+    _live_bytes,
+    _refitted,
+    _ridge,
+    _rounded,
+    gptq,
+)
 from zeropoint.passes.moments import Moments
 
 
@@ -217,3 +226,113 @@ def test_no_more_data_is_read_than_fits(monkeypatch: pytest.MonkeyPatch):
     items = sum(len(inputs[0]) for inputs in batches)
     assert 20 < items < 200
     assert len(read) < 20
+
+
+def by_elimination(
+    weight: np.ndarray, hessian: np.ndarray, scale: np.ndarray, ends: tuple[int, int]
+) -> np.ndarray:
+    """One weight after another is rounded and taken out of the inverse (Hassibi and Stork 1993, eq. 5)."""
+    rounded = np.empty_like(weight)
+    order = np.argsort(-hessian.diagonal(), kind="stable")
+    for row in range(len(weight)):
+        left, inverse = weight[row].copy(), np.linalg.inv(hessian)
+        for i in order:
+            rounded[row, i] = np.clip(np.rint(left[i] / scale[row, i]), *ends) * scale[row, i]
+            left -= (left[i] - rounded[row, i]) / inverse[i, i] * inverse[:, i]
+            inverse -= np.outer(inverse[:, i], inverse[i]) / inverse[i, i]
+            inverse[i, i] = 1.0  # it is no longer looked at
+    return rounded
+
+
+@pytest.mark.parametrize(
+    "size", [150, 50, 1], ids=["a scale for each output", "for groups", "for each weight"]
+)
+def test_rounding_is_elimination_one_by_one(size: int):
+    """More inputs than are rounded at a time, of two groups of a convolution."""
+    inputs, outputs = 150, 2
+    mixing = seeded(2, 400, inputs).double()
+    hessian = mixing.mT @ mixing + 100 * torch.diag(torch.linspace(0.1, 9, inputs).flip(0)).double()
+    weight = seeded(2, outputs, inputs, seed=1).double()
+    scale = torch.rand(2 * outputs * inputs // size, generator=torch.Generator().manual_seed(2)) + 0.2
+    found = _rounded(weight.clone(), hessian, quantizer(scale, 3), False)
+    by_input = scale.double().reshape(2, outputs, -1).repeat_interleave(size, 2)
+    for group in range(2):
+        expected = by_elimination(*(part[group].numpy() for part in (weight, hessian, by_input)), (-4, 3))
+        np.testing.assert_allclose(found[group].numpy(), expected, atol=1e-6)
+
+
+def test_a_zero_point_moves_the_levels():
+    levels = torch.tensor([[[-9.0, -1.4, 2.2, 9.0]]]).double()
+    rounded = _rounded(
+        levels.clone() * 0.5, torch.eye(4).double()[None], quantizer(torch.tensor([0.5]), 3, 2), False
+    )
+    assert (rounded / 0.5).flatten().tolist() == [-6, -1, 1, 1]  # -4 - 2 to 3 - 2
+
+
+def test_of_a_single_batch_weights_are_held_as_they_are():
+    x, weight = seeded(40, 5).double(), seeded(1, 3, 5, seed=1).double()
+    fold = Moments((x.T @ x)[None], (x.T @ x)[None])
+    assert _best_strength(weight, (fold, fold), False) == RIDGES[-1] == 100.0
+
+
+def test_the_ridge_is_the_one_that_holds_on_the_other_half():
+    """Where y is 2x throughout nothing has to be held; where halves have nothing in common all has to."""
+    one, two = (seeded(60, 5, seed=seed).double() for seed in (1, 2))
+    weight = seeded(1, 3, 5, seed=3).double()
+    alike = tuple(Moments((x.T @ x)[None], (2 * x.T @ x)[None]) for x in (one, two))
+    assert _best_strength(weight, alike, False) == RIDGES[0]
+    others = [seeded(60, 5, seed=seed).double() for seed in (4, 5)]
+    apart = tuple(
+        Moments((x.T @ x)[None], ((x + 3 * noise).T @ x)[None])
+        for x, noise in zip((one, two), others, strict=True)
+    )
+    assert _best_strength(weight, apart, False) > RIDGES[1]
+
+
+def test_a_ridge_is_of_the_mean_square_of_inputs_and_holds_the_bias_by_next_to_nothing():
+    x = torch.tensor([[3.0, 0.0, 1.0], [1.0, 2.0, 1.0]]).double()
+    moments = Moments((x.T @ x)[None], (x.T @ x)[None])  # squares of 10, 4 and, of ones, 2
+    assert _ridge(moments, 0.5, False)[0].tolist() == pytest.approx([0.5 * 16 / 3] * 3)
+    assert _ridge(moments, 0.5, True)[0].tolist() == pytest.approx([3.5, 3.5, 7e-10])
+    nothing = Moments(torch.zeros(1, 3, 3).double(), torch.zeros(1, 3, 3).double())
+    assert _ridge(nothing, 0.5, False)[0].tolist() == pytest.approx([0.5] * 3)
+
+
+def test_bytes_and_batches_by_hand(monkeypatch: pytest.MonkeyPatch):
+    chain = capture(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), seeded(2, 4))
+    assert _live_bytes(chain) == (4 + 3) * 4  # while the input is still needed
+    around = capture(Function(lambda parts, x: parts[0](x).relu().exp() + x, nn.Linear(4, 4)), seeded(2, 4))
+    assert _live_bytes(around) == 3 * 16  # beside what it is added to, an operator's input and output
+    monkeypatch.setattr(module_of, "MEMORY", 2 * 28 * 20)
+    data = [seeded(6, 4, seed=seed) for seed in range(9)]
+    sizes = [len(inputs[0]) for inputs in _batches(chain, data)]
+    assert sizes == [6, 6, 6]  # there is room for 20 items
+    assert [len(inputs[0]) for inputs in _batches(chain, [seeded(19, 4)])] == [8, 8, 3]
+    assert [len(inputs[0]) for inputs in _batches(chain, data, 13)] == [6, 6]
+    assert [len(inputs[0]) for inputs in _batches(chain, data, 1)] == [6]  # one at least
+
+
+def test_biases_of_layers_over_tokens_have_their_means_corrected():
+    data = [seeded(6, 5, 4, seed=seed) for seed in range(3)]
+    model = randomized(
+        Function(lambda parts, x: parts[1](parts[0](x).relu()), nn.Linear(4, 5), nn.Linear(5, 3))
+    )
+    program = capture(model, data[0])
+    plain = round_to_nearest(program, ADDS_INSIDE, data, options(weight_bits=2, end_bits=2))
+    corrected, everything = gptq(plain, data, largest=0), torch.cat(data)
+    expected = program(everything).mean((0, 1))
+    assert (plain(everything).mean((0, 1)) - expected).abs().max() > 0.02
+    torch.testing.assert_close(corrected(everything).mean((0, 1)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_of_two_batches_does_not_matter():
+    """Each is one half of the data, and both are fitted to."""
+    one, other = seeded(64, 6), seeded(64, 6, seed=1) @ seeded(6, 6, seed=2)
+    program = capture(randomized(nn.Sequential(nn.Linear(6, 4))), one[:2])
+    plain = round_to_nearest(program, ADDS_INSIDE, [one, other], options(weight_bits=4, end_bits=4))
+    found = [
+        gptq(plain, batches).module.get_parameter("0.weight") for batches in ([one, other], [other, one])
+    ]
+    torch.testing.assert_close(*found)
+    alone = gptq(plain, [one, one]).module.get_parameter("0.weight")
+    assert not torch.equal(alone, found[0])

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from zeropoint.engines import compile
 from zeropoint.engines.onnxruntime.target import TARGET as ONNXRUNTIME
+from zeropoint.graph import edits as fx
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import WEIGHTED, bias_of
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers
-from zeropoint.passes.integer_bias import round_biases
+from zeropoint.passes.integer_bias import make_room, round_biases
 from zeropoint.quantization import quantize
 
 DATA = [images(16, seed) for seed in range(4)]
@@ -98,3 +99,29 @@ def test_channels_all_but_dead_have_room_for_their_biases():
     quantized = quantize(program, "static", calibration=DATA, target=ONNXRUNTIME, options=options())
     expected = program(DATA[0])
     assert sqnr(expected, compile(quantized, "onnxruntime")(DATA[0])) > 35  # without it 12
+
+
+@pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
+def test_scales_leave_room_for_biases_of_24_bits(granularity: str):
+    layer = nn.Linear(4, 4)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0], [1e-6], [0.0], [1e-6]]).expand(4, 4))
+    data = [torch.rand(16, 4, generator=torch.Generator().manual_seed(0))]
+    chosen = options(weight_granularity=granularity, processor="vnni")
+    module = fx.copy(round_to_nearest(capture(layer, data[0][:2]), ADDS_INSIDE, data, chosen).module)
+    bias = torch.tensor([100.0, -100.0, 100.0, 0.0])
+    fx.set_tensor(module, "bias", bias, trainable=True)
+    input, weight = (
+        next(one for one in quantizers(module) if one.is_weight == kind) for kind in (False, True)
+    )
+    make_room(module)
+    (found,) = (one.scale for one in quantizers(module) if one.is_weight)
+    least = 100.0 / (float(input.scale) * 2**24)
+    if granularity == "per-tensor":
+        assert torch.equal(found, weight.scale)
+    else:
+        expected = [float(weight.scale[0]), least, least, float(weight.scale[3])]
+        assert found.tolist() == pytest.approx(expected, rel=1e-5)
+        assert least > float(weight.scale[1])
+        units = bias.double() / (found.double() * float(input.scale))
+        assert units.abs().max() <= 2**24 * 1.0001

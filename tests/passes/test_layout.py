@@ -53,11 +53,15 @@ def test_weights_stay_as_they_lie_and_the_numbers_what_they_are(monkeypatch: pyt
 
 
 class Halves(nn.Module):
-    """A view that an image has in both layouts when it is one of a batch of one, and a branch."""
+    """A view that an image has in both layouts when it is one of a batch of one, and a branch.
+
+    The bias has every batch take the same branch, so that its items do not hang on one another.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 4, 3, padding=1)
+        nn.init.constant_(self.first.bias, 10.0)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from networks import randomized
 from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import aten
@@ -96,7 +97,7 @@ def test_the_same_without_shuffles(how: str, channels: int, blocks: int):
 
 
 def test_the_given_program_stays_as_it_is():
-    before = program(Stage(8, 2), 8)
+    before = program(Stage(4, 1), 4)
     weights = {name: value.clone() for name, value in before.module.state_dict().items()}
     names = [node.name for node in before.module.graph.nodes]
     fold_shuffles(before)
@@ -148,3 +149,130 @@ def test_a_network_without_shuffles_keeps_its_concatenations():
 
     before = program(Branches(), 4)
     assert targets(fold_shuffles(before)) == targets(before)
+
+
+class Split(nn.Module):
+    """Two convolutions, a shuffle, a split into parts of these sizes, and a convolution for each part."""
+
+    def __init__(self, how: str, sizes: tuple[int, ...], dimensions: int = 2) -> None:
+        super().__init__()
+        kind = nn.Conv2d if dimensions == 2 else nn.Conv1d
+        self.left, self.right = kind(3, 4, 1), kind(3, 4, 1)
+        self.readers = nn.ModuleList(kind(size, 2, 1) for size in sizes)
+        self.how, self.sizes = how, sizes
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        rank = x.dim()
+        axis = 1 - rank if self.how == "axes from the end" else 1
+        x = torch.cat([self.left(x), self.right(x).relu()], axis)
+        if self.how == "operator":
+            x = nn.functional.channel_shuffle(x, 2)
+        elif self.how == "flatten":
+            x = x.unflatten(1, (2, -1)).transpose(2, 1).flatten(1, 2)
+        else:
+            x = shuffle(x, 2)
+        return [reader(part) for reader, part in zip(self.readers, x.split(self.sizes, axis), strict=True)]
+
+
+class Beside(nn.Module):
+    """Networks that read the same input: captured at once, since that takes the most time."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> list[object]:
+        return [part(x) for part in self.parts]
+
+
+SPLIT = [("views", (4, 4)), ("operator", (2, 6)), ("flatten", (3, 1, 4)), ("axes from the end", (5, 3))]
+
+
+@pytest.mark.parametrize(("cases", "dimensions"), [(SPLIT, 2), (SPLIT[:1], 1)])
+def test_parts_of_a_shuffle_go_to_their_readers(cases: list[tuple[str, tuple[int, ...]]], dimensions: int):
+    model = randomized(Beside(*(Split(how, sizes, dimensions) for how, sizes in cases)))
+    places = (4, 6)[:dimensions]
+    x, other = (torch.randn(2, 3, *places, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    before = capture(model, x)
+    after = fold_shuffles(before)
+    assert not SHUFFLES & {*targets(after)}
+    expected = copy.deepcopy(model).double()(other.double())
+    for parts, wanted in zip(after(other), expected, strict=True):
+        for found, part in zip(parts, wanted, strict=True):
+            torch.testing.assert_close(found.double(), part, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        shapes = Shapes(after.module)
+        shapes.run(x)
+    for node, value in shapes.seen.items():
+        assert node.meta["val"].shape[1:] == value.shape[1:]
+    assert SHUFFLES & {*targets(before)}
+
+
+class Shapes(Interpreter):
+    """The tensor of every operator."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module)
+        self.seen: dict[Node, Tensor] = {}
+
+    def run_node(self, n: Node) -> object:
+        value = super().run_node(n)
+        if n.op == "call_function" and isinstance(value, Tensor):
+            self.seen[n] = value
+        return value
+
+
+class Turned(nn.Module):
+    """What looks like a channel shuffle, and is none."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(8, 2, 1)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.one(x), self.two(x)], 1)
+        n, c, h, w = x.shape
+        if self.how == "channels with rows":
+            return self.last(x.transpose(1, 2).reshape(n, c, h, w))
+        if self.how == "groups with rows":
+            return self.last(x.view(n, 2, 4, h, w).transpose(2, 3).reshape(n, c, h, w))
+        if self.how == "to other places":
+            return self.last(x.view(n, 2, 4, h, w).transpose(1, 2).reshape(n, c, w, h))
+        if self.how == "places taken in":
+            return self.last(x.view(n, 4, 2 * h, w).transpose(1, 2).reshape(n, c, h, w))
+        if self.how == "joined along rows":
+            y = torch.cat([x, x], 2)
+            return self.last(shuffle(y, 2))[:, :, ::2]
+        return self.last(torch.cat([part for part in shuffle(x, 2).chunk(2, 3)], 2))  # split along columns
+
+
+def test_other_moves_give_what_they_did():
+    kinds = [
+        *("channels with rows", "groups with rows", "to other places", "places taken in"),
+        *("joined along rows", "split along columns"),
+    ]
+    model = randomized(Beside(*map(Turned, kinds)))
+    x, other = (torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    after = fold_shuffles(capture(model, x))
+    for found, wanted in zip(after(other), copy.deepcopy(model).double()(other.double()), strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_value_that_something_else_reads_keeps_its_order():
+    class Read(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+            self.other = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            one = self.one(x)
+            first, second = shuffle(torch.cat([one, self.two(x)], 1), 2).chunk(2, 1)
+            return self.last(first), self.other(second), one.softmax(1)
+
+    model = randomized(Read())
+    x, other = (torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    after = fold_shuffles(capture(model, x))
+    for found, wanted in zip(after(other), copy.deepcopy(model).double()(other.double()), strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)

@@ -40,3 +40,14 @@ def test_a_soft_weight_starts_as_the_weight_inside_its_grid(per_channel: bool):
     again = soft_weight(on_grid, quantizer, weight)
     torch.testing.assert_close(again.hard, on_grid.clamp(-4 * steps, 3 * steps))
     assert torch.equal(again.floor, (weight / steps).floor())
+
+
+def test_a_weight_on_the_grid_sets_out_a_tenth_of_a_step_towards_what_it_was():
+    scale = torch.tensor([0.5])
+    quantizer = Quantizer(None, None, scale, torch.zeros(1).int(), Scheme(3), 0)  # type: ignore[arg-type]
+    soft = soft_weight(torch.tensor([1.0, 1.0, -0.5, 0.8]), quantizer, torch.tensor([0.9, 1.1, -0.4, 0.8]))
+    assert soft.soft.tolist() == pytest.approx([0.95, 1.05, -0.45, 0.8])
+    assert soft.floor.tolist() == [1, 2, -1, 1]
+    assert soft.hard.tolist() == [1.0, 1.0, -0.5, 1.0]
+    (gradient,) = torch.autograd.grad(soft.soft.sum(), soft.v)
+    assert (gradient > 0).all()  # all of them can move

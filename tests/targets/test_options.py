@@ -34,6 +34,23 @@ def test_an_unknown_granularity_is_an_input_error():
 def test_a_slip_is_answered_with_the_closest_name():
     with pytest.raises(InputError, match="did you mean minmax"):
         Options(ranges="minmx")
+    with pytest.raises(InputError, match="did you mean minmax"):
+        Options(weight_ranges="minmx")
+    with pytest.raises(InputError, match="did you mean gptq"):
+        Options(rounding="gtpq")
+    with pytest.raises(InputError, match="did you mean lsq"):
+        Options(step_sizes="lqs")
+
+
+def test_what_nobody_asked_for_is_off():
+    options = Options()
+    assert (options.bits, options.recipe, options.skip, options.no_fuse, options.activation16) == (
+        *("W8A8", ()),
+        *((), (), ()),
+    )
+    assert not options.progressive
+    assert options.seed == 0
+    assert options.calibration_batches is None
 
 
 def test_what_is_not_chosen_is_the_targets():

@@ -1,9 +1,19 @@
+from pathlib import Path
+
 import pytest
 
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, InputWarning
 from zeropoint.targets import processor
 from zeropoint.targets.options import Options
-from zeropoint.targets.processor import PROCESSORS, find, mismatch, native, of_instruction_sets, parse_cpuinfo
+from zeropoint.targets.processor import (
+    PROCESSORS,
+    find,
+    mismatch,
+    native,
+    of_instruction_sets,
+    parse_cpuinfo,
+    warn_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +71,27 @@ def test_the_kind_is_read_from_the_flags_of_the_first_core(monkeypatch: pytest.M
     native.cache_clear()
     assert native().name == "arm"
     native.cache_clear()
+
+
+def test_a_machine_whose_system_does_not_tell_is_any(monkeypatch: pytest.MonkeyPatch):
+    def read_text(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(processor.Path, "read_text", lambda _: "flags\t: avx2 avx512_vnni\n")
+    native.cache_clear()
+    assert native().name == "vnni"
+    monkeypatch.setattr(processor.Path, "read_text", read_text)
+    native.cache_clear()
+    assert native().name == "any"
+    native.cache_clear()
+
+
+def test_an_artefact_for_another_processor_is_warned_of(monkeypatch: pytest.MonkeyPatch, recwarn):
+    monkeypatch.setattr(processor, "native", lambda: PROCESSORS["avx2"])
+    for fit in ("avx512", "any", ""):
+        warn_of(fit, "model.onnx")
+    assert not recwarn.list
+    assert mismatch("vnni") == mismatch("vnni", PROCESSORS["avx2"])
+    with pytest.warns(InputWarning, match="model.onnx was made for x86 with VNNI: its int8 results overflow"):
+        warn_of("vnni", "model.onnx")

@@ -83,8 +83,6 @@ class _FakeQuantize(torch.autograd.Function):
 
 def _along(parameter: Tensor, value: Tensor, axis: int | None) -> Tensor:
     """A parameter in the shape in which it meets the values."""
-    if axis is None:
-        return parameter.detach().reshape(())
     return parameter.detach().reshape([-1 if i == axis else 1 for i in range(value.dim())])
 
 

@@ -170,7 +170,9 @@ def _divergence(statistics: Statistics, lows: Tensor, highs: Tensor, scheme: Sch
     last = (len(centers) - 1 - above.sum(1, keepdim=True)).clamp(min=0)
     clipped.scatter_add_(1, first, (measured * below).sum(1, keepdim=True))
     clipped.scatter_add_(1, last, (measured * above).sum(1, keepdim=True))
-    return torch.xlogy(clipped, clipped / quantized).sum(1)
+    divergence = torch.xlogy(clipped, clipped / quantized).sum(1)
+    # A range with a single bin in it would lose nothing, and none tells nothing.
+    return torch.where(inside.sum(1) > 1, divergence, torch.inf)
 
 
 ESTIMATORS: dict[str, Callable[[Statistics, Scheme], Range]] = {

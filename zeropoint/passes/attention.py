@@ -39,7 +39,7 @@ def decompose_attention(program: Program) -> Program:
 
 def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> Node:
     query, key, value, mask = (arguments[name] for name in ("query", "key", "value", "attn_mask"))
-    if mask is not None and _hides_nothing(module, mask, query):
+    if mask is not None and _hides_nothing(module, mask):
         mask = None
     scale = arguments["scale"]
     if scale is None:
@@ -60,13 +60,8 @@ def _decompose(module: GraphModule, node: Node, arguments: dict[str, Any]) -> No
     return result
 
 
-def _hides_nothing(module: GraphModule, mask: Node, query: Node) -> bool:
-    """Whether a mask of booleans is true throughout, whatever the inputs are, and repeats no query."""
-    outer = [fx.item_sizes(node)[:-2] for node in (query, mask)]
-    if len(outer[1]) > len(outer[0]) or any(
-        size not in (1, of_query) for of_query, size in zip(outer[0][::-1], outer[1][::-1], strict=False)
-    ):
-        return False
+def _hides_nothing(module: GraphModule, mask: Node) -> bool:
+    """Whether a mask of booleans is true throughout, whatever the inputs are."""
     while mask.target is aten.expand.default:  # to the size of a batch
         mask = cast(Node, mask.args[0])
     value = constant(module, mask)

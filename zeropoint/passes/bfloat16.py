@@ -1,44 +1,60 @@
 """bfloat16 in a graph: every float in sixteen bits, but the inputs and outputs."""
 
 import torch
-from torch.fx import GraphModule
+from torch import Tensor
+from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import is_heavy
 from zeropoint.graph.program import Program
 from zeropoint.targets import machine
-from zeropoint.torch_private.trees import tree_map_only
+from zeropoint.torch_private.trees import tree_leaves, tree_map_only
 
 
 def narrowed(module: GraphModule) -> GraphModule:
     """A copy with every float in bfloat16 but the inputs and outputs; its nodes keep their names."""
     module = fx.copy(module)
-    graph = module.graph
-    convert = torch.ops.aten._to_copy.default
-    for node in list(graph.nodes):
+    for node in list(module.graph.nodes):
         if node.op == "get_attr" and fx.is_float(node):
             value = fx.tensor_of(module, node).to(torch.bfloat16)
             fx.set_tensor(module, str(node.target), value)
             node.meta["val"] = value
         elif node.op == "placeholder" and fx.is_float(node):
-            with graph.inserting_after(node):
-                narrow = graph.call_function(convert, (node,), {"dtype": torch.bfloat16})
-            node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
+            _narrow(node)
         elif node.op == "call_function":
-            if fx.is_float(node) and not node.all_input_nodes:  # a constant of the default type
-                node.kwargs = {"dtype": torch.float32, **node.kwargs}
             node.args, node.kwargs = tree_map_only(
                 torch.dtype,
                 lambda dtype: torch.bfloat16 if dtype is torch.float32 else dtype,
                 (node.args, node.kwargs),
             )
+            if _has_default_type(node):
+                _narrow(node)
         elif node.op == "output":
             for result in [result for result in node.all_input_nodes if fx.is_float(result)]:
-                with graph.inserting_before(node):
-                    wide = graph.call_function(convert, (result,), {"dtype": torch.float32})
+                with module.graph.inserting_before(node):
+                    wide = module.graph.call_function(_CONVERT, (result,), {"dtype": torch.float32})
                 node.replace_input_with(result, wide)
     fx.remove_unused(module)
     return module
+
+
+_CONVERT = torch.ops.aten._to_copy.default
+
+
+def _narrow(node: Node) -> None:
+    """Has all users of a value read it in bfloat16."""
+    with node.graph.inserting_after(node):
+        narrow = node.graph.call_function(_CONVERT, (node,), {"dtype": torch.bfloat16})
+    narrow.meta = dict(node.meta)
+    node.replace_all_uses_with(narrow, delete_user_cb=lambda user: user is not narrow)
+
+
+def _has_default_type(node: Node) -> bool:
+    """Whether floats are made of none, as zeros or a quotient of integers: float32 unless it says another."""
+    read = tree_leaves([source.meta.get("val") for source in node.all_input_nodes])
+    is_made = not any(isinstance(value, Tensor) and value.is_floating_point() for value in read)
+    says = any(isinstance(part, torch.dtype) for part in tree_leaves((node.args, node.kwargs)))
+    return fx.is_float(node) and is_made and not says
 
 
 def observable(program: Program, names: set[str]) -> GraphModule:

@@ -66,7 +66,7 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
     # The weight of a transposed convolution is (inputs, outputs / groups, ...), with the groups along axis 0.
     if description.family == "conv_transpose":
         groups = factor.numel() // weight.shape[1]
-        by_group = factor.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1).flatten(0, 1)
+        by_group = factor.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1)
         folded = weight * by_group.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.dim() - 2))
     else:
         folded = weight * factor.reshape(per_channel_shape(factor, weight.dim(), description.channel_axis))
