@@ -282,9 +282,9 @@ def test_so_many_items_are_looked_at(monkeypatch: pytest.MonkeyPatch):
     program = capture(model, x)
 
     def scaled(batches: int) -> float:
-        """What the second channel is divided by, relative to the first."""
+        """The weights that read the channels, relative to each other: alike once the second one is scaled."""
         read = [x] * (batches - 1) + [late]
-        weight = weights(equalize(program, read, Options()))["0.weight"].flatten()
+        weight = weights(equalize(program, read, Options()))["2.weight"].flatten()
         return float(weight[1].detach() / weight[0].detach())
 
     assert scaled(1) == scaled(8) != pytest.approx(1.0)

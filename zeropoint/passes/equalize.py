@@ -75,12 +75,12 @@ def equalize(
     """The float Program with channels scaled for quantization with ``options``; the same outputs.
 
     ``program`` itself comes back where there is nothing to gain.
-    Without ``activations`` only the rounding of weights counts. A clip, as of ReLU6, stays what it is:
-    channels that reach it are not scaled, the others at most up to it.
+    Without ``activations`` only the rounding of weights counts, and no products are added. A clip, as of
+    ReLU6, stays what it is: channels that reach it are not scaled, the others at most up to it.
     """
     module = fx.copy(program.module)
     evened = {reader for region in _regions(module) for reader in region.readers}
-    scalings = insert_scalings(module, evened)
+    scalings = insert_scalings(module, evened) if activations else []
     regions = [region for region in _regions(module) if not _is_skipped(region, options)]
     if not regions:
         return program
