@@ -1,5 +1,7 @@
 """Attention taken apart computes what ATen's own does, and is quantized at its products."""
 
+import functools
+
 import pytest
 import torch
 from mixed import Transformer, batches, noise_db
@@ -101,9 +103,14 @@ def test_a_mask_that_hides_nothing_goes(width: int, is_added: bool):
     torch.testing.assert_close(apart(other[:1]), Windowed(width)(other[:1]))
 
 
+@functools.cache
+def transformer() -> Program:
+    return capture(randomized(Transformer()), batches(5, 8)[0][:1])
+
+
 def test_the_products_of_a_transformer_are_quantized_for_openvino():
     data = batches(5, 8)
-    program = capture(randomized(Transformer()), data[0][:1])
+    program = transformer()
     quantized = static(program, engines.target("openvino", "vnni"), data, options())
     found = {quantizer.node: quantizer for quantizer in quantizers(quantized.module)}
     scores, context = (node for node in quantized.module.graph.nodes if node.target is aten.matmul.default)
@@ -128,7 +135,7 @@ def test_the_products_of_a_transformer_are_quantized_for_openvino():
 
 def test_other_targets_leave_attention_whole():
     data = batches(5, 8)
-    program = capture(randomized(Transformer()), data[0][:1])
+    program = transformer()
     for engine in ("onnxruntime", "torch"):
         assert FUSED in targets(static(program, engines.target(engine), data, options()))
 

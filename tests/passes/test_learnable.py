@@ -1,5 +1,6 @@
 """Learnable quantizers: rates, gradient factors, shared grids and limits by hand, and the way back."""
 
+import functools
 import math
 
 import pytest
@@ -38,6 +39,7 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@functools.cache
 def rounded(**chosen: object) -> Program:
     return round_to_nearest(residual(), ADDS_INSIDE, DATA, options(processor="vnni", **chosen))
 

@@ -208,6 +208,17 @@ def test_what_a_relu_cuts_off_behind_an_addition_needs_no_range():
     assert (scale, zero_point) == choose_parameters(torch.tensor([-3.0]), torch.tensor([2.0]), UNSIGNED)
 
 
+def test_what_a_relu_cuts_off_is_raised_to_zero_at_most():
+    class Sum(nn.Module):
+        def forward(self, x, y):
+            return torch.relu(x * 1 + y)
+
+    x, y = torch.tensor([[-9.0], [-3.0], [-8.0]]), torch.tensor([[1.0], [-4.0], [-6.0]])
+    # -9 counts as -1, of which the ReLU makes the same; the others as 0, and not as 4 and 6.
+    (found,) = observe(capture(Sum(), (x, y)).module, {("mul", UNSIGNED)}, [(x, y)], "minmax").values()
+    assert found == choose_parameters(torch.tensor([-1.0]), torch.zeros(1), UNSIGNED)
+
+
 def test_sums_and_operands_that_are_read_by_others_need_their_whole_range():
     """What a ReLU cuts off counts where another operator reads it, too."""
 

@@ -268,15 +268,6 @@ def test_tables_that_only_embeddings_read():
     assert set(reasons(placed(two, tokens), rule).values()) == {None}
 
 
-def test_products_without_a_stack_are_told():
-    model = Function(lambda parts, x: parts[0](x @ x.transpose(1, 2)), nn.Linear(3, 2))
-    told = reasons(placed(model, torch.ones(2, 3, 4)), "matrices of experts")
-    assert told == {
-        "matmul": "it multiplies by no stack of matrices",
-        "linear": "it multiplies by no stack of matrices",
-    }
-
-
 @pytest.mark.parametrize(
     ("processor", "chosen", "bits"),
     [

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -43,15 +44,25 @@ def chain():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
 
 
+@functools.cache
+def chain_module():
+    return module_of(chain())
+
+
+@functools.cache
+def residual_module():
+    return module_of(Residual())
+
+
 def test_conv_relu_conv():
-    module = module_of(chain())
+    module = chain_module()
     assert edges(module) == {("input_1", "conv2d"), ("relu", "conv2d_1")}
     assert edges(module, ROUNDS_FIRST) == {("input_1", "conv2d"), ("relu", "conv2d_1")}
     assert weights(module) == {("0.weight", 0), ("2.weight", 0)}
 
 
 def test_residual_addition_pooling_and_flatten():
-    module = module_of(Residual())
+    module = residual_module()
     into = {("x", "conv2d"), ("relu_", "conv2d_1")}
     shortcut = {("relu_", "add")}
     moved = {("relu", "max_pool2d"), ("flatten", "linear")}  # the head and the end of pooling and flattening
@@ -190,7 +201,7 @@ def test_products_have_a_scheme_of_their_own():
 
 
 def test_sources_are_named_once():
-    placement = place_static(module_of(Residual()), ADDS_INSIDE, options())
+    placement = place_static(residual_module(), ADDS_INSIDE, options())
     assert placement.sources == ["flatten", "relu", "relu_", "x"]
     assert Edge("relu_", "add", ADDS_INSIDE.activations) in placement.edges
 
@@ -268,7 +279,7 @@ def test_a_table_gets_a_scale_for_each_row_and_eight_bits(place):
 
 
 def test_dynamic_leaves_convolutions():
-    module = module_of(Residual())
+    module = residual_module()
     assert edges(module, place=place_dynamic) == {("flatten", "linear")}
     assert weights(module, place=place_dynamic) == {("head.weight", 0)}
 
@@ -281,7 +292,7 @@ def test_dynamic_recurrent_weights():
 
 @pytest.mark.parametrize("pattern", ["inner", "inn*", "i????"])
 def test_skip(pattern):
-    module = module_of(Residual())
+    module = residual_module()
     assert weights(module, skip=(pattern,)) == {("stem.weight", 0), ("head.weight", 0)}
     # The sum is still wanted in integers; the float layer's side of it now needs a quantizer.
     expected = {
@@ -295,7 +306,7 @@ def test_skip(pattern):
 
 
 def test_skip_by_parent():
-    assert weights(module_of(chain()), skip=("0",)) == {("2.weight", 0)}
+    assert weights(chain_module(), skip=("0",)) == {("2.weight", 0)}
     nested = module_of(Function(lambda parts, x: parts[1](parts[0](x)), chain(), nn.Conv2d(4, 2, 1)))
     assert weights(nested, skip=("parts.0",)) == {("parts.1.weight", 0)}
     assert weights(nested, skip=("*",)) == set()
@@ -306,7 +317,7 @@ def test_skip_by_parent():
 @pytest.mark.parametrize("target", [ADDS_INSIDE, ROUNDS_FIRST])
 def test_no_fuse_of_an_activation_puts_a_quantizer_before_it(target, pattern):
     expected = {("input_1", "conv2d"), ("conv2d", "relu"), ("relu", "conv2d_1")}
-    assert edges(module_of(chain()), target, no_fuse=(pattern,)) == expected
+    assert edges(chain_module(), target, no_fuse=(pattern,)) == expected
 
 
 @pytest.mark.parametrize("pattern", ["0", "1"])
@@ -334,7 +345,7 @@ def test_a_pattern_that_matches_nothing(option):
 
 
 def test_schemes_are_the_targets_with_what_the_user_chose():
-    module = module_of(chain())
+    module = chain_module()
     placement = place_static(module, ADDS_INSIDE, options(weight_bits=4, activation_symmetric=True))
     assert {(place.scheme.bits, place.scheme.granularity) for place in placement.weights} == {
         (4, "per-channel")
@@ -421,7 +432,7 @@ def test_what_is_split_is_quantized_whole_where_all_parts_are_read_in_integers(o
     ],
 )
 def test_the_first_and_last_layer_keep_more_bits(chosen, first, inner, last):
-    placement = place_static(module_of(Residual()), ADDS_INSIDE, options(**chosen))
+    placement = place_static(residual_module(), ADDS_INSIDE, options(**chosen))
     weights = {place.node.split("_")[0]: place.scheme.bits for place in placement.weights}
     inputs = {(edge.source, edge.user): edge.scheme.bits for edge in placement.edges}
     assert (weights["stem"], inputs["x", "conv2d"]) == first

@@ -1,5 +1,6 @@
 """Weights that cannot overflow 16 bits, held against the kernels' arithmetic done one product at a time."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -112,10 +113,15 @@ def data(seed: int = 0) -> list[Tensor]:
     return [torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(seed + i)) for i in range(2)]
 
 
+@functools.cache
+def captured() -> Program:
+    return capture(Layers().eval(), data()[0][:2])
+
+
+@functools.cache
 def layers(processor: str, method: str = "static", engine: str = "openvino", **chosen: object) -> Program:
-    program = capture(Layers().eval(), data()[0][:2])
     return quantize(
-        program, method, calibration=data(), target=engine, options=Options(processor=processor, **chosen)
+        captured(), method, calibration=data(), target=engine, options=Options(processor=processor, **chosen)
     )
 
 
