@@ -303,7 +303,7 @@ def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypat
     assert record["images"] == 13
     status, out, err = command(line)
     assert status == 0
-    assert err == "continuing the run in runs/model.py-make_model; finished rows: 2\n"
+    assert err.endswith("\ncontinuing the run in runs/model.py-make_model; finished rows: 2\n")
     assert_refused(command(f"{line} --end-bits 4"), "holds a comparison with other options")
 
 
@@ -416,7 +416,7 @@ def test_free_sizes(command, folder: Path):
     )
     status, _, err = command(f"{line} --free-sizes")
     assert status == 0
-    assert err == "warning: axis 1 of input 1 stays 1: 0 takes no other\n"
+    assert err.endswith("\nwarning: axis 1 of input 1 stays 1: 0 takes no other\n")
     assert has_free_sizes(load(folder / "new.pt2").module)
     assert command("evaluate new.pt2 --data random:1x9x7 --engine onnxruntime")[0] == 0
 
@@ -436,7 +436,7 @@ def test_another_processor_is_told_and_simulated(command, folder: Path, monkeypa
     status, out, err = command(f"evaluate new.pt2 {data} --processor avx2")
     assert status == 0
     assert out.endswith(" on 13 samples (simulated on avx2)\n")
-    assert err == ""
+    assert "warning" not in err
     status, out, err = command(f"evaluate new.pt2 {data} --engine onnxruntime")
     assert status == 0
     assert "warning: the Program was made for x86 with VNNI: its int8 results overflow on this" in err

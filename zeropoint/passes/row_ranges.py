@@ -1,9 +1,12 @@
 """Row ranges: run-time quantizers that give each row a range of its own, on engines that have one for all.
 
 An item beside an outlier in its batch, or a token beside one in its sequence, would otherwise be rounded by
-the outlier's range. With ``r`` the largest absolute value of a row ``x``, a linear layer is computed as
-``r · (W (x / r)) + b``: every row that is quantized reaches to 1 or -1. Per-token ranges are those of
-ZeroQuant (Yao et al. 2022, section 4.1).
+the outlier's range. With ``r`` the size of a row ``x``, a linear layer is computed as
+``r · (W (x / r)) + b``. Per-token ranges are those of ZeroQuant (Yao et al. 2022, section 4.1).
+
+The size is ``max(max x, -min x · 128 / 127)``, so that a row that is quantized reaches to 1 or to -127/128.
+The range of all rows is then [-127/128, 1] where they have both signs, with a step of exactly 1/128 and zero
+at exactly 127. From [-1, 1] zero would lie at 127.5, which engines round up or down.
 """
 
 import dataclasses
@@ -21,15 +24,17 @@ _WITHOUT_BIAS = {aten.addmm.default: aten.mm.default}  # the others take None, o
 
 
 def scale_rows(program: Program) -> Program:
-    """The Program with the rows of every value that is quantized at run time scaled to a largest of 1."""
+    """The Program with the rows of every value that is quantized at run time scaled by their sizes."""
     module = fx.copy(program.module)
     for quantizer in module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_DYNAMIC):
         source = cast(Node, quantizer.args[0])
         readers = [user for user in source.users if user is not quantizer and _is_range(user)]
         with module.graph.inserting_before(readers[0]):
-            magnitudes = inserted(source, aten.abs.default, source)
-            largest = inserted(source, aten.amax.default, magnitudes, [-1], True)
-            scale = inserted(source, aten.clamp_min.default, largest, SMALLEST)
+            highest = inserted(source, aten.amax.default, source, [-1], True)
+            lowest = inserted(source, aten.amin.default, source, [-1], True)
+            below = inserted(source, aten.mul.Tensor, lowest, -128 / 127)
+            size = inserted(source, aten.maximum.default, highest, below)
+            scale = inserted(source, aten.clamp_min.default, size, SMALLEST)
             scaled = inserted(source, aten.div.Tensor, source, scale)
         for reader in [*readers, quantizer]:
             reader.replace_input_with(source, scaled)
