@@ -88,6 +88,24 @@ def test_readers_of_a_value_share_its_scales():
         assert sqnr_db(network(x), program(x)) > 30
 
 
+class Normalized(nn.Module):
+    """Its own maximum of the value that is quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) / x.amax()
+
+
+def test_a_maximum_of_the_model_is_of_the_rows_themselves():
+    torch.manual_seed(0)
+    network, x = Normalized().eval(), 3 * torch.randn(5, 16)
+    with torch.no_grad():
+        assert sqnr_db(network(x), dynamic(network, x, "onnxruntime")(x)) > 30
+
+
 def test_openvino_finds_the_ranges_of_rows_itself():
     program = dynamic(layers(), rows(), "openvino")
     assert not program.module.graph.find_nodes(op="call_function", target=aten.maximum.default)

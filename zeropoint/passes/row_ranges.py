@@ -28,7 +28,7 @@ def scale_rows(program: Program) -> Program:
     module = fx.copy(program.module)
     for quantizer in module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_DYNAMIC):
         source = cast(Node, quantizer.args[0])
-        readers = [user for user in source.users if user is not quantizer and _is_range(user)]
+        readers = _range_of(quantizer, source)
         with module.graph.inserting_before(readers[0]):
             highest = inserted(source, aten.amax.default, source, [-1], True)
             lowest = inserted(source, aten.amin.default, source, [-1], True)
@@ -44,9 +44,16 @@ def scale_rows(program: Program) -> Program:
     return dataclasses.replace(program, module=module)
 
 
-def _is_range(user: Node) -> bool:
-    """Whether a node is the minimum or maximum that a run-time quantizer takes of its source."""
-    return user.target in (aten.amin.default, aten.amax.default) and len(user.args) == 1
+def _range_of(quantizer: Node, source: Node) -> list[Node]:
+    """The nodes by which a quantizer finds the range of its source, in order; the model may have others."""
+    found, left = [], list(cast(tuple[Node, Node], quantizer.args[1:3]))
+    while left:
+        node = left.pop()
+        if source in node.all_input_nodes:
+            found.append(node)
+        else:
+            left += node.all_input_nodes
+    return sorted(set(found))
 
 
 def _scale_back(layer: Node, scale: Node) -> None:
