@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zeropoint.data.loaders import Loaders
-from zeropoint.data.splits import counted, split
+from zeropoint.data.splits import check_classes, counted, parts_of, split
 from zeropoint.errors import InputError, first_line
 
 ENDINGS = (".wav", ".flac", ".ogg")
@@ -32,14 +32,10 @@ def audiofolder(folder: Path, samples: int | None, *, batch_size: int, seed: int
     """
     if samples is not None and samples < 1:
         raise InputError(f"audiofolder:{folder}@{samples}: sounds of {samples} samples are empty; give more")
-    whole = not ((folder / "train").is_dir() and (folder / "val").is_dir())
-    places = [folder] if whole else [folder / "val", folder / "train"]
+    places = parts_of(folder)
     classes, *others = [_classes(place) for place in places]
-    if others and others[0] != classes:
-        differing = sorted({*classes} ^ {*others[0]})[0]
-        raise InputError(
-            f"{folder}: class {differing} is in only one of train and val; make the classes equal"
-        )
+    for to_train_on in others:
+        check_classes(folder, classes, to_train_on)
     listed = [_files(place, classes) for place in places]
     headers = {path: _header(path) for files in listed for path, _ in files}
     rates = {rate: path for path, (_, rate) in headers.items()}

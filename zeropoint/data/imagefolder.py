@@ -5,7 +5,7 @@ from typing import Any
 
 from zeropoint.data import images
 from zeropoint.data.loaders import Loaders
-from zeropoint.data.splits import counted, split
+from zeropoint.data.splits import check_classes, counted, parts_of, split
 from zeropoint.errors import InputError
 from zeropoint.models.source import Preprocessing
 from zeropoint.models.vision import torchvision
@@ -23,19 +23,15 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, preprocessing: Prep
     transforms, mode = torchvision().transforms, images.interpolation(preprocessing)
     finish = images.finished(preprocessing)
     plain = transforms.Compose([*images.cropped(preprocessing, mode), *finish])
-    whole = not ((folder / "train").is_dir() and (folder / "val").is_dir())
-    evaluation = _images(folder if whole else folder / "val", plain)
+    place, *to_train_on = parts_of(folder)
+    evaluation = _images(place, plain)
     train, augmented = None, None
-    if not whole:
-        train = _images(folder / "train", plain)
+    for part in to_train_on:
+        train = _images(part, plain)
+        check_classes(folder, evaluation.classes, train.classes)
         varied = transforms.RandomResizedCrop(preprocessing.crop, interpolation=mode)
         random = transforms.Compose([varied, transforms.RandomHorizontalFlip(), *finish])
-        augmented = _images(folder / "train", random)
-        if train.classes != evaluation.classes:
-            differing = sorted(set(train.classes) ^ set(evaluation.classes))[0]
-            raise InputError(
-                f"{folder}: class {differing} is in only one of train and val; make the classes equal"
-            )
+        augmented = _images(part, random)
     return split(
         f"imagefolder:{folder}",
         evaluation,

@@ -1,6 +1,7 @@
 """Splits: which items of a data set calibrate, train, validate and evaluate, drawn at random by a seed."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,6 +67,21 @@ def split(
         description=f"{count} to evaluate and {len(train):,} to train on{how}",
         **facts,
     )
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The folders in which the classes of a data set are: to evaluate and to train on, or itself alone."""
+    parts = [folder / "val", folder / "train"]
+    return parts if all(part.is_dir() for part in parts) else [folder]
+
+
+def check_classes(folder: Path, classes: Sequence[str], others: Sequence[str]) -> None:
+    """Raises InputError if ``val`` and ``train`` have other classes."""
+    if list(classes) != list(others):
+        differing = sorted({*classes} ^ {*others})[0]
+        raise InputError(
+            f"{folder}: class {differing} is in only one of train and val; make the classes equal"
+        )
 
 
 def counted(classes: int) -> str:

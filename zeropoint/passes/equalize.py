@@ -79,9 +79,11 @@ def equalize(
     ReLU6, stays what it is: channels that reach it are not scaled, the others at most up to it.
     """
     module = fx.copy(program.module)
-    evened = {reader for region in _regions(module) for reader in region.readers}
-    scalings = insert_scalings(module, evened) if activations else []
-    regions = [region for region in _regions(module) if not _is_skipped(region, options)]
+    regions = _regions(module)
+    evened = {reader for region in regions for reader in region.readers}
+    if scalings := insert_scalings(module, evened) if activations else []:
+        regions = _regions(module)
+    regions = [region for region in regions if not _is_skipped(region, options)]
     if not regions:
         return program
     seen = _observe(dataclasses.replace(program, module=module), regions, calibration)
