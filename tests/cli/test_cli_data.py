@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import saved_datasets as saved
 from torch import nn
 
 NETWORKS = """
@@ -24,6 +25,11 @@ def make_detector():
 def make_segmenter():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+
+def make_classifier():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)
+    return nn.Sequential(*layers)
 
 def enlarge(outputs):
     return nn.functional.interpolate(outputs["logits"], size=(32, 32))
@@ -80,6 +86,15 @@ def write_masks():
         pytest.importorskip("PIL.Image").fromarray(mask).save(path)
     Path("masks/ImageSets/Segmentation").mkdir(parents=True)
     Path("masks/ImageSets/Segmentation/val.txt").write_text("\n".join(map(str, range(10))))
+
+
+def write_bert():
+    """A folder with a BERT and a tokenizer of WORDS."""
+    transformers = pytest.importorskip("transformers")
+    Path("bert").mkdir()
+    Path("bert/vocab.txt").write_text("\n".join(WORDS))
+    transformers.BertTokenizer(vocab="bert/vocab.txt").save_pretrained("bert")
+    Path("bert/config.json").write_text(json.dumps(BERT))
 
 
 def compared(command, line):
@@ -150,11 +165,7 @@ def test_folders_of_sounds(command):
 
 @pytest.mark.slow
 def test_texts_through_the_tokenizer_of_the_model(command):
-    transformers = pytest.importorskip("transformers")
-    Path("bert").mkdir()
-    Path("bert/vocab.txt").write_text("\n".join(WORDS))
-    transformers.BertTokenizer(vocab="bert/vocab.txt").save_pretrained("bert")
-    Path("bert/config.json").write_text(json.dumps(BERT))
+    write_bert()
     lines = [{"text": "good " * (n % 3) + WORDS[4 + n % 2], "label": WORDS[4 + n % 2]} for n in range(20)]
     Path("texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     model = "hf/bert --weights none"
@@ -168,6 +179,43 @@ def test_texts_through_the_tokenizer_of_the_model(command):
     assert status == 0, err
     assert "(bad 0, good 1)" in err
     assert json.loads(out)["task"] == "text-classification"
+
+
+@pytest.mark.slow
+def test_images_that_datasets_saved(command):
+    features = {"image": saved.IMAGE, "label": saved.classes(*"abcd")}
+    parts = {
+        name: {"image": [saved.picture(9 * n) for n in range(rows)], "label": [n % 4 for n in range(rows)]}
+        for name, rows in (("train", 20), ("validation", 6))
+    }
+    saved.write_splits(Path("saved"), features, **parts)
+    line = "networks.py:make_classifier --data datasets:saved"
+    results, told = compared(command, f"{line} --batch-size 3")
+    assert told.startswith("data: 6 images to evaluate and 20 to train on in 4 classes, resized to 256, crop")
+    assert (results["task"], results["data"], results["images"]) == ("classification", "datasets:saved", 6)
+    assert [(row["method"], row["error"]) for row in results["rows"]] == [("static", None)]
+    status, _, err = command(f"qat {line} --out trained --epochs 1 --target onnxruntime --batch-size 6")
+    assert status == 0, err
+    Path("saved/train/state.json").unlink()
+    status, _, err = command(f"evaluate {line}")
+    assert status == 2
+    assert err.endswith("saved/train has no state.json; give a folder that save_to_disk of datasets wrote\n")
+
+
+@pytest.mark.slow
+def test_texts_that_datasets_saved(command):
+    write_bert()
+    texts = {
+        "text": ["good " * (n % 3) + WORDS[4 + n % 2] for n in range(20)],
+        "label": [1 - n % 2 for n in range(20)],
+    }
+    saved.write(Path("saved"), {"text": saved.STRING, "label": saved.classes("Bad", "Good")}, texts)
+    results, told = compared(command, "hf/bert --weights none --data datasets:saved")
+    assert told == "data: 20 texts in 2 classes (Bad 0, Good 1), cut or padded to 16 tokens"
+    assert (results["task"], results["images"]) == ("text-classification", 16)
+    status, _, err = command("compare networks.py:make_classifier --data datasets:saved")
+    assert status == 2
+    assert "give datasets:saved@FOLDER with the folder of a tokenizer" in err
 
 
 def test_texts_mask_no_tokens(command):

@@ -174,9 +174,9 @@ AnyModel = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="The data: digits, imagefolder:DIR, coco:DIR, voc:DIR, audiofolder:DIR, jsonl:FILE, random,"
-        f" random:3x32x32, or {_CODE} a dict of the loaders calibration, evaluation and, if there are any,"
-        " train and validation).",
+        help="The data: digits, imagefolder:DIR, coco:DIR, voc:DIR, audiofolder:DIR, jsonl:FILE,"
+        f" datasets:DIR, random, random:3x32x32, or {_CODE} a dict of the loaders calibration, evaluation"
+        " and, if there are any, train and validation).",
     ),
 ]
 Shape = Annotated[
@@ -209,8 +209,8 @@ Task = Annotated[
     str | None,
     typer.Option(
         help="What outputs and targets mean: classification, segmentation, detection, regression, none and"
-        " others, listed in docs/tasks.md; default: that of coco, voc or jsonl, else classification, or none"
-        " without targets.",
+        " others, listed in docs/tasks.md; default: that of coco, voc, jsonl or texts of datasets, else"
+        " classification, or none without targets.",
         rich_help_panel=METRIC,
     ),
 ]

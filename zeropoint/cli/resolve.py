@@ -28,7 +28,7 @@ from zeropoint.training.task import OwnLoss
 from zeropoint.tune.choose import Choice, fastest_engine
 
 AUTO, TASK = "auto", "task"
-IMAGES = ("imagefolder:", "coco:", "voc:")  # data that may be what weights were evaluated on
+IMAGES = ("imagefolder:", "coco:", "voc:", "datasets:")  # data that may be what weights were evaluated on
 Say = Callable[[str], None]
 
 

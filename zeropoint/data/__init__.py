@@ -6,7 +6,8 @@ from pathlib import Path
 from torch.utils.data import DataLoader, RandomSampler
 
 from zeropoint.data import batches
-from zeropoint.data import jsonl as texts
+from zeropoint.data import datasets as saved
+from zeropoint.data import jsonl as lines
 from zeropoint.data.audiofolder import audiofolder
 from zeropoint.data.coco import coco
 from zeropoint.data.digits import digits
@@ -21,8 +22,8 @@ from zeropoint.models.userfile import call, is_userfile
 __all__ = ["Loaders", "resolve", "task_of"]
 
 FORMS = (
-    "digits, imagefolder:DIR, coco:DIR, voc:DIR, audiofolder:DIR, jsonl:FILE, random, random:3x32x32 or"
-    " FILE.py:FUNCTION"
+    "digits, imagefolder:DIR, coco:DIR, voc:DIR, audiofolder:DIR, jsonl:FILE, datasets:DIR, random,"
+    " random:3x32x32 or FILE.py:FUNCTION"
 )
 FACTS = ("mean", "std", "sample_rate")  # of the inputs, beside the loaders
 
@@ -31,7 +32,9 @@ def task_of(spec: str | None) -> str | None:
     """The task that the data is for, if the form of the data says it; None if its batches are to tell."""
     kind, _, rest = (spec or "").partition(":")
     if kind == "jsonl" and rest:
-        return texts.task_of(_options(rest)[0])
+        return lines.task_of(_options(rest)[0])
+    if kind == "datasets" and rest:
+        return saved.task_of(_options(rest)[0])
     return {"coco": "detection", "voc": "segmentation"}.get(kind)
 
 
@@ -50,12 +53,13 @@ def resolve(
 
     ``spec`` is ``digits``, ``imagefolder:DIR``, ``coco:DIR`` or ``voc:DIR`` (images of any size, to which
     ``preprocessing`` is applied; None if the model tells none), ``audiofolder:DIR``, ``jsonl:FILE`` (texts,
-    through the model's ``tokenizer``), ``random`` (the ``inputs`` of the model, or images),
-    ``random:3x32x32`` or ``FILE.py:FUNCTION``: user code, called with no arguments, that returns a dict of
-    the loaders ``calibration`` and ``evaluation`` and perhaps ``train`` and ``validation``, and of ``mean``,
-    ``std`` and ``sample_rate``. The length of sounds and texts may follow, as in ``audiofolder:DIR@16000``,
-    and a tokenizer, as in ``jsonl:FILE@FOLDER`` or ``jsonl:FILE@FOLDER@64``. ``batch_size`` and ``seed`` do
-    not reach user code; ``limit_batches`` cuts every loader.
+    through the model's ``tokenizer``), ``datasets:DIR`` (images or texts), ``random`` (the ``inputs`` of the
+    model, or images), ``random:3x32x32`` or ``FILE.py:FUNCTION``: user code, called with no arguments, that
+    returns a dict of the loaders ``calibration`` and ``evaluation`` and perhaps ``train`` and ``validation``,
+    and of ``mean``, ``std`` and ``sample_rate``. The length of sounds and texts may follow, as in
+    ``audiofolder:DIR@16000``, and a tokenizer of texts, as in ``jsonl:FILE@FOLDER`` or
+    ``datasets:DIR@FOLDER@64``. ``batch_size`` and ``seed`` do not reach user code; ``limit_batches`` cuts
+    every loader.
 
     Raises InputError for unknown names and for data that cannot be used.
     """
@@ -77,7 +81,11 @@ def resolve(
     elif kind == "audiofolder" and rest:
         loaders = audiofolder(path, length, batch_size=batch_size, seed=seed)
     elif kind == "jsonl" and rest:
-        loaders = texts.jsonl(path, folder or tokenizer, length, batch_size=batch_size, seed=seed)
+        loaders = lines.jsonl(path, folder or tokenizer, length, batch_size=batch_size, seed=seed)
+    elif kind == "datasets" and rest:
+        loaders = saved.datasets(
+            path, length, folder, tokenizer=tokenizer, batch_size=batch_size, seed=seed, preprocessing=how
+        )
     elif kind == "random" and bool(rest) == bool(colon):
         loaders = noise(rest, inputs, batch_size, seed)
     else:

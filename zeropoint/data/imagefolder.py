@@ -20,18 +20,14 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, preprocessing: Prep
 
     Raises InputError for a folder without classes or images and, while iterating, for an unreadable image.
     """
-    transforms, mode = torchvision().transforms, images.interpolation(preprocessing)
-    finish = images.finished(preprocessing)
-    plain = transforms.Compose([*images.cropped(preprocessing, mode), *finish])
+    plain = images.prepared(preprocessing)
     place, *to_train_on = parts_of(folder)
     evaluation = _images(place, plain)
     train, augmented = None, None
     for part in to_train_on:
         train = _images(part, plain)
         check_classes(folder, evaluation.classes, train.classes)
-        varied = transforms.RandomResizedCrop(preprocessing.crop, interpolation=mode)
-        random = transforms.Compose([varied, transforms.RandomHorizontalFlip(), *finish])
-        augmented = _images(part, random)
+        augmented = _images(part, images.varied(preprocessing))
     return split(
         f"imagefolder:{folder}",
         evaluation,

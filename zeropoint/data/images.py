@@ -1,5 +1,6 @@
 """Images: read from files, and made into what a model takes."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,16 @@ from zeropoint.models.source import Preprocessing
 from zeropoint.models.vision import torchvision
 
 
-def read(path: str | Path) -> Any:
-    """An image file as a Pillow image of red, green and blue. Raises InputError if it cannot be read."""
+def read(path: str | Path, content: bytes | None = None) -> Any:
+    """An image file, or the ``content`` of one, as a Pillow image of red, green and blue.
+
+    Raises InputError, about ``path``, if it cannot be read.
+    """
+    from PIL import Image
+
     try:
-        return torchvision().datasets.folder.pil_loader(str(path))
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            return image.convert("RGB")
     except (
         Exception
     ) as error:  # Pillow's decoders raise anything, from OSError to SyntaxError and struct.error
@@ -33,6 +40,19 @@ def cropped(preprocessing: Preprocessing, mode: Any) -> list[Any]:
     """The transforms of a Pillow image to the right size, in a mode of interpolation."""
     transforms = torchvision().transforms
     return [transforms.Resize(preprocessing.resize, mode), transforms.CenterCrop(preprocessing.crop)]
+
+
+def prepared(preprocessing: Preprocessing) -> Any:
+    """The transform of a Pillow image to what a model takes."""
+    mode = interpolation(preprocessing)
+    return torchvision().transforms.Compose([*cropped(preprocessing, mode), *finished(preprocessing)])
+
+
+def varied(preprocessing: Preprocessing) -> Any:
+    """The transform of a Pillow image, cropped and flipped at random, to what a model is trained on."""
+    transforms = torchvision().transforms
+    crop = transforms.RandomResizedCrop(preprocessing.crop, interpolation=interpolation(preprocessing))
+    return transforms.Compose([crop, transforms.RandomHorizontalFlip(), *finished(preprocessing)])
 
 
 def described(preprocessing: Preprocessing) -> str:

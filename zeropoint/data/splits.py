@@ -78,10 +78,9 @@ def parts_of(folder: Path) -> list[Path]:
 def check_classes(folder: Path, classes: Sequence[str], others: Sequence[str]) -> None:
     """Raises InputError if ``val`` and ``train`` have other classes."""
     if list(classes) != list(others):
-        differing = sorted({*classes} ^ {*others})[0]
-        raise InputError(
-            f"{folder}: class {differing} is in only one of train and val; make the classes equal"
-        )
+        differing = sorted({*classes} ^ {*others})
+        what = f"class {differing[0]} is in only one of" if differing else "the classes have other numbers in"
+        raise InputError(f"{folder}: {what} train and val; make the classes equal")
 
 
 def counted(classes: int) -> str:
