@@ -119,6 +119,7 @@ def test_a_run_of_the_schema_before_is_read(tmp_path):
     path = tmp_path / "results.json"
     record = json.loads(path.read_text()) | {"schema": 2}
     for row in record["rows"]:
+        del row["digest"]
         if row["parity"] is not None:
             del row["parity"]["cause"], row["parity"]["close"]
     path.write_text(json.dumps(record))
@@ -159,6 +160,31 @@ def test_damaged_results_are_explained(tmp_path, change, message):
     damage(tmp_path, change)
     with pytest.raises(InputError, match=message):
         files.load(tmp_path)
+
+
+def test_a_number_that_was_changed_is_told(tmp_path):
+    def change(record):
+        record["rows"][1]["latency_ms"]["p50"] = 0.01
+
+    damage(tmp_path, change)
+    message = r"results\.json: row 2, static on openvino, was changed after it was saved; delete results.json"
+    with pytest.raises(InputError, match=message):
+        files.load(tmp_path)
+
+
+def test_another_order_of_keys_and_rows_without_a_digest_are_read(tmp_path):
+    def reorder(record):
+        record["rows"] = [dict(sorted(row.items(), reverse=True)) for row in record["rows"]]
+
+    damage(tmp_path, reorder)
+    assert files.load(tmp_path) == RESULTS
+
+    def earlier(record):
+        for row in record["rows"]:
+            del row["digest"]
+
+    damage(tmp_path, earlier)
+    assert files.load(tmp_path) == RESULTS
 
 
 @pytest.mark.parametrize("content", [b"", b"not JSON", b'{"schema": 1, "rows": [', b"\xff\xfe\x00", b"[]"])

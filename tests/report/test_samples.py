@@ -70,7 +70,10 @@ def test_a_run_folder_keeps_them(make_folder):
     results = load(make_folder(changed))
     assert results.rows[1].changed_samples == (changed,)
     assert results.rows[1].changed_classes == (CLASS,)
-    assert json.loads(json.dumps(record(results))) == json.loads(json.dumps({"schema": 3} | asdict(results)))
+    kept = json.loads(json.dumps(record(results)))
+    for row in kept["rows"]:
+        del row["digest"]
+    assert kept == json.loads(json.dumps({"schema": 3} | asdict(results)))
 
 
 def test_the_section_has_words_classes_and_pictures(make_folder):

@@ -1,6 +1,7 @@
 """The files of a comparison's results: JSON to read back, CSV and Markdown for people and other programs."""
 
 import csv
+import hashlib
 import os
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,11 +19,15 @@ from zeropoint.tasks.bootstrap import Change
 SCHEMA = 3
 """Version of ``results.json``; it goes up whenever a reader of the older one would misread the newer."""
 FIX = "delete results.json and compare again"
+DIGEST = "digest"
+"""The key of a row's digest, which shows a number that was changed by hand. Earlier versions wrote none."""
 
 
 def record(results: Results) -> dict[str, Any]:
     """What results.json holds."""
-    return {"schema": SCHEMA, **asdict(results)}
+    kept = asdict(results)
+    kept["rows"] = [{**row, DIGEST: _digest(row)} for row in kept["rows"]]
+    return {"schema": SCHEMA, **kept}
 
 
 def save(results: Results, folder: str | os.PathLike[str]) -> None:
@@ -48,7 +53,8 @@ def save(results: Results, folder: str | os.PathLike[str]) -> None:
 def load(folder: str | os.PathLike[str]) -> Results:
     """The results that ``save`` wrote into ``folder``.
 
-    Raises InputError if results.json is missing, not JSON, truncated, incomplete, or of a newer schema.
+    Raises InputError if results.json is missing, not JSON, truncated, incomplete, or of a newer schema, or if
+    a row was changed since it was saved.
     """
     path = Path(folder) / "results.json"
     if not path.exists():
@@ -62,7 +68,16 @@ def load(folder: str | os.PathLike[str]) -> Results:
             f"{path} was saved by a newer zeropoint (schema {schema}, this one reads {SCHEMA}): "
             "upgrade zeropoint"
         )
-    return as_type(_upgraded(record) if schema < SCHEMA else record, Results, path, FIX)
+    results = as_type(_upgraded(record) if schema < SCHEMA else record, Results, path, FIX)
+    for number, (row, kept) in enumerate(zip(results.rows, record["rows"], strict=True), start=1):
+        if DIGEST in kept and kept.pop(DIGEST) != _digest(kept):
+            raise InputError(f"{path}: row {number}, {row.name}, was changed after it was saved; {FIX}")
+    return results
+
+
+def _digest(row: dict[str, Any]) -> str:
+    """A hash of the values of a row, however they are spaced and ordered in a file."""
+    return hashlib.sha256(msgspec.json.encode(row, order="sorted")).hexdigest()[:16]
 
 
 def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
