@@ -79,7 +79,14 @@ def test_compare_measures_the_metrics_of_a_task(command):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"compare {MODEL} --parts auto --max-drop 1", "the table of --parts has no verdict"),
+        (f"compare {MODEL} --parts auto --max-drop 1", "--parts takes no --max-drop: its table has no"),
+        (f"compare {MODEL} --parts auto --out run", "--parts takes no --out: its table is only printed"),
+        (f"compare {MODEL} --parts auto --loss own.py:loss", "--parts takes no --loss: no method for parts"),
+        (f"compare {MODEL} --parts auto --free-sizes", "--parts takes no --free-sizes: a part takes the"),
+        (f"compare {MODEL} --parts auto --latency-batch-size 4", "takes no --latency-batch-size: a whole"),
+        (f"compare {MODEL} --parts auto --bits W8A8,W4A8", "takes no several --bits: one table is of one"),
+        (f"quantize {MODEL} --parts auto --out saved --loss own.py:loss", "--parts takes no --loss"),
+        (f"quantize {MODEL} --parts auto --out saved --free-sizes", "--parts takes no --free-sizes"),
         (f"quantize {MODEL} --parts auto --out m.pt2", "parts are saved in a folder"),
         (f"quantize {MODEL} --parts bdy --out saved", "no module of the model matches 'bdy'"),
         ("quantize m.pt2 --data random --parts auto --out saved", "m.pt2 is captured already"),

@@ -76,12 +76,20 @@ def compare(
     task = told_task(task, data)
     listed = shared.names(engines) if engines else None
     check_methods(shared.names(methods), listed, [options.at(one) for one in shared.names(bits)])
-    chosen, own = task_of(task, metric, higher_is_better, postprocess), loss_of(loss, task)
+    chosen = task_of(task, metric, higher_is_better, postprocess)
     if parts is not None:
-        if max_drop is not None:
-            raise InputError("the table of --parts has no verdict; leave out --max-drop")
         from zeropoint.cli import parts as of_parts
 
+        of_parts.refuse(
+            {
+                "--max-drop": (max_drop is not None, "its table has no verdict"),
+                "--out": (out is not None, "its table is only printed; --json prints all of it"),
+                "--loss": (loss is not None, "no method for parts trains"),
+                "--free-sizes": (free_sizes, "a part takes the sizes that the model calls it with"),
+                "--latency-batch-size": (latency_batch_size != 1, "a whole batch of --batch-size is timed"),
+                "several --bits": (len(shared.names(bits)) > 1, "one table is of one W and A"),
+            }
+        )
         given = of_parts.opened(model, weights, task, data, batch_size, limit_batches)
         options = options.at(shared.names(bits)[0])
         named = shared.names(methods)
@@ -89,6 +97,7 @@ def compare(
         images = operator.length_hint(given[1].evaluation) * batch_size
         warn_of_shortfall(promise_of(model, weights, data), rows[0].values, images)
         return
+    own = loss_of(loss, task)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes
     )

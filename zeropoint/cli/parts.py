@@ -19,6 +19,13 @@ from zeropoint.targets.options import Options
 from zeropoint.tasks import Task
 
 
+def refuse(options: dict[str, tuple[bool, str]]) -> None:
+    """Raises InputError for the first option that is given and means nothing for parts, with the reason."""
+    for name, (given, reason) in options.items():
+        if given:
+            raise InputError(f"--parts takes no {name}: {reason}; leave it out")
+
+
 def opened(
     model: str, weights: str, task: str | None, data: str | None, batch_size: int, limit_batches: int | None
 ) -> tuple[nn.Module, Loaders]:

@@ -65,6 +65,12 @@ def quantize(
     if parts is not None:
         from zeropoint.cli import parts as of_parts
 
+        of_parts.refuse(
+            {
+                "--loss": (loss is not None, "no method for parts trains"),
+                "--free-sizes": (free_sizes, "a part takes the sizes that the model calls it with"),
+            }
+        )
         given = of_parts.opened(model, weights, task, data, batch_size, limit_batches)
         of_parts.quantize(given, parts, out, method, target, options)
         return
