@@ -5,7 +5,6 @@ from typing import Any, cast
 
 from torch.fx import Graph, GraphModule, Node
 
-from zeropoint.graph import edits as fx
 from zeropoint.graph.attention import ATTENTION, with_four_axes
 from zeropoint.graph.operators import aten
 from zeropoint.torch_private.operators import signature
@@ -98,6 +97,12 @@ _BITWISE = {
     for name in ("and", "or", "xor")
     for overload in ("Tensor", "Scalar")
 }
+# That take a list of axes, and reduce all of them if it is empty or left out.
+_REDUCTIONS = {
+    aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default,
+    aten.linalg_vector_norm.default, aten.var.correction, aten.std.correction, aten.var_mean.correction,
+    aten.std_mean.correction,
+}  # fmt: skip
 _IDENTITIES = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
 
 
@@ -113,8 +118,10 @@ def canonicalize(graph: Graph) -> None:
             graph.erase_node(node)
         elif node.target in _BITWISE:
             node.target = _BITWISE[node.target]
-        elif node.target is aten.mean.dim and not node.args[1]:  # over all of them
-            fx.replace_argument(node, 1, list(range(node.args[0].meta["val"].dim())))
+        elif node.target in _REDUCTIONS:
+            _name_axes(node)
+        elif node.target is aten.aminmax.default:
+            _split_extremes(node)
         elif node.target is aten.cat.default:
             _leave_out_empty(node)
         elif node.target is ATTENTION:
@@ -132,6 +139,35 @@ def canonicalize(graph: Graph) -> None:
             for user in list(node.users):
                 if user.target is operator.getitem and user.args[1] == 0:
                     user.replace_all_uses_with(norm)
+
+
+def _name_axes(reduction: Node) -> None:
+    """Names the axes of a reduction over all of them, and the default correction of a variance.
+
+    Where they are left out, ONNX's exporter fails on maxima, and OpenVINO on norms; and OpenVINO divides the
+    sum of squares of a variance by n in place of n - 1.
+    """
+    schema, kwargs = signature(reduction.target).arguments, dict(reduction.kwargs)
+    names = [argument.name for argument in schema]
+    place = names.index("dim")
+    left_out = schema[len(reduction.args) : place + 1]
+    args = [*reduction.args, *(kwargs.pop(one.name, one.default_value) for one in left_out)]
+    if not args[place]:
+        args[place] = list(range(cast(Node, args[0]).meta["val"].dim()))
+    if "correction" in names and kwargs.get("correction") is None:
+        kwargs["correction"] = 1
+    reduction.args, reduction.kwargs = tuple(args), kwargs
+
+
+def _split_extremes(both: Node) -> None:
+    """Replaces the pair of the least and the largest value by the two, which engines know."""
+    source, axis = cast(Node, both.args[0]), both.kwargs.get("dim")
+    axes = list(range(source.meta["val"].dim())) if axis is None else [axis]
+    for user in list(both.users):
+        number = cast(int, user.args[1])
+        user.target = (aten.amin.default, aten.amax.default)[number]
+        user.args = (source, axes, both.kwargs.get("keepdim", False))
+    both.graph.erase_node(both)
 
 
 def _mean_slope(rrelu: Node) -> None:

@@ -1,0 +1,97 @@
+"""Reductions over every axis, and over one: every engine computes what PyTorch does."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeropoint as zp
+from zeropoint.engines import NAMES
+
+X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+OVER_ALL = {
+    "amax": lambda x: x.amax(),
+    "amax keeping axes": lambda x: x.amax(keepdim=True),
+    "amin": lambda x: x.amin(),
+    "aminmax": lambda x: torch.stack(torch.aminmax(x)),
+    "max": lambda x: x.max(),
+    "min": lambda x: x.min(),
+    "sum": lambda x: x.sum(),
+    "sum of no axes": lambda x: x.sum(dim=()),
+    "mean": lambda x: x.mean(),
+    "mean of no axes": lambda x: x.mean(dim=None),
+    "prod": lambda x: x.prod(),
+    "any": lambda x: (x > 2).any().to(x.dtype),
+    "all": lambda x: (x > -0.1).all().to(x.dtype),
+    "argmax": lambda x: x.argmax().to(x.dtype),
+    "argmin keeping axes": lambda x: x.argmin(keepdim=True).to(x.dtype),
+    "std": lambda x: x.std(),
+    "std by n": lambda x: x.std(unbiased=False),
+    "var": lambda x: x.var(),
+    "var by n": lambda x: x.var(correction=0),
+    "var and mean": lambda x: torch.stack(torch.var_mean(x)),
+    "std and mean": lambda x: torch.stack(torch.std_mean(x)),
+    "logsumexp": lambda x: x.logsumexp((0, 1)),
+    "norm": lambda x: x.norm(),
+    "norm 1": lambda x: x.norm(1),
+    "norm 3": lambda x: torch.linalg.vector_norm(x, 3.0),
+    "largest norm": lambda x: x.norm(float("inf")),
+    "norm keeping axes": lambda x: torch.linalg.vector_norm(x, keepdim=True),
+}
+OVER_ONE = {
+    "amax": lambda x: x.amax(1),
+    "aminmax": lambda x: torch.stack(torch.aminmax(x, dim=1)),
+    "aminmax keeping": lambda x: torch.cat(torch.aminmax(x, dim=0, keepdim=True)),
+    "std": lambda x: x.std(1),
+    "var": lambda x: torch.var(x, 1, correction=None, keepdim=True),
+    "var and mean": lambda x: torch.stack(torch.var_mean(x, 1, correction=0)),
+    "norm": lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True),
+    "prod": lambda x: x.prod(1),
+}
+REDUCTIONS = [*OVER_ALL.items(), *OVER_ONE.items()]
+
+
+class Reduced(nn.Module):
+    """Each reduction of the outputs of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = self.layer(x)
+        return [function(features).flatten() for _, function in REDUCTIONS]
+
+
+@pytest.fixture(scope="module")
+def program() -> zp.Program:
+    return zp.capture(Reduced().eval(), X)
+
+
+def check(outputs: list[Tensor], expected: list[Tensor], told: str) -> None:
+    for (name, _), output, one in zip(REDUCTIONS, outputs, expected, strict=True):
+        assert torch.allclose(output.double(), one.double(), rtol=1e-4, atol=1e-5), f"{name}, {told}"
+
+
+def test_axes_are_named_and_the_values_stay(program: zp.Program):
+    exact = Reduced().double()
+    exact.load_state_dict(Reduced().state_dict())
+    check(program(X), exact(X.double()), "captured")
+    aten = torch.ops.aten
+    for name in ("amax.default", "amin.default", "var.correction", "std.correction"):
+        packet, _, overload = name.partition(".")
+        nodes = program.module.graph.find_nodes(
+            op="call_function", target=getattr(getattr(aten, packet), overload)
+        )
+        assert nodes, name
+        assert all(node.args[1] for node in nodes), name
+    assert not program.module.graph.find_nodes(op="call_function", target=aten.aminmax.default)
+
+
+@pytest.mark.parametrize("engine", [pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+def test_engines_compute_them(program: zp.Program, engine: str):
+    pytest.importorskip(engine)
+    exact = Reduced().double()
+    check(zp.compile(program, engine, threads=1)(X), exact(X.double()), engine)
+    quantized = zp.quantize(program, "static", target=engine, calibration=[X])
+    check(zp.compile(quantized, engine, threads=1)(X), quantized(X), f"static on {engine}")
