@@ -103,10 +103,11 @@ def test_convolutions_stay_per_channel():
     assert len(places) == 3
 
 
-@pytest.mark.parametrize("wrong", [{"group_size": 32}, {"weight_granularity": "per-group", "group_size": 1}])
-def test_wrong_group_sizes(wrong: dict[str, object]):
-    with pytest.raises(InputError, match="a group size is 2 or more, and goes with"):
-        Options(**wrong)  # type: ignore[arg-type]
+def test_wrong_group_sizes():
+    with pytest.raises(InputError, match="a group size goes with --weight-granularity per-group"):
+        Options(group_size=32)
+    with pytest.raises(InputError, match="group_size is 1; give an int of 2 or more, or None"):
+        Options(weight_granularity="per-group", group_size=1)
 
 
 def test_they_are_trained_like_others():

@@ -68,7 +68,7 @@ def test_a_file_gives_back_the_recipe(tmp_path):
         ("{", "is not a JSON list of rows"),
         ('{"layers": "*"}', "is not a JSON list of rows"),
         ('[{"layer": "*"}]', "row 1: unknown field 'layer'"),
-        ('[{}, {"weight_bits": 9}]', "row 2: 9-bit weights are not supported"),
+        ('[{}, {"weight_bits": 9}]', "row 2: weight_bits is 9; give an int from 2 to 8, or None"),
         ('[{"weight_bits": "four"}]', "row 1: .*weight_bits"),
         ('[{"layers": "@middle"}]', "row 1: unknown place '@middle'; valid: @first-and-last, @embeddings"),
         ('[{"group_size": 8}]', "row 1: a group size"),

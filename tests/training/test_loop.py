@@ -157,7 +157,11 @@ def test_data_that_cannot_train_is_told(batch, told):
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"epochs": 0}, "0 epochs"), ({"optimizer": "sdg"}, "did you mean sgd"), ({"loader": []}, "no batch")],
+    [
+        ({"epochs": 0}, "epochs is 0; give an int"),
+        ({"optimizer": "sdg"}, "did you mean sgd"),
+        ({"loader": []}, "no batch"),
+    ],
 )
 def test_options_that_cannot_train_are_told(points, options, told):
     with pytest.raises(InputError, match=told):

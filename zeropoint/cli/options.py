@@ -6,6 +6,7 @@ A field's name, type and default are those of the dataclass; its help text is a 
 import dataclasses
 import functools
 import inspect
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,11 +114,11 @@ def _parameters(
 
     None, the default of those that are read or repeated, leaves a field to the default of the dataclass.
     """
-    found = []
+    found, kinds = [], typing.get_type_hints(owner)  # without the ranges of numbers, which it checks itself
     for field in dataclasses.fields(owner):
         if field.name not in table:
             continue
-        kind, default = field.type, defaults.get(field.name, field.default)
+        kind, default = kinds[field.name], defaults.get(field.name, field.default)
         reader = READERS.get(field.name)
         if reader is not None:
             kind, default = Any, None

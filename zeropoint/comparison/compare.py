@@ -13,7 +13,7 @@ from zeropoint.comparison.start import PROGRAMS, Run, begin, check, check_method
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
 from zeropoint.engines import Runner, installed, target, unsupported
-from zeropoint.errors import InputError, first_line
+from zeropoint.errors import Count, InputError, check_value, first_line
 from zeropoint.files import make_folder
 from zeropoint.graph.program import Program, at_batch, check_program, load, parameter_bytes
 from zeropoint.graph.signature import flat_loaders
@@ -86,6 +86,8 @@ def compare(
     ['fp32 on openvino', 'static on openvino']
     """
     check_program(program)
+    check_value("threads", threads, Count)
+    check_value("batch_size", batch_size, Count)
     if not isinstance(data, Loaders):
         raise InputError(
             f"the data is a {type(data).__name__}; give zp.Loaders(name, calibration, evaluation)"

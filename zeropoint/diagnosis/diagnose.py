@@ -17,7 +17,7 @@ from zeropoint.data.batches import Loader
 from zeropoint.diagnosis.causes import Cause, causes
 from zeropoint.diagnosis.fixes import Fix, fixes
 from zeropoint.engines import load_artefact, lower
-from zeropoint.errors import InputError, first_line
+from zeropoint.errors import Count, InputError, check_value, first_line
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
 from zeropoint.graph.operators import short_name
@@ -130,6 +130,8 @@ def diagnose(
     >>> sorted(layer.name for layer in diagnosis.layers)
     ['0', '3']
     """
+    check_value("items", items, Count)
+    check_value("threads", threads, Count)
     if program.method in ("fp32", "bf16"):
         raise InputError(f"the Program is {program.method}; quantize it before it is diagnosed")
     if engine is not None and engines.find(engine).layer_seconds is None:

@@ -8,16 +8,17 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
+from msgspec import Meta
 from torch import Tensor, as_tensor, dtype, float32, get_num_threads, set_num_threads
 
 from zeropoint.data.nested import replaced
 from zeropoint.engines.engine import KEPT, SIGNATURE, Engine, Run
 from zeropoint.engines.refusals import refusal as why_not
 from zeropoint.engines.verify import WrongError, check_lowering
-from zeropoint.errors import InputError, closest
+from zeropoint.errors import Count, InputError, check_value, closest
 from zeropoint.graph.program import Program, at_batch, check_program
 from zeropoint.graph.signature import Signature, from_text
 from zeropoint.graph.sizes import (
@@ -178,6 +179,9 @@ def compile(
     torch.Size([2, 5])
     """
     check_program(program)
+    check_value("threads", threads, Count | None)
+    check_value("batch_size", batch_size, Count)
+    check_value("shapes", shapes, Annotated[int, Meta(ge=0)])
     ending = find(engine).artefact_name(program)
     if reason := unsupported(engine, program.method, program):
         raise InputError(f"{engine} cannot run {program.method}: {reason}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from zeropoint import engines
 from zeropoint.engines import Runner
 from zeropoint.engines.engine import PROCESSOR
-from zeropoint.errors import InputError, first_line
+from zeropoint.errors import Count, InputError, check_value, first_line
 from zeropoint.targets.processor import warn_of
 
 
@@ -34,6 +34,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     Raises InputError if a file is missing or damaged, if the name is not that of an artefact, and if the
     engine is not installed. Warns if the artefact was made for another kind of processor than this one.
     """
+    check_value("threads", threads, Count | None)
     path = Path(path)
     name = engine_of(path)
     if name is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from zeropoint.engines import Runner
+from zeropoint.errors import NotNegative, check_value
 from zeropoint.measure.coldstart import ColdStart, cold_start
 from zeropoint.measure.latency import Latency, Ratio, Seconds, interleave, paired_ratio, summarize
 
@@ -108,6 +109,7 @@ def _measured(
 
     Fresh processes come first: if inputs do not fit, one of those fails, not this one.
     """
+    check_value("seconds", seconds, NotNegative)
     known = runners[0].signature
     alone = (inputs,) if isinstance(inputs, Tensor) else inputs
     arguments = tuple(alone) if known is None else known.batch(alone).inputs

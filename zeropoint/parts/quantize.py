@@ -10,7 +10,7 @@ from torch import nn
 
 from zeropoint import engines, progress
 from zeropoint.data.batches import Loader, check, limit
-from zeropoint.errors import InputError, InputWarning, closest, first_line
+from zeropoint.errors import Count, InputError, InputWarning, check_value, closest, first_line
 from zeropoint.graph.capture import capture, unwrapped
 from zeropoint.graph.program import Program
 from zeropoint.graph.verify import same
@@ -63,6 +63,7 @@ def quantize_parts(
     [('0', 0.84), ('3', 0.16)]
     """
     options = options or Options()
+    check_value("threads", threads, Count | None)
     _check(method, engine, options)
     check(calibration, "the calibration data")
     network = copied(unwrapped(model))

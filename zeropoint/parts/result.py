@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zeropoint import engines
-from zeropoint.errors import InputError, closest
+from zeropoint.errors import Count, InputError, check_value, closest
 from zeropoint.files import as_type, new_folder, read_json
 from zeropoint.graph.capture import unwrapped
 from zeropoint.graph.program import Program, load
@@ -143,6 +143,7 @@ def load_parts(model: nn.Module, folder: str | os.PathLike[str], *, threads: int
     >>> zp.load_parts(model, "saved").model(torch.rand(2, 3, 8, 8)).shape
     torch.Size([2, 5])
     """
+    check_value("threads", threads, Count | None)
     path = Path(folder) / LIST
     record = read_json(path, "give a folder that Parts.save wrote")
     version = record.get("version") if isinstance(record, dict) else None

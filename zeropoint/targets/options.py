@@ -3,12 +3,26 @@
 import functools
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from zeropoint.errors import InputError, closest
+from msgspec import Meta
+
+from zeropoint.errors import Count, InputError, Share, check_fields, check_name
 from zeropoint.targets.processor import NATIVE
 from zeropoint.targets.processor import find as find_processor
-from zeropoint.targets.recipe import EMBEDDINGS, FIRST_AND_LAST, Recipe, Row, check_patterns, merged, plain
+from zeropoint.targets.recipe import (
+    EMBEDDINGS,
+    FIRST_AND_LAST,
+    GRANULARITIES,
+    ActivationBits,
+    GroupSize,
+    Recipe,
+    Row,
+    WeightBits,
+    check_patterns,
+    merged,
+    plain,
+)
 from zeropoint.training.options import TrainingOptions
 
 ROUNDINGS = ("gptq", "adaround", "nearest")
@@ -47,13 +61,13 @@ class Options:
     'W4A8'
     """
 
-    weight_bits: int = 8
-    activation_bits: int = 8
-    end_bits: int | None = None
+    weight_bits: WeightBits = 8
+    activation_bits: ActivationBits = 8
+    end_bits: WeightBits | None = None
     weight_symmetric: bool | None = None
     activation_symmetric: bool | None = None
     weight_granularity: Literal["per-tensor", "per-channel", "per-group"] | None = None
-    group_size: int | None = None
+    group_size: GroupSize | None = None
     ranges: str = "mse"
     weight_ranges: str | None = None
     rounding: str = "gptq"
@@ -62,33 +76,27 @@ class Options:
     no_fuse: tuple[str, ...] = ()
     activation16: tuple[str, ...] = ()
     processor: str = NATIVE
-    calibration_batches: int | None = None
-    seed: int = 0
+    calibration_batches: Count | None = None
+    seed: Annotated[int, Meta(ge=0)] = 0
     training: TrainingOptions = TrainingOptions()  # noqa: RUF009  # it is frozen
     step_sizes: str = "lsq"
-    distillation: float | None = None
+    distillation: Share | None = None
     progressive: bool = False
 
     def __post_init__(self) -> None:
         from zeropoint.numerics.ranges import ESTIMATORS, WEIGHT_ESTIMATORS
 
-        if self.ranges not in ESTIMATORS:
-            raise InputError(f"unknown range estimator '{self.ranges}'; {closest(self.ranges, ESTIMATORS)}")
-        if self.weight_ranges not in (None, *WEIGHT_ESTIMATORS):
-            hint = closest(str(self.weight_ranges), WEIGHT_ESTIMATORS)
-            raise InputError(f"unknown weight range estimator '{self.weight_ranges}'; {hint}")
-        if self.rounding not in ROUNDINGS:
-            raise InputError(f"unknown rounding '{self.rounding}'; {closest(self.rounding, ROUNDINGS)}")
-        if self.calibration_batches is not None and self.calibration_batches < 1:
-            raise InputError("calibration batches must be 1 or more")
-        if self.step_sizes not in STEP_SIZES:
-            hint = closest(self.step_sizes, STEP_SIZES)
-            raise InputError(f"unknown learning of step sizes '{self.step_sizes}'; {hint}")
-        if self.distillation is not None and not 0 <= self.distillation <= 1:
-            raise InputError(f"a share of {self.distillation:g} for distillation is none; give 0 to 1")
         for name in ("skip", "no_fuse", "activation16"):
             if isinstance(globs := getattr(self, name), str):
                 raise InputError(f"{name} is the text '{globs}'; give a tuple of globs, as in ('{globs}',)")
+        check_name("ranges", self.ranges, ESTIMATORS)
+        if self.weight_ranges is not None:
+            check_name("weight_ranges", self.weight_ranges, WEIGHT_ESTIMATORS)
+        check_name("rounding", self.rounding, ROUNDINGS)
+        check_name("step_sizes", self.step_sizes, STEP_SIZES)
+        if self.weight_granularity is not None:
+            check_name("weight_granularity", self.weight_granularity, GRANULARITIES)
+        check_fields(self)
         object.__setattr__(self, "processor", find_processor(self.processor).name)
         _ = self.rows  # raises for what is not supported
 

@@ -1,8 +1,11 @@
 """TrainingOptions: how to train, as data."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from zeropoint.errors import InputError, closest
+from msgspec import Meta
+
+from zeropoint.errors import Count, NotNegative, Positive, Share, check_fields, check_name
 
 OPTIMIZERS = ("sgd", "adamw")
 PRECISIONS = ("auto", "32", "bf16")
@@ -27,31 +30,19 @@ class TrainingOptions:
     'adamw'
     """
 
-    epochs: int = 3
-    learning_rate: float | None = None
+    epochs: Count = 3
+    learning_rate: Positive | None = None
     optimizer: str = "adamw"
-    weight_decay: float = 0.0
-    warmup: float = 0.1
-    accumulate: int = 1
-    average: float = 0.0
+    weight_decay: NotNegative = 0.0
+    warmup: Share = 0.1
+    accumulate: Count = 1
+    average: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     precision: str = "auto"
     compile: bool = False
-    minutes: float = 10.0
-    seed: int = 0
+    minutes: Positive = 10.0
+    seed: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError(f"{self.epochs} epochs train nothing; give 1 or more")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise InputError(f"a learning rate of {self.learning_rate:g} trains nothing; give more than 0")
-        if self.optimizer not in OPTIMIZERS:
-            hint = closest(self.optimizer, OPTIMIZERS)
-            raise InputError(f"unknown optimizer '{self.optimizer}'; {hint}")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"unknown precision '{self.precision}'; {closest(self.precision, PRECISIONS)}")
-        if self.weight_decay < 0 or not 0 <= self.warmup <= 1 or not 0 <= self.average < 1:
-            raise InputError(
-                "give a weight decay of 0 or more, a warm-up of 0 to 1, an average of 0 to below 1"
-            )
-        if self.accumulate < 1 or self.minutes <= 0:
-            raise InputError("give 1 or more batches to accumulate, and more than 0 minutes of checkpoints")
+        check_name("optimizer", self.optimizer, OPTIMIZERS)
+        check_name("precision", self.precision, PRECISIONS)
+        check_fields(self)

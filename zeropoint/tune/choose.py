@@ -9,7 +9,7 @@ import torch
 
 from zeropoint.data.batches import Loader
 from zeropoint.engines import Runner, compile, find, installed, target, unsupported
-from zeropoint.errors import InputError, first_line
+from zeropoint.errors import Count, InputError, NotNegative, check_value, first_line
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.measure.latency import Latency, interleave, summarize
 from zeropoint.methods import find as find_method
@@ -65,6 +65,7 @@ def fastest_engine(
     >>> sorted(choice.latency_ms)
     ['onnxruntime', 'openvino']
     """
+    _check_numbers(threads, batch_size, seconds)
     programs = dict.fromkeys(_known(engines), program)
     return _fastest(programs, threads, batch_size, seconds, say)
 
@@ -97,6 +98,7 @@ def fastest_target(
     >>> best.target == choice.engine
     True
     """
+    _check_numbers(threads, batch_size, seconds)
     names, options = _known(engines), options or Options()
     data: dict[str, Any] = {"calibration": calibration, "train": train, "validation": validation}
     trains = find_method(method).needs("train")
@@ -134,6 +136,12 @@ def by_placement(program: Program, method: str, names: Sequence[str], options: O
         alike = placement(program, Job(program, target(name, options.processor), options))
         groups.setdefault(alike, []).append(name)
     return list(groups.values())
+
+
+def _check_numbers(threads: int | None, batch_size: int, seconds: float) -> None:
+    check_value("threads", threads, Count | None)
+    check_value("batch_size", batch_size, Count)
+    check_value("seconds", seconds, NotNegative)
 
 
 def _named(program: Program, name: str) -> Program:
