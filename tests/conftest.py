@@ -7,6 +7,7 @@ os.environ["AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL"] = "O0"
 os.environ["AOT_INDUCTOR_ENABLE_LINE_TABLES"] = "0"
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +17,19 @@ from hypothesis import settings
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 settings.register_profile("zeropoint", deadline=None, max_examples=50)
 settings.load_profile("zeropoint")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_timing() -> Iterator[None]:
+    """As few calls as may be are timed: no test looks at how long they take."""
+    with pytest.MonkeyPatch.context() as patch:
+        for seconds in (
+            "comparison.runners.LATENCY_SECONDS",
+            "parts.compare.SECONDS",
+            "diagnosis.diagnose.SECONDS",
+        ):
+            patch.setattr(f"zeropoint.{seconds}", 0.0)
+        yield
 
 
 @pytest.fixture
