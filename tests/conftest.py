@@ -13,8 +13,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-# Several workers share the cores: with two threads each they would wait for each other.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# Several workers share the cores: with threads on all of them each they would wait for each other.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    own = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {own[int(worker.removeprefix("gw")) % len(own)]})
+torch.set_num_threads(1 if worker else 2)
 settings.register_profile("zeropoint", deadline=None, max_examples=50)
 settings.load_profile("zeropoint")
 
