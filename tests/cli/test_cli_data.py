@@ -54,7 +54,7 @@ SEGFORMER = {
     "strides": [2], "num_attention_heads": [1], "mlp_ratios": [2], "decoder_hidden_size": 8,
     "id2label": {str(n): str(n) for n in range(4)}, "label2id": {str(n): n for n in range(4)},
 }  # fmt: skip
-STATIC = "--batch-size 4 --methods static --engines onnxruntime --json"
+STATIC = "--batch-size 4 --methods static --rounding nearest --engines onnxruntime --json"
 
 
 @pytest.fixture(autouse=True)
