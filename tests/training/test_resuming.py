@@ -327,8 +327,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path):
 
 
 SMALL = """
-import time
-import torch
+import time, torch
 from torch import nn
 
 def make_model():
