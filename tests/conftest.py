@@ -7,15 +7,32 @@ os.environ["AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL"] = "O0"
 os.environ["AOT_INDUCTOR_ENABLE_LINE_TABLES"] = "0"
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
 
-# Several workers share the cores: with two threads each they would wait for each other.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+# Several workers share the cores: with threads on all of them each they would wait for each other.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    own = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {own[int(worker.removeprefix("gw")) % len(own)]})
+torch.set_num_threads(1 if worker else 2)
 settings.register_profile("zeropoint", deadline=None, max_examples=50)
 settings.load_profile("zeropoint")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_timing() -> Iterator[None]:
+    """As few calls as may be are timed: no test looks at how long they take."""
+    with pytest.MonkeyPatch.context() as patch:
+        for seconds in (
+            "comparison.runners.LATENCY_SECONDS",
+            "parts.compare.SECONDS",
+            "diagnosis.diagnose.SECONDS",
+        ):
+            patch.setattr(f"zeropoint.{seconds}", 0.0)
+        yield
 
 
 @pytest.fixture

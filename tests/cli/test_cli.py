@@ -286,10 +286,7 @@ def test_a_fault_of_ours_is_told_apart(command, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_compare_prints_the_table_and_continues(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    import zeropoint.comparison.compare  # noqa: F401
-
-    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
+def test_compare_prints_the_table_and_continues(command, folder: Path):
     line = f"compare {GOOD} --methods fp32,static, --engines onnxruntime --skip 4 --ranges minmax"
     status, out, err = command(line)
     assert status == 0
@@ -393,7 +390,6 @@ def test_report_of_what_is_no_run(command, run_folder: Path, folder: Path):
 def test_compare_without_the_reports_libraries(command, folder: Path, monkeypatch: pytest.MonkeyPatch):
     import zeropoint.comparison.compare  # noqa: F401
 
-    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
     monkeypatch.setitem(sys.modules, "plotly", None)
     for name in ("html", "charts", "layer_charts", "layer_pages"):
         monkeypatch.delitem(sys.modules, f"zeropoint.report.{name}", raising=False)
@@ -412,7 +408,9 @@ def test_free_sizes(command, folder: Path):
     line = "quantize model.py:make_pooled --method dynamic --data random:1x6x6 --out new.pt2"
     assert command(line)[0] == 0
     assert_refused(
-        command("evaluate new.pt2 --data random:1x9x7"), "axis 2 was fixed at capture", "--free-sizes"
+        command("evaluate new.pt2 --data random:1x9x7 --engine onnxruntime"),
+        "axis 2 was fixed at capture",
+        "--free-sizes",
     )
     status, _, err = command(f"{line} --free-sizes")
     assert status == 0
@@ -582,11 +580,11 @@ def test_ctrl_c_while_calibrating(folder: Path, number: signal.Signals, status: 
     assert process.stdout is not None
     while "calibrating" not in process.stdout.readline():
         assert process.poll() is None
-    for _ in range(10):  # one that falls into an import is lost
-        time.sleep(2)
+    for _ in range(20):  # one that falls into an import is lost
+        time.sleep(0.5)
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            _, err = process.communicate(timeout=5)
+            _, err = process.communicate(timeout=3)
             break
     assert process.returncode == status
     assert "interrupted" in err
@@ -601,7 +599,6 @@ def test_ctrl_c_while_distilling_and_on_from_there(line: str, command, folder: P
     line += f" --data model.py:make_loaders --method{'s' * line.startswith('compare')} static-best"
     mixed, steps = distil._mixed, itertools.count(1)
     monkeypatch.setattr(distil, "MANY_BITS", dataclasses.replace(distil.MANY_BITS, most=50))
-    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
 
     def interrupt(*arguments):
         if next(steps) == 30:

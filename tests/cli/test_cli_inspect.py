@@ -134,10 +134,7 @@ def test_quiet_prints_results_alone(command: Command, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_evaluate_and_compare_print_json(command: Command, monkeypatch: pytest.MonkeyPatch):
-    import zeropoint.comparison.compare  # noqa: F401
-
-    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
+def test_evaluate_and_compare_print_json(command: Command):
     status, out, _ = command(f"evaluate model.py:make_model {DATA} --json")
     record = json.loads(out)
     assert (status, record["images"], record["engine"]) == (0, 8, "torch")

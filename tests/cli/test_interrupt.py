@@ -30,7 +30,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with the user's mine.py."""
     (tmp_path / "mine.py").write_text(USER_CODE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
     return tmp_path
 
 

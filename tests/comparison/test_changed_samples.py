@@ -16,11 +16,6 @@ INPUTS = [images(8, 0), images(8, 1)]
 LABELS = torch.arange(8) % 5
 
 
-@pytest.fixture(autouse=True)
-def quick_timing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
-
-
 def run(out: Path, **changed: object) -> Results:
     data = Loaders("mine", calibration=[images(8)], evaluation=[(batch, LABELS) for batch in INPUTS])
     arguments = {"methods": ["fp32", "static"], "engines": ["openvino"], "options": options(), **changed}

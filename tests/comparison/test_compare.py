@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ from zeropoint.measure.layers import load as load_layers
 from zeropoint.measure.results import Results
 
 pytestmark = pytest.mark.slow  # every one measures several rows
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_timing() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
-        yield
 
 
 def labelled(count: int = 2, size: int = 8, first_seed: int = 0) -> list[tuple[Tensor, Tensor]]:

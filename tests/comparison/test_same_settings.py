@@ -42,12 +42,10 @@ def program() -> zp.Program:
 
 def run(program: zp.Program, out: Path, method: str, train: Any = DATA, **given: Any) -> zp.Results:
     data = zp.Loaders("mine", calibration=[X], evaluation=DATA, train=train)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
-        options = zp.Options(training=TRAINING)
-        return zp.compare(
-            program, data, out=out, methods=[method], engines=["onnxruntime"], options=options, **given
-        )
+    options = zp.Options(training=TRAINING)
+    return zp.compare(
+        program, data, out=out, methods=[method], engines=["onnxruntime"], options=options, **given
+    )
 
 
 def test_another_loss_or_other_training_data_is_another_comparison(program: zp.Program, tmp_path: Path):

@@ -29,7 +29,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def run_(name: str, folder: Path, *arguments: str) -> str:
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [name, *arguments])
-        monkeypatch.setattr("zeropoint.comparison.runners.LATENCY_SECONDS", 0.0)
         runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
         return capsys.readouterr().out
 

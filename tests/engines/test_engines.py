@@ -266,7 +266,7 @@ def test_a_program_of_another_target_is_refused_by_its_bits(float32: Program):
 
 
 def test_affine_weights_of_another_target_are_refused_by_torch(float32: Program, data: list[Tensor]):
-    options = Options(weight_symmetric=False)
+    options = Options(weight_symmetric=False, rounding="nearest")
     with pytest.raises(InputError, match=r"^torch cannot run static W8A8: .*; onnxruntime and openvino can$"):
         quantize(float32, calibration=data, target="torch", options=options)
     program = quantize(float32, calibration=data, target=ADDS_INSIDE, options=options)

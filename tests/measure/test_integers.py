@@ -49,7 +49,8 @@ def test_multiply_accumulates_are_counted_at_batch_1(program):
 
 
 def of(program: zp.Program, method: str, engine: str) -> Integers:
-    quantized = zp.quantize(program, method, calibration=CALIBRATION, target=engine)
+    options = zp.Options(rounding="nearest")
+    quantized = zp.quantize(program, method, calibration=CALIBRATION, target=engine, options=options)
     return integers(quantized, zp.compile(quantized, engine, threads=1))
 
 

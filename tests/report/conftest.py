@@ -6,7 +6,7 @@ from zeropoint.measure.layers import BINS, Distribution, Layer, Layers
 from zeropoint.measure.results import Results, Row
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_row():
     def make(method, engine="openvino", p50=1.0, **fields):
         bits = {"fp32": 32, "bf16": 16}.get(method, 8)
@@ -17,7 +17,7 @@ def make_row():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_results():
     def make(*rows, **fields):
         defaults = {
@@ -38,7 +38,7 @@ def make_results():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_layers():
     """A quantized Program's Layers with seeded normal values; layer i has ``sqnr(i)`` dB."""
 

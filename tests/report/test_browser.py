@@ -33,8 +33,8 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def report(tmp_path, make_row, make_results, make_layers):
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, make_row, make_results, make_layers):
     """The address of a report of three rows, one of them failed, and two Programs."""
     failed = replace(make_row("static", "torch"), error=HOSTILE, latency_ms=None, top1=None, loss=None)
     results = make_results(
@@ -44,26 +44,33 @@ def report(tmp_path, make_row, make_results, make_layers):
         failed,
         model=HOSTILE,
     )
-    save(results, tmp_path)
-    layer_files.save(make_layers(60, channels=4), tmp_path)
-    layer_files.save(make_layers(60, bits="W8A8", channels=4, name=lambda i: f"{HOSTILE}{i}"), tmp_path)
-    write([tmp_path], tmp_path / "report.html")
-    return (tmp_path / "report.html").as_uri()
+    folder = tmp_path_factory.mktemp("report")
+    layer_files.save(make_layers(60, channels=4), folder)
+    layer_files.save(make_layers(60, bits="W8A8", channels=4, name=lambda i: f"{HOSTILE}{i}"), folder)
+    return written(results, folder)
+
+
+def written(results, folder):
+    """The address of the report of results."""
+    save(results, folder)
+    write([folder], folder / "report.html")
+    return (folder / "report.html").as_uri()
 
 
 @pytest.fixture
 def opened(browser, report):
     """Opens a page on the report; at the end no error may have shown and no request have left the page."""
-    contexts, troubles, requests = [], [], []
+    contexts, troubles, requests, addresses = [], [], [], set()
 
-    def open_(after="", wait=".chart .main-svg", **settings):
+    def open_(after="", wait=".chart .main-svg", address=report, **settings):
+        addresses.add(address)
         contexts.append(browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | settings)))
         page = contexts[-1].new_page()
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("request", lambda request: requests.append(request.url.partition("#")[0]))
         page.on("dialog", lambda dialog: troubles.append(dialog.message))
-        page.goto(report + after)
+        page.goto(address + after)
         page.wait_for_selector(wait)
         return page
 
@@ -71,7 +78,7 @@ def opened(browser, report):
     for context in contexts:
         context.close()
     assert troubles == []
-    assert set(requests) == {report}
+    assert set(requests) == addresses
 
 
 def column(page, number):
@@ -115,7 +122,7 @@ def test_a_layer_opens_from_the_table_from_the_chart_and_by_its_address(opened):
     assert address == "#layer-1-0-60"
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog:not([open])", state="attached")
-    assert page.evaluate("location.hash") == ""
+    page.wait_for_function("location.hash === ''")
 
     chart = page.locator("#errors-1")
     chart.scroll_into_view_if_needed()
@@ -176,8 +183,8 @@ def test_print_draws_every_chart_on_white(opened):
 
 
 @pytest.fixture
-def changed_samples(tmp_path, make_row, make_results):
-    """A row with samples that changed: long words, boxes, a tiny and a large picture, and a sound."""
+def samples(tmp_path, make_row, make_results):
+    """The address of a report of changed samples: long words, boxes, tiny and large pictures, a sound."""
     outlines = (Outline(0.1, 0.2, 0.5, 0.5, "class 1", "float32"), Outline(0, 0, 1, 1, "class 2", "row"))
     media = (
         Media("0-input.png", "input; black is -2.1, white 2.6", outlines),
@@ -192,14 +199,12 @@ def changed_samples(tmp_path, make_row, make_results):
     save_png(folder / "0-input.png", np.arange(64, dtype=np.uint8).reshape(8, 8))
     save_png(folder / "0-large.png", np.zeros((100, 192, 3), np.uint8))
     save_wav(folder / "0-input.wav", np.zeros(8000, np.int16), 8000)
-    return make_results(make_row("fp32", "torch", 10.0), row)
+    return written(make_results(make_row("fp32", "torch", 10.0), row), tmp_path)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(500, "dark"), (1280, "light")])
-def test_samples_are_seen_at_any_width(opened, changed_samples, tmp_path, width, scheme):
-    save(changed_samples, tmp_path)
-    write([tmp_path], tmp_path / "report.html")
-    page = opened(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def test_samples_are_seen_at_any_width(opened, samples, width, scheme):
+    page = opened(address=samples, viewport={"width": width, "height": 900}, color_scheme=scheme)
     assert page.locator("details.changes .sample").first.is_hidden()
     page.locator("details.changes summary").click()
     page.evaluate("Promise.all([...document.images].map(one => one.decode()))")  # fails for a broken one

@@ -1,9 +1,11 @@
 """Trainings that are cut off go on to the weights that they would have had."""
 
 import copy
+import logging
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from zeropoint import cli
 from zeropoint.data.batches import limit
 from zeropoint.errors import InputError
 from zeropoint.training.checkpoint import Checkpoint
@@ -184,35 +187,38 @@ from zeropoint.training.options import TrainingOptions
 import torch
 
 torch.set_num_threads(2)  # as the tests do: dropout depends on it
-signal.signal(signal.{name}, signal.default_int_handler)
-seen = []
+options = TrainingOptions(epochs=3, learning_rate=0.05, minutes=1000)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
+    seen = []
 
-def loss(inputs, logits, labels):
-    seen.append(len(labels))
-    if len(seen) == 7:
-        os.kill(os.getpid(), signal.{name})
-    return nn.functional.cross_entropy(logits, labels)
+    def loss(inputs, logits, labels):
+        seen.append(len(labels))
+        if len(seen) == 7:
+            os.kill(os.getpid(), number)
+        return nn.functional.cross_entropy(logits, labels)
 
-try:
-    options = TrainingOptions(epochs=3, learning_rate=0.05, minutes=1000)
-    train(Task(network(), loss), Augmented(), VALIDATION, options, checkpoint=Checkpoint(Path({path!r}), "k"))
-except KeyboardInterrupt as stop:
-    assert signal.getsignal(signal.{name}) is signal.default_int_handler
-    print(stop)
+    checkpoint = Checkpoint(Path({folder!r}, number.name), "k")
+    try:
+        train(Task(network(), loss), Augmented(), VALIDATION, options, checkpoint=checkpoint)
+    except KeyboardInterrupt as stop:
+        assert signal.getsignal(number) is signal.default_int_handler
+        print(number.name, stop)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_is_obeyed_when_the_step_is_kept(tmp_path: Path, name: str):
-    path = tmp_path / "last.checkpoint"
-    script = SIGNALLED.format(tests=str(Path(__file__).parent), name=name, path=str(path))
+def test_a_signal_is_obeyed_when_the_step_is_kept(tmp_path: Path):
+    script = SIGNALLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment()
     )
-    assert "training is saved at step 7 of 15" in done.stdout, done.stderr[-2000:]
     options = TrainingOptions(epochs=3, learning_rate=0.05, minutes=1000)
-    torch.testing.assert_close(run(path, options), run(None, options))
+    for name in ("SIGINT", "SIGTERM"):
+        assert re.search(f"^{name} .*training is saved at step 7 of 15", done.stdout, re.M), done.stderr[
+            -2000:
+        ]
+        torch.testing.assert_close(run(tmp_path / name, options), run(None, options))
 
 
 def test_a_checkpoint_that_is_damaged_or_anothers_is_told(tmp_path: Path):
@@ -252,21 +258,19 @@ def test_nan_names_the_step_and_the_last_checkpoint(tmp_path: Path):
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def in_processes(count: int, script: str, folder: Path) -> None:
     file = folder / "script.py"
     file.write_text(script)
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}"] if count > 1 else []
-    command = [sys.executable, *launcher, str(file)]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", str(file)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=folder, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 TWO = """
-import sys, torch
-sys.path.insert(0, {tests!r})
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from safetensors.torch import save_file
@@ -307,12 +311,11 @@ atexit.register(threads)  # what is registered later, while training, runs befor
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path: Path):
-    results = []
-    for count in (1, 2):
-        out = tmp_path / f"{count}.safetensors"
-        in_processes(count, (THREADS + TWO).format(tests=os.getcwd(), out=str(out)), tmp_path)
-        results.append(load_file(out))
-    one, two = results
+    outs = [tmp_path / f"{count}.safetensors" for count in (1, 2)]
+    alone, beside = (TWO.format(out=str(out)) for out in outs)
+    exec(alone, {})
+    in_processes(2, THREADS.format(out=str(outs[1])) + beside, tmp_path)
+    one, two = map(load_file, outs)
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
@@ -323,29 +326,71 @@ def test_two_processes_train_what_one_does(tmp_path: Path):
     assert (nn.Linear(4, 8).weight - moved).abs().max() > 1e-3  # there was something to agree on
 
 
+SMALL = """
+import time, torch
+from torch import nn
+
+def make_model():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()
+    return nn.Sequential(*layers, nn.Dropout(0.1), nn.Flatten(), nn.Linear(128, 3))
+
+labels = torch.arange(48) % 3
+images = torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + labels[:, None, None, None]
+
+class Shuffled:  # slowly, so that there is time to end it within an epoch
+    def __iter__(self):
+        for part in torch.randperm(48).split(8):
+            time.sleep(0.2)
+            yield images[part], labels[part]
+
+    def __len__(self):
+        return 6
+
+def make_loaders():
+    return {"calibration": [images[:8]], "evaluation": [(images, labels)], "train": Shuffled()}
+"""
+
+
 @pytest.mark.slow
-def test_killed_it_ends_with_the_same_weights(tmp_path: Path):
+def test_killed_it_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The whole command, by SIGKILL, in the first epoch and in the second one."""
+    (tmp_path / "small.py").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
     base = [
-        *(sys.executable, "-m", "zeropoint", "qat", "digits/mobilenet", "--data", "digits", "--bits", "W4A4"),
-        *("--epochs", "2", "--limit-batches", "6", "--minutes", "0.0005", "--rounding", "nearest"),
+        *("qat", "small.py:make_model", "--data", "small.py:make_loaders", "--bits", "W4A4"),
+        *("--epochs", "2", "--minutes", "0.0005", "--rounding", "nearest"),
     ]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run([*base, "--out", str(whole)], check=True, capture_output=True, env=environment())
+    in_this_process([*base, "--out", str(whole)], monkeypatch)
     for step in (3, 8):
         resume = ["--resume"] if (cut / "settings.json").exists() else []
-        process = subprocess.Popen(
-            [*base, "--out", str(cut), *resume], stderr=subprocess.DEVNULL, env=environment()
-        )
+        command = [sys.executable, "-m", "zeropoint", *base, "--out", str(cut), *resume]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment())
         until = time.monotonic() + 120
         while step_of(cut / "last.checkpoint") < step and time.monotonic() < until:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert process.returncode == -signal.SIGKILL  # it had not ended by itself
         assert step_of(cut / "last.checkpoint") >= step
-    subprocess.run([*base, "--out", str(cut), "--resume"], check=True, capture_output=True, env=environment())
+    in_this_process([*base, "--out", str(cut), "--resume"], monkeypatch)
     states = [torch.export.load(folder / "program.pt2").state_dict for folder in (whole, cut)]
     assert_same(*states)
+
+
+def in_this_process(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command, with one thread as in the processes that are killed."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["zeropoint", *arguments])
+    try:
+        torch.set_num_threads(1)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        torch.set_num_threads(threads)
+        logging.disable(logging.NOTSET)
+    assert not ended.value.code
 
 
 def step_of(checkpoint: Path) -> int:
