@@ -13,6 +13,7 @@ from zeropoint.graph.capture import capture
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.methods import static
 from zeropoint.methods.method import run
+from zeropoint.passes.equalize import Equalized
 from zeropoint.targets.options import Options
 
 SIDE = 64
@@ -76,7 +77,7 @@ def test_no_pass_costs_fidelity(name, bits, monkeypatch):
     rounded = run(static.NEAREST, program, given)
     fitted_db = score(static.fit.run(rounded, given))
     assert fitted_db > score(rounded) - MOST_LOST
-    monkeypatch.setattr(static, "equalize", lambda program, *_: program)
+    monkeypatch.setattr(static, "equalize", lambda program, *_: Equalized(program, 1.0))
     plain = run(static.NEAREST, program, given)
     assert score(rounded) > score(plain) - MOST_LOST
     if score(plain) != score(rounded):  # else equalization was no gain, and both are one network

@@ -12,6 +12,7 @@ from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import FAKE_QUANTIZE
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers
+from zeropoint.passes.equalize import Equalized
 from zeropoint.targets import machine
 
 module_of = importlib.import_module("zeropoint.methods.static")  # the package names the function so
@@ -206,7 +207,7 @@ def test_judging_equalization_reads_no_batch_twice(monkeypatch: pytest.MonkeyPat
     data = [images(4, seed) for seed in range(3)]
     plain = round_to_nearest(residual(), ADDS_INSIDE, data, options())
     monkeypatch.setattr(module_of, "CHECKED", 4)
-    monkeypatch.setattr(module_of, "equalize", lambda program, *_: dataclasses.replace(program))
+    monkeypatch.setattr(module_of, "equalize", lambda of, *_: Equalized(dataclasses.replace(of), 0.9))
     for kept in (0, 1):
         monkeypatch.setattr(module_of, "nearest", lambda _, both, *__, kept=kept, **___: both[kept])
         judged = round_to_nearest(residual(), ADDS_INSIDE, data, options())

@@ -14,9 +14,15 @@ from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import weighted
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.passes import equalize as module_of
-from zeropoint.passes.equalize import equalize
+from zeropoint.passes import rounding_noise as noise_of
+from zeropoint.passes.sensitivity import sensitivities
 
 static = importlib.import_module("zeropoint.methods.static")  # the package names the function so
+
+
+def equalize(*given, **chosen):
+    return module_of.equalize(*given, **chosen).program
+
 
 SPREAD = torch.logspace(-2, 0, 8)  # of the channels that a layer makes
 
@@ -169,7 +175,7 @@ def test_fidelity_is_gained_where_channels_differ(monkeypatch):
         return meter.result().sqnr_db
 
     with_it = decibels()
-    monkeypatch.setattr(static, "equalize", lambda program, *_: program)
+    monkeypatch.setattr(static, "equalize", lambda program, *_: module_of.Equalized(program, 1.0))
     assert with_it > decibels() + 6
 
 
@@ -321,11 +327,13 @@ def test_noise_is_estimated_as_it_is_measured(name: str, granularity: str):
     x = white(4, inputs, 12, 12, seed=2) * spread.reshape(-1, 1, 1)
     x = x.permute(0, 2, 3, 1).reshape(-1, inputs) if name == "linear" else x
     layer.weight.data = weight
-    module = capture(layer, x[:1]).module
+    program = capture(layer, x[:1])
+    module, axis = program.module, -1 if name == "linear" else 1
     node = next(one for one in module.graph.nodes if weighted(one))
+    slopes = sensitivities(program, {node.name: axis, node.args[0].name: axis}, [x], items=len(x))
     rows = x if name == "linear" else x.movedim(1, -1).flatten(0, -2)
-    values = module_of._Channels(rows.amin(0), rows.amax(0), rows.square().sum(0).double(), len(rows))
-    reader = module_of._reader(module, node, {node.args[0]: values})
+    values = noise_of.Spread(rows.amin(0), rows.amax(0), rows.square().sum(0).double(), len(rows))
+    reader = noise_of.reader_of(module, node, {node.args[0]: values}, slopes)
     scale = torch.linspace(2.0, 0.5, inputs)
 
     def outputs(value: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
@@ -349,14 +357,14 @@ def test_noise_is_estimated_as_it_is_measured(name: str, granularity: str):
     power = outputs(x, weight).square().sum()
     measured = float(outputs(divided, error).square().sum() / power)
     chosen = Options(weight_bits=bits, weight_granularity=granularity)
-    assert module_of._weight_noise(reader, scale.double(), chosen) == pytest.approx(measured, rel=0.08)
+    assert noise_of.weight_noise(reader, scale.double(), chosen) == pytest.approx(measured, rel=0.08)
     noise = white(*x.shape, seed=3)
     measured = float(outputs(noise, weight).square().sum() / power)
-    assert float(reader.gains.sum()) == pytest.approx(measured, rel=0.05)
+    assert float(slopes[node.args[0].name].sum()) == pytest.approx(measured, rel=0.05)
 
 
 def test_a_step_is_of_the_widest_scaled_range():
     low, high = torch.tensor([-1.0, -2.0]), torch.tensor([3.0, 1.0])
-    values = module_of._Channels(low, high, torch.ones(2), 1)
-    assert module_of._step(values, torch.tensor([1.0, 2.0]), 8) == pytest.approx((3 + 1) / 255)
-    assert module_of._step(values, torch.tensor([3.0, 0.5]), 4) == pytest.approx((2 + 4) / 15)
+    values = noise_of.Spread(low, high, torch.ones(2), 1)
+    assert noise_of.step_of(values, torch.tensor([1.0, 2.0]), 8) == pytest.approx((3 + 1) / 255)
+    assert noise_of.step_of(values, torch.tensor([3.0, 0.5]), 4) == pytest.approx((2 + 4) / 15)

@@ -16,6 +16,7 @@ from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import Quantizer, quantizers
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.passes import gptq as module_of
+from zeropoint.passes.equalize import Equalized
 from zeropoint.passes.fold import fold_batch_norms
 from zeropoint.passes.gptq import (
     RIDGES,
@@ -179,7 +180,9 @@ def means(program: Program, data: Tensor) -> dict[str, Tensor]:
 
 
 def test_biases_alone_make_the_means_those_of_the_float_network(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.import_module("zeropoint.methods.static"), "equalize", lambda of, *_: of)
+    monkeypatch.setattr(
+        importlib.import_module("zeropoint.methods.static"), "equalize", lambda of, *_: Equalized(of, 1.0)
+    )
     program, plain, data = mixed(3)
     everything = torch.cat(data)
     corrected = gptq(plain, data, largest=0)

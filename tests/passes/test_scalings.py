@@ -65,7 +65,7 @@ def test_the_float_network_is_the_same_and_a_shortcut_reads_the_input_itself():
     data = [torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(i)) * units for i in range(4)]
     network = Images(UNITS)
     program = zp.capture(network, data[0])
-    scaled = equalize(program, data, Options())
+    scaled = equalize(program, data, Options()).program
     (product,) = products(scaled)
     assert [user.target for user in product.users] == [aten.conv2d.default]
     (source,) = scaled.module.graph.find_nodes(op="placeholder")
@@ -81,7 +81,7 @@ def test_the_float_network_is_the_same_and_a_shortcut_reads_the_input_itself():
 @pytest.mark.parametrize("units", [torch.ones(3), torch.tensor([1.0, 2.0, 3.0])])
 def test_channels_of_like_units_have_no_product(units):
     program = zp.capture(sensors(units), rows(units)[0])
-    assert not products(equalize(program, rows(units), Options()))
+    assert not products(equalize(program, rows(units), Options()).program)
 
 
 class Skip(nn.Module):

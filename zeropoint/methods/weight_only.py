@@ -13,7 +13,7 @@ from zeropoint.targets.placement import place_weights
 @step("calibration")
 def equalize_weights(program: Program, job: Job) -> Program:
     """The ranges of weights are made equal where a scale can move from one layer to the next."""
-    return equalize(program, job.calibration_batches, job.options, activations=False)
+    return equalize(program, job.calibration_batches, job.options, activations=False).program
 
 
 @step(integers=("weights",))

@@ -3,8 +3,8 @@
 Between two layers a channel may be divided by any positive number if the weights that read it are multiplied
 by it: the network stays the same, and its values fit a grid better. Nagel et al. 2019 (arXiv 1906.04721,
 section 4.1) do so for convolutions with ReLUs between them, Xiao et al. 2022 ("SmoothQuant", arXiv
-2211.10438, eq. 4) for linear layers after a layer norm. Here both are one rule, and the noise of rounding,
-estimated from a few inputs, says how far to go.
+2211.10438, eq. 4) for linear layers after a layer norm. Here both are one rule, and what the noise of
+rounding adds to the network's outputs, estimated from a few inputs, says how far to go.
 """
 
 import dataclasses
@@ -26,7 +26,17 @@ from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.bfloat16 import observable
 from zeropoint.passes.observe import run_on
+from zeropoint.passes.rounding_noise import (
+    Reader,
+    Spread,
+    is_convolution,
+    joined,
+    reader_of,
+    step_of,
+    weight_noise,
+)
 from zeropoint.passes.scalings import insert_scalings, is_scaling, remove_scalings
+from zeropoint.passes.sensitivity import sensitivities
 from zeropoint.targets.options import Options
 from zeropoint.targets.recipe import matches
 
@@ -69,36 +79,49 @@ class _Region:
         return empty.scatter_reduce(0, self.places[of], channels.double(), "amax")
 
 
+@dataclasses.dataclass(frozen=True)
+class Equalized:
+    """A Program of scaled channels, and the share of the estimated noise of rounding that remains."""
+
+    program: Program
+    remaining: float
+
+
 def equalize(
     program: Program, calibration: Iterable[Any], options: Options, *, activations: bool = True
-) -> Program:
+) -> Equalized:
     """The float Program with channels scaled for quantization with ``options``; the same outputs.
 
-    ``program`` itself comes back where there is nothing to gain.
+    ``program`` itself comes back, and all of the noise, where there is nothing to gain.
     Without ``activations`` only the rounding of weights counts, and no products are added. A clip, as of
     ReLU6, stays what it is: channels that reach it are not scaled, the others at most up to it.
     """
-    module = fx.copy(program.module)
+    module, unchanged = fx.copy(program.module), Equalized(program, 1.0)
     regions = _regions(module)
     evened = {reader for region in regions for reader in region.readers}
     if scalings := insert_scalings(module, evened) if activations else []:
         regions = _regions(module)
     regions = [region for region in regions if not _is_skipped(region, options)]
     if not regions:
-        return program
-    seen = _observe(dataclasses.replace(program, module=module), regions, calibration)
+        return unchanged
+    changed = dataclasses.replace(program, module=module)
+    seen = _observe(changed, regions, calibration)
     if not seen:  # no data: ranges will say so
-        return program
+        return unchanged
+    slopes = sensitivities(changed, _sensitive(regions, seen), calibration)
     scaled: set[Node] = set()
+    noise, remaining = 0.0, 0.0
     for region in regions:
-        readers = [_reader(module, layer, seen) for layer in region.readers]
-        if (scale := _best_scale(region, readers, seen, options, activations)) is not None:
-            _apply(module, region, scale)
+        readers = [reader_of(module, layer, seen, slopes) for layer in region.readers]
+        best = _best_scale(region, readers, seen, slopes, options, activations)
+        noise, remaining = noise + best.noise, remaining + best.remaining
+        if best.scale is not None:
+            _apply(module, region, best.scale)
             scaled.update(region.makers)
     if not scaled:
-        return program
+        return unchanged
     remove_scalings(module, set(scalings) - scaled)
-    return dataclasses.replace(program, module=module)
+    return Equalized(dataclasses.replace(program, module=module), remaining / noise)
 
 
 def _is_skipped(region: _Region, options: Options) -> bool:
@@ -155,10 +178,6 @@ def _region(module: GraphModule, values: set[Node], found: dict[Node, Channels])
     )
 
 
-def _is_convolution(node: Node) -> bool:
-    return node.target in (aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv1d.padding)
-
-
 def _parameters(node: Node) -> list[Node]:
     """The nodes of a layer's weight, and of its bias where it has one."""
     if is_scaling(node):
@@ -178,7 +197,7 @@ def _is_maker(node: Node) -> bool:
     """Whether a layer's output channels can be scaled by its parameters."""
     if node.target is aten.layer_norm.default:
         return len(cast(list[int], node.args[1])) == 1 and len(_parameters(node)) > 0 and _is_own(node)
-    is_layer = bool(weighted(node)) and _is_own(node) and (_is_convolution(node) or _is_matrix(node))
+    is_layer = bool(weighted(node)) and _is_own(node) and (is_convolution(node) or _is_matrix(node))
     return is_layer or is_scaling(node)
 
 
@@ -186,7 +205,7 @@ def _made_axis(node: Node) -> int | None:
     """The axis of the output channels of a layer that can be scaled."""
     if not _is_maker(node):
         return None
-    images = _is_convolution(node) or (is_scaling(node) and any(map(_is_convolution, node.users)))
+    images = is_convolution(node) or (is_scaling(node) and any(map(is_convolution, node.users)))
     return 1 if images else node.meta["val"].dim() - 1
 
 
@@ -201,7 +220,7 @@ def _reads(node: Node, operand: Node, axis: int | None) -> bool:
     description = weighted(node)
     if not description or node.args[description.input] is not operand or not _is_own(node):
         return False
-    if _is_convolution(node):
+    if is_convolution(node):
         return axis == 1
     return _is_matrix(node) and axis == operand.meta["val"].dim() - 1
 
@@ -228,21 +247,7 @@ def _passed_axis(node: Node, axes: Sequence[int | None]) -> int | None:
     return axis if passes else None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Channels:
-    """Statistics of each channel of a value: its range, and the sum of ``count`` squares."""
-
-    low: Tensor
-    high: Tensor
-    squares: Tensor
-    count: int
-
-    @property
-    def mean_square(self) -> Tensor:
-        return self.squares / self.count
-
-
-def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any]) -> dict[Node, _Channels]:
+def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any]) -> dict[Node, Spread]:
     """Statistics of every value that may be rounded, over the first inputs."""
     rounded = {
         value: axis
@@ -252,38 +257,48 @@ def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any
         or any(weighted(user) or family(user) in ("add", "avg_pool", "mean") for user in value.users)
     }
     axes = {value.name: axis for value, axis in rounded.items()}
-    seen: dict[str, list[_Channels]] = defaultdict(list)
+    seen: dict[str, list[Spread]] = defaultdict(list)
 
     def show(node: Node, value: Tensor) -> None:
         rows = value.movedim(axes[node.name], -1).flatten(0, -2).float()
         low, high = rows.amin(0).clamp(max=0), rows.amax(0).clamp(min=0)
-        seen[node.name].append(_Channels(low, high, rows.square().sum(0), len(rows)))
+        seen[node.name].append(Spread(low, high, rows.square().sum(0), len(rows)))
 
     items = max(LEAST, min(ITEMS, WORK // work(program)))
     watching = fx.Watching(observable(program, set(axes)), axes, show)
     run_on(watching, calibration, together=program.dynamic_batch, items=items)
-    return {value: _joined(seen[value.name]) for value in rounded if value.name in seen}
+    return {value: joined(seen[value.name]) for value in rounded if value.name in seen}
 
 
-def _joined(parts: list[_Channels]) -> _Channels:
-    """The statistics of a value over all batches."""
-    return _Channels(
-        torch.stack([part.low for part in parts]).amin(0).double(),
-        torch.stack([part.high for part in parts]).amax(0).double(),
-        torch.stack([part.squares for part in parts]).sum(0).double(),
-        sum(part.count for part in parts),
-    )
+def _sensitive(regions: list[_Region], seen: dict[Node, Spread]) -> dict[str, int]:
+    """The values whose noise counts, and the axis of the channels of each."""
+    axes = {node: axis for region in regions for node, axis in region.axes.items() if node in seen}
+    outputs = (layer for region in regions for layer in region.readers)
+    axes |= {layer: 1 if is_convolution(layer) else layer.meta["val"].dim() - 1 for layer in outputs}
+    return {node.name: axis for node, axis in axes.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scale:
+    """What each channel is divided by, (channels,), None for nothing; estimated noise without and with it."""
+
+    scale: Tensor | None
+    noise: float
+    remaining: float
 
 
 def _best_scale(
     region: _Region,
-    readers: list["_Reader"],
-    seen: dict[Node, _Channels],
+    readers: list[Reader],
+    seen: dict[Node, Spread],
+    slopes: dict[str, Tensor],
     options: Options,
     activations: bool,
-) -> Tensor | None:
-    """What each channel is divided by for the least noise, (channels,); None to leave them as they are."""
-    values = {value: seen[value] for value in region.axes if value in seen}
+) -> _Scale:
+    """The scale of the least noise, where that is little enough."""
+    values = {value: seen[value] for value in region.axes if value in seen and value.name in slopes}
+    if not values:
+        return _Scale(None, 0.0, 0.0)
     has_scaling = any(map(is_scaling, region.makers))
     relative = partial(_relative, widest=WIDEST_SCALING if has_scaling else WIDEST)
     ranges = [region.whole(node, relative(value.high - value.low)) for node, value in values.items()]
@@ -294,18 +309,19 @@ def _best_scale(
 
     def noise(scale: Tensor) -> float:
         of = {node: scale[places] for node, places in region.places.items()}
-        total = FITTED * sum(_weight_noise(reader, of[reader.input], options) for reader in readers)
+        total = FITTED * sum(weight_noise(reader, of[reader.input], options) for reader in readers)
         if activations:
-            steps = [_step(value, of[node], options.activation_bits) for node, value in values.items()]
-            gain = sum(float((of[reader.input] ** 2 * reader.gains).sum()) for reader in readers)
-            total += gain * sum(step**2 for step in steps) / 12
+            steps = [step_of(value, of[node], options.activation_bits) for node, value in values.items()]
+            scaled = [float((of[node] ** 2 * slopes[node.name]).sum()) for node in values]
+            total += sum(gain * step**2 / 12 for gain, step in zip(scaled, steps, strict=True))
         return total
 
     scales = [spread**own / weights**other for own, other in itertools.product(POWERS, POWERS)]
     found = min((torch.where(reached, 1.0, scale.maximum(least)) for scale in scales), key=noise)
     is_joined = any(value.target is aten.cat.default for value in region.axes)
     least_gain = SCALING_GAIN if has_scaling else JOINED_GAIN if is_joined else LEAST_GAIN
-    return found if noise(found) < least_gain * noise(torch.ones_like(found)) else None
+    before, after = noise(torch.ones_like(found)), noise(found)
+    return _Scale(found, before, after) if after < least_gain * before else _Scale(None, before, before)
 
 
 def _relative(ranges: Tensor, widest: float) -> Tensor:
@@ -313,7 +329,7 @@ def _relative(ranges: Tensor, widest: float) -> Tensor:
     return (ranges.double() / ranges.max().clamp(min=1e-30)).clamp(min=1 / widest)
 
 
-def _clipped(region: _Region, seen: dict[Node, _Channels]) -> tuple[Tensor, Tensor]:
+def _clipped(region: _Region, seen: dict[Node, Spread]) -> tuple[Tensor, Tensor]:
     """Which channels reach a clip, and the least divisor with which the others do not."""
     reached = torch.zeros(region.width, dtype=torch.bool)
     least = torch.zeros(region.width, dtype=torch.float64)
@@ -321,52 +337,6 @@ def _clipped(region: _Region, seen: dict[Node, _Channels]) -> tuple[Tensor, Tens
         share = region.whole(clip, seen[clip].high / cast(float, clip.args[2]))
         reached, least = reached | (share >= 1 - 1e-6), least.maximum(share / MARGIN)
     return reached, least
-
-
-def _step(value: _Channels, scale: Tensor, bits: int) -> float:
-    """The step size of a value's grid, once scaled."""
-    return float((value.high / scale).max() - (value.low / scale).min()) / ((1 << bits) - 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """A layer that reads scaled channels, and what noise does to its outputs, relative to their power."""
-
-    input: Node
-    largest: Tensor  # absolute weight from an input channel to an output, (groups, outputs, inputs)
-    area: int  # of the kernel
-    gains: Tensor  # of squared noise in each channel, (channels,)
-    mean_squares: Tensor  # of the channels, (groups, inputs)
-
-
-def _reader(module: GraphModule, layer: Node, seen: dict[Node, _Channels]) -> _Reader:
-    weight = _by_group(layer, fx.tensor_of(module, _parameters(layer)[0])).double()
-    read = cast(Node, layer.args[WEIGHTED[layer.target].input])
-    squares = seen[read].mean_square
-    gains = weight.square().sum((1, 3)).flatten()
-    power = (gains * squares).sum().clamp(min=1e-30)  # channels are taken to be uncorrelated
-    mean_squares = (squares / power).reshape(len(weight), -1)
-    return _Reader(read, weight.abs().amax(3), weight.shape[3], gains / power, mean_squares)
-
-
-def _weight_noise(reader: _Reader, scale: Tensor, options: Options) -> float:
-    """What rounding the scaled weights adds to the outputs."""
-    grouped = scale.reshape(reader.mean_squares.shape)
-    ends = (reader.largest * grouped.unsqueeze(1)).amax(2)
-    if options.weight_granularity == "per-tensor":
-        ends = ends.max().expand_as(ends)
-    steps = 2 * ends / ((1 << options.weight_bits) - 1)
-    inputs = (reader.mean_squares / grouped**2).sum(1)
-    return reader.area * float((steps.square().sum(1) / 12 * inputs).sum())
-
-
-def _by_group(layer: Node, weight: Tensor) -> Tensor:
-    """The weight as (groups, outputs, inputs, area); the area is that of a convolution's kernel."""
-    if not _is_convolution(layer):
-        return weight.movedim(WEIGHTED[layer.target].channel_axis, 0)[None, :, :, None]
-    groups = cast(int, layer.args[6]) if len(layer.args) > 6 else 1
-    by_group: Tensor = weight.flatten(2).unflatten(0, (groups, -1))
-    return by_group
 
 
 def _apply(module: GraphModule, region: _Region, scales: Tensor) -> None:
@@ -383,7 +353,7 @@ def _apply(module: GraphModule, region: _Region, scales: Tensor) -> None:
             fx.tensor_of(module, part),
             scales[region.places[cast(Node, layer.args[description.input])]],
         )
-        if _is_convolution(layer):
+        if is_convolution(layer):
             groups = len(scale) // old.shape[1]
             by_output = scale.reshape(groups, 1, -1).expand(-1, old.shape[0] // groups, -1).flatten(0, 1)
             _set(module, part, old * by_output.reshape(*old.shape[:2], *[1] * (old.dim() - 2)))
