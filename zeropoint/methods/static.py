@@ -39,11 +39,11 @@ WIDEST = 256  # inputs of an output; layers with more are not fitted
 FITTED = 128  # items
 WORK = 1 << 36  # multiply-accumulates of the float network on them
 LOOKS = 1 << 43  # the same, times the positions of a layer's output that are read
-# Equalization is taken if less than CERTAIN of the estimated noise remains. A trial before fitting may
+# Equalization is taken if less than this share of the estimated noise remains. A trial before fitting may
 # mislead of few bits: with 0.34 of it, MobileNetV2 at W4A4 loses 0.1 dB in one and gains 1.5 dB in the end
-# (AMD EPYC with AVX2, November 2026). Else it is judged by the squared error that remains, on this many
-# items and WORK at most.
+# (AMD EPYC with AVX2, November 2026).
 CERTAIN = 0.5
+# Otherwise it is tried on this many items, and WORK at most: the squared error that remains decides.
 CHECKED = 64
 WORTH = 0.8  # of the error without it, at most: fits differ by 0.3 dB by chance
 

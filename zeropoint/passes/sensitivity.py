@@ -13,27 +13,37 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint.data.batches import inputs_of, items_of
+from zeropoint.graph.macs import work
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.memory import keeping_freed
 from zeropoint.passes.descent import items_a_step
 
 ITEMS = 32  # items that are looked at, at most
 LEAST = 4  # items that are looked at least, however large the network
+WORK = 1 << 36  # multiply-accumulates of both passes over the network, at most
+BOTH = 3  # times those of the forward pass
 
 
 @keeping_freed()
 def sensitivities(
-    program: Program, axes: Mapping[str, int], calibration: Iterable[Any], items: int = ITEMS, seed: int = 0
+    program: Program,
+    axes: Mapping[str, int],
+    calibration: Iterable[Any],
+    items: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """By the name of each node in ``axes``, what noise in each channel along its axis does: (channels,).
 
     If every element of a channel has noise of variance v, independent of the others, it adds v times this
     number to the noise of the outputs, each in shares of its own mean square. Values that no output depends
-    on smoothly are left out; all are, where the network has an operator without a derivative.
+    on smoothly are left out; all are, where the network has an operator without a derivative. Looks at so
+    many ``items``, and the rest of their batch; None for as many as ITEMS and WORK allow.
     """
+    if items is None:
+        items = max(LEAST, min(ITEMS, WORK // (BOTH * work(program))))
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
-    seen, batches, size = 0, 0, items_a_step(program.module)
+    seen, batches, size = 0, 0, min(items, items_a_step(program.module))
     for inputs in inputs_of(calibration, size if program.dynamic_batch else None):
         for name, slope in _slopes(program, axes.keys(), inputs, generator).items():
             squares = slope.square().movedim(axes[name], 0).flatten(1).sum(1, dtype=torch.float64)
