@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from zeropoint.graph.capture import capture
+from zeropoint.passes import sensitivity as module_of
 from zeropoint.passes.sensitivity import sensitivities
 
 
@@ -71,3 +72,28 @@ def test_what_no_output_depends_on_is_left_out():
     x = torch.randn(2, 3)
     program = capture(Place(), x)
     assert sensitivities(program, {node_of(program, "relu"): 1}, [x]) == {}
+
+
+def test_masked_scores_and_slopes_without_end_do_not_count():
+    """The score of class 1 is masked, and the square root has no slope at 0."""
+
+    class Masked(nn.Module):
+        def forward(self, x):
+            y = torch.relu(x)
+            scores = torch.stack([y[:, 0], torch.full_like(y[:, 0], -torch.inf)], 1)
+            return scores, torch.sqrt(y[:, 1:])
+
+    x = torch.tensor([[2.0, 0.0]])
+    program = capture(Masked(), x)
+    name = node_of(program, "relu")
+    estimate = sensitivities(program, {name: 1}, [x])[name]
+    torch.testing.assert_close(estimate, torch.tensor([1 / 4, 0.0], dtype=torch.float64))
+
+
+def test_a_batch_that_takes_too_much_memory_is_not_looked_at(monkeypatch):
+    x = torch.randn(2, 3)
+    program = capture(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), x)
+    name = node_of(program, "relu")
+    assert sensitivities(program, {name: 1}, [x]).keys() == {name}
+    monkeypatch.setattr(module_of, "MEMORY", 4 * (3 + 4 + 4) - 1)  # bytes of an item's values, less one
+    assert sensitivities(program, {name: 1}, [x]) == {}

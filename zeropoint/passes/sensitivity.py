@@ -13,15 +13,16 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint.data.batches import inputs_of, items_of
+from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.memory import keeping_freed
-from zeropoint.passes.descent import items_a_step
 
 ITEMS = 32  # items that are looked at, at most
 LEAST = 4  # items that are looked at least, however large the network
 WORK = 1 << 36  # multiply-accumulates of both passes over the network, at most
 BOTH = 3  # times those of the forward pass
+MEMORY = 1 << 31  # bytes of values that are kept for the backward pass, at most about
 
 
 @keeping_freed()
@@ -36,14 +37,17 @@ def sensitivities(
 
     If every element of a channel has noise of variance v, independent of the others, it adds v times this
     number to the noise of the outputs, each in shares of its own mean square. Values that no output depends
-    on smoothly are left out; all are, where the network has an operator without a derivative. Looks at so
-    many ``items``, and the rest of their batch; None for as many as ITEMS and WORK allow.
+    on smoothly are left out; all are, where the network has an operator without a derivative, or the smallest
+    batch takes more than MEMORY. Looks at so many ``items``, and the rest of their batch; None for as many as
+    ITEMS and WORK allow.
     """
     if items is None:
         items = max(LEAST, min(ITEMS, WORK // (BOTH * work(program))))
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
-    seen, batches, size = 0, 0, min(items, items_a_step(program.module))
+    seen, batches, size = 0, 0, min(items, MEMORY // _kept(program))
+    if not size:
+        return {}
     for inputs in inputs_of(calibration, size if program.dynamic_batch else None):
         for name, slope in _slopes(program, axes.keys(), inputs, generator).items():
             squares = slope.square().movedim(axes[name], 0).flatten(1).sum(1, dtype=torch.float64)
@@ -52,6 +56,12 @@ def sensitivities(
         if seen >= items:
             break
     return {name: squares / batches for name, squares in found.items()}
+
+
+def _kept(program: Program) -> int:
+    """The bytes of all values of an item, or of the batch where its size is fixed."""
+    rows = 1 if program.dynamic_batch else items_of(program.example_inputs)
+    return max(rows * sum(map(fx.item_bytes, program.module.graph.nodes)), 1)
 
 
 def _slopes(
@@ -64,14 +74,21 @@ def _slopes(
             outputs = [output for output in flat_tensors(network.run(*inputs)) if output.requires_grad]
             if not outputs:
                 return {}
-            signs = [torch.randint(0, 2, one.shape, generator=generator).to(one) * 2 - 1 for one in outputs]
-            sizes = [torch.linalg.vector_norm(one.detach()).clamp(min=1e-30) for one in outputs]
-            signs = [sign / size for sign, size in zip(signs, sizes, strict=True)]
+            signs = [_signs(output.detach(), generator) for output in outputs]
             slopes = torch.autograd.grad(outputs, list(network.values.values()), signs, allow_unused=True)
         except RuntimeError:
             return {}
     by_name = zip(network.values, slopes, strict=True)
-    return {name: slope for name, slope in by_name if slope is not None}
+    # A slope that is not finite, as of a square root at 0, says nothing.
+    return {name: slope.nan_to_num(0.0, 0.0, 0.0) for name, slope in by_name if slope is not None}
+
+
+def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
+    """Random signs over the size of an output; 0 for what is not finite, such as masked scores."""
+    is_finite = output.isfinite()
+    size = torch.linalg.vector_norm(torch.where(is_finite, output, 0.0)).clamp(min=1e-30)
+    signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
+    return torch.where(is_finite, signs / size, 0.0)
 
 
 class _Sloped(Interpreter):
