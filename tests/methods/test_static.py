@@ -8,6 +8,7 @@ from networks import ADDS_INSIDE, ROUNDS_FIRST, images, options, residual, round
 from torch import nn
 
 from zeropoint.errors import InputError
+from zeropoint.graph import edits as fx
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import FAKE_QUANTIZE
 from zeropoint.graph.program import Program
@@ -214,3 +215,30 @@ def test_judging_equalization_reads_no_batch_twice(monkeypatch: pytest.MonkeyPat
         assert [one.scale.tolist() for one in quantizers(judged.module)] == [
             one.scale.tolist() for one in quantizers(plain.module)
         ]
+
+
+@pytest.mark.parametrize(
+    ("bits", "remaining", "is_taken"), [("W8A8", 0.4, False), ("W4A4", 0.4, True), ("W4A4", 0.6, False)]
+)
+def test_equalization_is_taken_without_a_trial_if_few_bits_gain_much(
+    bits: str, remaining: float, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """A trial decides against it; the network that stands for the equalized one has another bias."""
+    data, trials = [images(4, seed) for seed in range(3)], []
+
+    def changed(program, *_):
+        module = fx.copy(program.module)
+        name = next(name for name, _ in module.named_parameters() if name.endswith("bias"))
+        fx.set_tensor(module, name, module.get_parameter(name).detach() + 1, trainable=True)
+        return Equalized(dataclasses.replace(program, module=module), remaining)
+
+    def against(_, both, *__, **___):
+        trials.append(both)
+        return both[1]
+
+    plain = round_to_nearest(residual(), ADDS_INSIDE, data, options().at(bits))
+    monkeypatch.setattr(module_of, "equalize", changed)
+    monkeypatch.setattr(module_of, "nearest", against)
+    found = round_to_nearest(residual(), ADDS_INSIDE, data, options().at(bits))
+    assert torch.equal(found(images(4, 99)), plain(images(4, 99))) is not is_taken
+    assert len(trials) == (not is_taken)

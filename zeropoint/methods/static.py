@@ -39,13 +39,14 @@ WIDEST = 256  # inputs of an output; layers with more are not fitted
 FITTED = 128  # items
 WORK = 1 << 36  # multiply-accumulates of the float network on them
 LOOKS = 1 << 43  # the same, times the positions of a layer's output that are read
-# Equalization is taken if less than this share of the estimated noise remains. A trial before fitting may
-# mislead of few bits: with 0.34 of it, MobileNetV2 at W4A4 loses 0.1 dB in one and gains 1.5 dB in the end
-# (AMD EPYC with AVX2, November 2026).
-CERTAIN = 0.5
-# Otherwise it is tried on this many items, and WORK at most: the squared error that remains decides.
+# Equalization is tried before fitting, on this many items and WORK at most: the squared error that remains
+# decides.
 CHECKED = 64
-WORTH = 0.8  # of the error without it, at most: fits differ by 0.3 dB by chance
+# Of fewer than 8 bits a trial may mislead, and less than this share of the estimated noise is enough: with
+# 0.34 of it, MobileNetV2 at W4A4 loses 0.1 dB when tried and gains 1.5 dB in the end (AMD EPYC with AVX2,
+# November 2026).
+CERTAIN = 0.5
+WORTH = 0.8  # of the error without equalization, at most: fits differ by 0.3 dB by chance
 
 
 @step()
@@ -70,12 +71,14 @@ def take_silu_apart(program: Program, job: Job) -> Program:
 def place_quantizers(program: Program, job: Job) -> Program:
     """Quantizers with ranges from calibration data, and every weight at the nearest of its grid.
 
-    On the equalized network, where it has far less noise by the estimate, or little enough when tried.
+    On the equalized network, where that has far less error when tried or, of few bits, by the estimate.
     """
     seen, judged = job.calibration_batches, []
     equalized = equalize(program, seen, job.options)
-    chosen = _placed(equalized.program if equalized.remaining < CERTAIN else program, job)
-    if CERTAIN <= equalized.remaining < 1:
+    has_few_bits = min(job.options.weight_bits, job.options.activation_bits) < 8
+    is_certain = has_few_bits and equalized.remaining < CERTAIN
+    chosen = _placed(equalized.program if is_certain else program, job)
+    if equalized.program is not program and not is_certain:
         items = max(1, min(CHECKED, WORK // work(job.float32)))
         judged, both = _first(seen, items), (_placed(equalized.program, job), chosen)
         for each in both:
