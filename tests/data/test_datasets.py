@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import word_tokenizer
 from saved_datasets import (
     IMAGE,
     NUMBER,
@@ -53,12 +54,7 @@ def shades(loader):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    transformers = pytest.importorskip("transformers")
-    place = tmp_path_factory.mktemp("tokenizer")
-    (place / "vocab.txt").write_text("\n".join(WORDS))
-    transformers.BertTokenizer(vocab=str(place / "vocab.txt")).save_pretrained(place)
-    (place / "config.json").write_text(json.dumps(CONFIG))
-    return place
+    return word_tokenizer.save(tmp_path_factory.mktemp("tokenizer"), WORDS, CONFIG)
 
 
 def test_images_of_several_files_are_prepared_and_labelled(tmp_path):

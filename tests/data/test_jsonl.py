@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import word_tokenizer
 
 from zeropoint.data import resolve, task_of
 from zeropoint.errors import InputError
@@ -15,12 +16,7 @@ CONFIG = {"model_type": "bert", "vocab_size": 9, "max_position_embeddings": 40}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with a tokenizer of whole words."""
-    transformers = pytest.importorskip("transformers")
-    place = tmp_path_factory.mktemp("tokenizer")
-    (place / "vocab.txt").write_text("\n".join(WORDS))
-    transformers.BertTokenizer(vocab=str(place / "vocab.txt")).save_pretrained(place)
-    (place / "config.json").write_text(json.dumps(CONFIG))
-    return place
+    return word_tokenizer.save(tmp_path_factory.mktemp("tokenizer"), WORDS, CONFIG)
 
 
 def write(path, count=10, label=lambda number: number % 2):

@@ -84,8 +84,8 @@ def compare(
             {
                 "--max-drop": (max_drop is not None, "its table has no verdict"),
                 "--out": (out is not None, "its table is only printed; --json prints all of it"),
-                "--loss": (loss is not None, "no method for parts trains"),
-                "--free-sizes": (free_sizes, "a part takes the sizes that the model calls it with"),
+                "--loss": (loss is not None, of_parts.NO_LOSS),
+                "--free-sizes": (free_sizes, of_parts.NO_FREE_SIZES),
                 "--latency-batch-size": (latency_batch_size != 1, "a whole batch of --batch-size is timed"),
                 "several --bits": (len(shared.names(bits)) > 1, "one table is of one W and A"),
             }

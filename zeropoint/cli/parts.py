@@ -18,6 +18,10 @@ from zeropoint.report import parts as report
 from zeropoint.targets.options import Options
 from zeropoint.tasks import Task
 
+# Why an option means nothing for parts, of those that several commands have.
+NO_LOSS = "no method for parts trains"
+NO_FREE_SIZES = "a part takes the sizes that the model calls it with"
+
 
 def refuse(options: dict[str, tuple[bool, str]]) -> None:
     """Raises InputError for the first option that is given and means nothing for parts, with the reason."""

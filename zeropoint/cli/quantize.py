@@ -67,8 +67,8 @@ def quantize(
 
         of_parts.refuse(
             {
-                "--loss": (loss is not None, "no method for parts trains"),
-                "--free-sizes": (free_sizes, "a part takes the sizes that the model calls it with"),
+                "--loss": (loss is not None, of_parts.NO_LOSS),
+                "--free-sizes": (free_sizes, of_parts.NO_FREE_SIZES),
             }
         )
         given = of_parts.opened(model, weights, task, data, batch_size, limit_batches)

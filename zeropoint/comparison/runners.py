@@ -63,12 +63,14 @@ def _together(run: Run, rows: Sequence[Row]) -> list[Row]:
     float32 = {name: reference(run, name, run.threads) for name in engines}
     artefacts = {one.artefact: one.engine for one in float32.values()}
     artefacts |= {run.folder / str(row.artefact): row.engine for row in rows}
-    loaded = {float32[EAGER].artefact: float32[EAGER]}  # takes longer to load than all others
+    eager = float32[EAGER]  # takes longer to load than all others
     calls: dict[str, Callable[[], object]] = {}
     failed: dict[Path, str] = {}
     for path, name in artefacts.items():
         try:
-            calls[str(path)] = _call(run, loaded.get(path) or load_artefact(name, path, run.threads))
+            calls[str(path)] = _call(
+                run, eager if path == eager.artefact else load_artefact(name, path, run.threads)
+            )
         except Exception as error:
             failed[path] = first_line(error)[:300]
     samples = interleave(calls, seconds=LATENCY_SECONDS * len(calls))

@@ -84,16 +84,14 @@ def datasets(
     if tokens is not None or named is not None:
         raise InputError(f"{folder} holds images, which have no tokens; give {spec}")
     plain, varied = images.prepared(preprocessing), images.varied(preprocessing)
-    return split(
+    return images.loaders(
         spec,
         *(_Images(part, columns, plain, columns.classes) for part in parts),
         augmented=_Images(parts[-1], columns, varied, columns.classes),
         batch_size=batch_size,
         seed=seed,
-        noun="images",
-        how=f" in {counted(classes)}, {images.described(preprocessing)}",
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+        how=f" in {counted(classes)}",
+        preprocessing=preprocessing,
     )
 
 

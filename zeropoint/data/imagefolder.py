@@ -5,7 +5,7 @@ from typing import Any
 
 from zeropoint.data import images
 from zeropoint.data.loaders import Loaders
-from zeropoint.data.splits import check_classes, counted, parts_of, split
+from zeropoint.data.splits import check_classes, counted, parts_of
 from zeropoint.errors import InputError
 from zeropoint.models.source import Preprocessing
 from zeropoint.models.vision import torchvision
@@ -28,17 +28,15 @@ def imagefolder(folder: Path, *, batch_size: int, seed: int, preprocessing: Prep
         train = _images(part, plain)
         check_classes(folder, evaluation.classes, train.classes)
         augmented = _images(part, images.varied(preprocessing))
-    return split(
+    return images.loaders(
         f"imagefolder:{folder}",
         evaluation,
         train,
         augmented=augmented,
         batch_size=batch_size,
         seed=seed,
-        noun="images",
-        how=f" in {counted(len(evaluation.classes))}, {images.described(preprocessing)}",
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+        how=f" in {counted(len(evaluation.classes))}",
+        preprocessing=preprocessing,
     )
 
 

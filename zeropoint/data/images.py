@@ -4,6 +4,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from zeropoint.data.loaders import Loaders
+from zeropoint.data.splits import split
 from zeropoint.errors import InputError
 from zeropoint.models.source import Preprocessing
 from zeropoint.models.vision import torchvision
@@ -53,6 +55,19 @@ def varied(preprocessing: Preprocessing) -> Any:
     transforms = torchvision().transforms
     crop = transforms.RandomResizedCrop(preprocessing.crop, interpolation=interpolation(preprocessing))
     return transforms.Compose([crop, transforms.RandomHorizontalFlip(), *finished(preprocessing)])
+
+
+def loaders(name: str, *parts: Any, how: str, preprocessing: Preprocessing, **chosen: Any) -> Loaders:
+    """``splits.split`` of images that ``preprocessing`` prepares; ``how`` says what they are given with."""
+    return split(
+        name,
+        *parts,
+        noun="images",
+        how=f"{how}, {described(preprocessing)}",
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        **chosen,
+    )
 
 
 def described(preprocessing: Preprocessing) -> str:

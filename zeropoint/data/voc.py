@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 
 from zeropoint.data import images
 from zeropoint.data.loaders import Loaders
-from zeropoint.data.splits import split
 from zeropoint.errors import InputError
 from zeropoint.models.source import Preprocessing
 from zeropoint.models.vision import torchvision
@@ -35,17 +34,15 @@ def voc(folder: Path, *, batch_size: int, seed: int, preprocessing: Preprocessin
     lists = folder / "ImageSets" / "Segmentation"
     evaluation = _listed(folder, lists / "val.txt", preprocessing)
     train = lists / "train.txt"
-    return split(
+    return images.loaders(
         f"voc:{folder}",
         evaluation,
         _listed(folder, train, preprocessing) if train.is_file() else None,
         batch_size=batch_size,
         seed=seed,
-        noun="images",
-        how=f" with masks, {images.described(preprocessing)}",
+        how=" with masks",
+        preprocessing=preprocessing,
         collate=_stacked,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
     )
 
 

@@ -31,6 +31,7 @@ from zeropoint.graph.sizes import check_inputs
 from zeropoint.measure.simulate import OnProcessor, Overflowing, excess, overflowing
 from zeropoint.numerics.ranges import Statistics
 from zeropoint.passes.blocks import float_network
+from zeropoint.passes.sensitivity import signs, slopes
 from zeropoint.progress import track
 
 TOGETHER = 8  # items that run at a time: the outputs of all layers are held for them
@@ -229,26 +230,16 @@ class _Float(Interpreter):
         return target(*args, **kwargs)
 
     def _project(self, outputs: list[Tensor], items: int) -> None:
-        names = [name for name, value in self.values.items() if value.requires_grad]
+        values = {name: value for name, value in self.values.items() if value.requires_grad}
         reached = [output for output in outputs if output.requires_grad]
         for projection in range(PROJECTIONS if reached else 0):
-            signs = [
-                torch.randint(0, 2, output.shape, generator=self.generator).to(output) * 2 - 1
-                for output in reached
-            ]
-            slopes = torch.autograd.grad(
-                reached,
-                [self.values[name] for name in names],
-                signs,
-                retain_graph=projection < PROJECTIONS - 1,
-                allow_unused=True,
-            )
-            for name, slope in zip(names, slopes, strict=True):
-                if slope is not None:
-                    products = (slope * self.errors[name]).double()
-                    apart = products.dim() and len(products) % items == 0
-                    sums = products.reshape(items if apart else 1, -1).sum(1)
-                    self.seen[name].at_outputs += _square(sums) / PROJECTIONS
+            weights = [signs(output, self.generator) for output in reached]
+            found = slopes(reached, weights, values, keep_graph=projection < PROJECTIONS - 1)
+            for name, slope in found.items():
+                products = (slope * self.errors[name]).double()
+                apart = products.dim() and len(products) % items == 0
+                sums = products.reshape(items if apart else 1, -1).sum(1)
+                self.seen[name].at_outputs += _square(sums) / PROJECTIONS
 
     def compare(self, node: Node, value: Tensor) -> None:
         """Takes in what the quantized network gave at a site."""

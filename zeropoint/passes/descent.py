@@ -14,8 +14,12 @@ ACTIVATIONS = 1 << 30  # bytes of values that a step keeps for its gradients, at
 
 def items_a_step(module: GraphModule) -> int:
     """As many as keep what a graph computes for them within ACTIVATIONS."""
-    kept = sum(fx.item_bytes(node) for node in module.graph.nodes)
-    return max(2, min(BATCH, ACTIVATIONS // max(kept, 1)))
+    return max(2, min(BATCH, ACTIVATIONS // max(kept_bytes(module), 1)))
+
+
+def kept_bytes(module: GraphModule) -> int:
+    """The bytes of all values that a graph computes for one item, which its gradients need."""
+    return sum(map(fx.item_bytes, module.graph.nodes))
 
 
 class Descent:

@@ -273,8 +273,7 @@ def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any
 def _sensitive(regions: list[_Region], seen: dict[Node, Spread]) -> dict[str, int]:
     """The values whose noise counts, and the axis of the channels of each."""
     axes = {node: axis for region in regions for node, axis in region.axes.items() if node in seen}
-    outputs = (layer for region in regions for layer in region.readers)
-    axes |= {layer: 1 if is_convolution(layer) else layer.meta["val"].dim() - 1 for layer in outputs}
+    axes |= {layer: cast(int, _made_axis(layer)) for region in regions for layer in region.readers}
     return {node.name: axis for node, axis in axes.items()}
 
 

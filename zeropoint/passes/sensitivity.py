@@ -5,7 +5,7 @@ outputs give the mean square (Hutchinson 1990, "A stochastic estimator of the tr
 section 2): one backward pass gives those of all values at once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint.data.batches import inputs_of, items_of
-from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.memory import keeping_freed
+from zeropoint.passes.descent import kept_bytes
 
 ITEMS = 32  # items that are looked at, at most
 LEAST = 4  # items that are looked at least, however large the network
@@ -31,7 +31,6 @@ def sensitivities(
     axes: Mapping[str, int],
     calibration: Iterable[Any],
     items: int | None = None,
-    seed: int = 0,
 ) -> dict[str, Tensor]:
     """By the name of each node in ``axes``, what noise in each channel along its axis does: (channels,).
 
@@ -43,7 +42,7 @@ def sensitivities(
     """
     if items is None:
         items = max(LEAST, min(ITEMS, WORK // (BOTH * work(program))))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     found: dict[str, Tensor] = {}
     seen, batches, size = 0, 0, min(items, MEMORY // _kept(program))
     if not size:
@@ -61,7 +60,7 @@ def sensitivities(
 def _kept(program: Program) -> int:
     """The bytes of all values of an item, or of the batch where its size is fixed."""
     rows = 1 if program.dynamic_batch else items_of(program.example_inputs)
-    return max(rows * sum(map(fx.item_bytes, program.module.graph.nodes)), 1)
+    return max(rows * kept_bytes(program.module), 1)
 
 
 def _slopes(
@@ -74,21 +73,39 @@ def _slopes(
             outputs = [output for output in flat_tensors(network.run(*inputs)) if output.requires_grad]
             if not outputs:
                 return {}
-            signs = [_signs(output.detach(), generator) for output in outputs]
-            slopes = torch.autograd.grad(outputs, list(network.values.values()), signs, allow_unused=True)
+            weights = [_share(output.detach()) * signs(output, generator) for output in outputs]
+            found = slopes(outputs, weights, network.values)
         except RuntimeError:
             return {}
-    by_name = zip(network.values, slopes, strict=True)
     # A slope that is not finite, as of a square root at 0, says nothing.
-    return {name: slope.nan_to_num(0.0, 0.0, 0.0) for name, slope in by_name if slope is not None}
+    return {name: slope.nan_to_num(0.0, 0.0, 0.0) for name, slope in found.items()}
 
 
-def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
-    """Random signs over the size of an output; 0 for what is not finite, such as masked scores."""
+def _share(output: Tensor) -> Tensor:
+    """One over the size of an output; 0 for what is not finite, such as masked scores."""
     is_finite = output.isfinite()
     size = torch.linalg.vector_norm(torch.where(is_finite, output, 0.0)).clamp(min=1e-30)
-    signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-    return torch.where(is_finite, signs / size, 0.0)
+    share: Tensor = is_finite / size
+    return share
+
+
+def signs(output: Tensor, generator: torch.Generator) -> Tensor:
+    """Random signs, one for each element of an output, of its dtype."""
+    return torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
+
+
+def slopes(
+    outputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    values: Mapping[str, Tensor],
+    *,
+    keep_graph: bool = False,
+) -> dict[str, Tensor]:
+    """The slope of the sum of the weighted outputs along each value that it depends on, by name."""
+    found = torch.autograd.grad(
+        outputs, list(values.values()), weights, retain_graph=keep_graph, allow_unused=True
+    )
+    return {name: slope for name, slope in zip(values, found, strict=True) if slope is not None}
 
 
 class _Sloped(Interpreter):
