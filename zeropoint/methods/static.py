@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from zeropoint.data.batches import items_of, split
+from zeropoint.data.batches import Loader, items_of, split
 from zeropoint.data.held_out import divided
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
@@ -33,6 +33,7 @@ from zeropoint.passes.observe import Ranges
 from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
 from zeropoint.passes.silu import decompose_silu
+from zeropoint.targets.options import Options
 from zeropoint.targets.placement import Placement, place_static, shared_grids
 
 # Limits of fitting 8-bit weights to data: rounding them to nearest is almost as accurate.
@@ -141,26 +142,28 @@ def _origin(source: Node) -> str:
 @step("calibration")
 def fit(program: Program, job: Job) -> Program:
     """Weights and biases are fitted to the data, as ``options.rounding`` says."""
-    return fitted(program, job)
+    return fitted(program, job.float32, job.calibration_batches, job.options)
 
 
-def fitted(rounded: Program, job: Job, *, thorough: bool = False) -> Program:
+def fitted(
+    rounded: Program, float32: Program, calibration: Loader, options: Options, *, thorough: bool = False
+) -> Program:
     """``rounded`` with its weights fitted, where items that are held out come nearer to float so.
 
     They are by GPTQ, and from there by AdaRound where the options say so.
     """
-    options, fits, judged = job.options, {}, ITEMS
+    fits, judged = {}, ITEMS
     if options.rounding == "nearest":
         return within_limits(rounded)
     if rounded.weight_bits == 8 and not thorough:
-        cost = work(job.float32)
+        cost = work(float32)
         items, positions = max(1, min(FITTED, WORK // cost)), min(POSITIONS, LOOKS // cost)
         fits, judged = {"largest": WIDEST, "items": items, "positions": positions}, -(-items // 4)
-    to_fit, held_out = divided(job.calibration_batches, by_item=rounded.dynamic_batch)
+    to_fit, held_out = divided(calibration, by_item=rounded.dynamic_batch)
     candidates = [gptq(rounded, to_fit, **fits), within_limits(rounded)]
     if options.rounding == "adaround":
         candidates.insert(0, adaround(candidates[0], rounded, to_fit, options.seed))
-    best = nearest(job.float32, candidates, held_out, judged)
+    best = nearest(float32, candidates, held_out, judged)
     return dataclasses.replace(best, unfitted=rounded.module)
 
 
