@@ -140,11 +140,11 @@ def test_advice_measured_is_what_the_mended_program_gives():
     found = diagnose(program, DATA)
     expected = capture(network(), DATA[0][:2])(torch.cat(DATA))
     before = sqnr(expected, program(torch.cat(DATA)))
-    assert found.sqnr_db == pytest.approx(before, abs=0.05)  # ties may be rounded the other way
+    assert found.sqnr_db == pytest.approx(before, abs=0.1)  # ties may be rounded the other way
     assert {one.fix.what for one in found.advice} >= {"8-bit weights", "leave it float"}
     for one in found.advice:
         after = sqnr(expected, one.fix.apply(program)(torch.cat(DATA)))
-        assert one.gain_db == pytest.approx(after - before, abs=0.05)
+        assert one.gain_db == pytest.approx(after - before, abs=0.1)
     assert [one.gain_db for one in found.advice] == sorted((a.gain_db for a in found.advice), reverse=True)
 
 

@@ -22,7 +22,6 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from zeropoint.data.nested import plain, restore
-from zeropoint.graph import edits as fx
 from zeropoint.graph.signature import Signature
 from zeropoint.torch_private.graphs import VERIFIER
 from zeropoint.torch_private.operators import is_higher_order, signature

@@ -34,7 +34,7 @@ from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
 from zeropoint.passes.silu import decompose_silu
 from zeropoint.targets.options import Options
-from zeropoint.targets.placement import Placement, place_static, shared_grids
+from zeropoint.targets.placement import Placement, place_static, shared_edges, shared_grids
 
 # Limits of fitting 8-bit weights to data: rounding them to nearest is almost as accurate.
 WIDEST = 256  # inputs of an output; layers with more are not fitted
@@ -49,6 +49,8 @@ CHECKED = 64
 # November 2026).
 CERTAIN = 0.5
 WORTH = 0.8  # of the error without equalization, at most: fits differ by 0.3 dB by chance
+# Times a value's own step size: up to here it shares the coarser grid of a concatenation with all readers.
+ALIKE = 2.0
 
 
 @step()
@@ -108,13 +110,18 @@ class _Placed:
         """The Program with the quantizers, at what has been seen so far."""
         module, parameters = fx.copy(self.program.module), self.ranges.parameters()
 
-        def quantizer_after(source: Node, scheme: Scheme) -> Node:
-            scale, zero_point = parameters[_origin(source), scheme]
+        def is_alike(source: str, grid: str, scheme: Scheme) -> bool:
+            own, shared = (float(parameters[name, scheme][0]) for name in (source, grid))
+            return shared <= ALIKE * own
+
+        def quantizer_after(source: Node, scheme: Scheme, grid: str) -> Node:
+            scale, zero_point = parameters[grid or _origin(source), scheme]
             if not (job.target.zero_in_middle or scheme.symmetric) and scheme.bits == 8:
                 scale, zero_point = off_middle(scale, zero_point, scheme)
             return insert_activation(module, source, scale, zero_point, scheme)
 
-        insert_quantizers(module, self.placement, job.target, job.options, quantizer_after)
+        shared = shared_edges(self.program.module, self.placement, is_alike)
+        insert_quantizers(module, self.placement, job.target, job.options, quantizer_after, shared)
         make_room(module)
         return quantized(self.program, module, "static", self.placement, job)
 
