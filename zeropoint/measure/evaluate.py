@@ -13,6 +13,7 @@ from torch import Tensor
 from zeropoint import tasks
 from zeropoint.data.batches import FlatBatch, Loader, class_names, limit, split
 from zeropoint.errors import InputError
+from zeropoint.graph.hidden import without_hidden
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.signature import flattened
 from zeropoint.graph.sizes import check_inputs
@@ -193,6 +194,7 @@ class _View:
         outputs = getattr(self.run, "flat", self.run)(*inputs)
         self.flat = flat_tensors(outputs)
         signature = getattr(self.run, "signature", None)
+        self.names: tuple[str, ...] = signature.input_names if signature else ()
         self.nested = signature.nested(self.flat) if signature else outputs
         if isinstance(self.nested, tuple) and len(self.nested) == 1:
             self.nested = self.nested[0]
@@ -233,7 +235,9 @@ class _Gathered:
         for reference, meter in self._references:
             if reference is not None:
                 read = self._view.read, reference.read, targets
-                batch = meter.add(reference.flat, self._view.flat, read)
+                names = self._view.names
+                wanted, found = (without_hidden(names, inputs, one.flat) for one in (reference, self._view))
+                batch = meter.add(wanted, found, read)
                 if reference is not self._references[0][0]:
                     continue
                 if meter.score and not self._task.metrics:

@@ -8,7 +8,7 @@ say far more about those than about the outputs alone.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from zeropoint.data.batches import inputs_of
 from zeropoint.data.held_out import EVERY
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
+from zeropoint.graph.hidden import without_hidden
 from zeropoint.graph.macs import work
 from zeropoint.graph.program import Program
 from zeropoint.memory import keeping_freed
@@ -99,7 +100,8 @@ def distil(
         generator.set_state(earlier["generator"])
         for name, part in learning.items():
             part.load_state_dict(earlier[name])
-    loss_of = functools.partial(_loss, student, teacher, _taps(teacher))
+    shown = functools.partial(without_hidden, start.signature.input_names)
+    loss_of = functools.partial(_loss, student, teacher, _taps(teacher), shown)
     with file.tells("distilling"):
         for step in track(range(first, steps + 1), "distilling", done=first):
             if step % JUDGED == 0 or step == steps:
@@ -167,11 +169,21 @@ def _values(
     return tensors, [ends[name] for name in blocks]
 
 
-def _loss(student: GraphModule, teacher: GraphModule, blocks: list[str], batch: list[Tensor]) -> Tensor:
-    """The distance of the student from the teacher on a batch."""
+def _loss(
+    student: GraphModule,
+    teacher: GraphModule,
+    blocks: list[str],
+    shown: Callable[[Sequence[Tensor], list[Tensor]], list[Tensor]],
+    batch: list[Tensor],
+) -> Tensor:
+    """The squared errors relative to the squares, on a batch and without padding.
+
+    The mean over the outputs, plus that over the blocks.
+    """
     with torch.no_grad():
-        wanted = _values(teacher, batch, blocks)
-    return _distance(_values(student, batch, blocks), wanted)
+        wanted = [shown(batch, part) for part in _values(teacher, batch, blocks)]
+    found = [shown(batch, part) for part in _values(student, batch, blocks)]
+    return relative_error(found[0], wanted[0]) + relative_error(found[1], wanted[1])
 
 
 def _mean_loss(loss_of: Callable[[list[Tensor]], Tensor], inputs: list[Tensor], batch_size: int) -> float:
@@ -180,9 +192,3 @@ def _mean_loss(loss_of: Callable[[list[Tensor]], Tensor], inputs: list[Tensor], 
         batches = zip(*(tensor.split(batch_size) for tensor in inputs), strict=True)
         losses = [(float(loss_of(list(batch))), len(batch[0])) for batch in batches]
     return sum(loss * count for loss, count in losses) / len(inputs[0])
-
-
-def _distance(found: tuple[list[Tensor], list[Tensor]], wanted: tuple[list[Tensor], list[Tensor]]) -> Tensor:
-    """The squared errors relative to the squares: mean over the outputs, plus mean over the blocks."""
-    (outputs, blocks), (wanted_outputs, wanted_blocks) = found, wanted
-    return relative_error(outputs, wanted_outputs) + relative_error(blocks, wanted_blocks)

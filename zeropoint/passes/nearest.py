@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zeropoint.data.batches import inputs_of, items_of
+from zeropoint.graph.hidden import without_hidden
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.quantizers import Simulation
 from zeropoint.memory import keeping_freed
@@ -45,5 +46,6 @@ def nearest(
 
 def _outputs(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     with torch.no_grad():
-        outputs = flat_tensors(Simulation(program.module).run(*inputs))
+        found = flat_tensors(Simulation(program.module).run(*inputs))
+    outputs = without_hidden(program.signature.input_names, inputs, found)
     return [output.double() for output in outputs if output.is_floating_point()]

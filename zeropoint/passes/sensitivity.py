@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint.data.batches import inputs_of, items_of
+from zeropoint.graph.hidden import without_hidden
 from zeropoint.graph.macs import work
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.memory import keeping_freed
@@ -67,7 +68,7 @@ def mean_of_slopes(
         return {}
     for inputs in inputs_of(calibration, size if program.dynamic_batch else None):
         network = _Sloped(program.module, names)
-        for name, slope in _slopes(network, inputs, generator).items():
+        for name, slope in _slopes(program.signature.input_names, network, inputs, generator).items():
             found[name] = found.get(name, 0.0) + of(name, network.values[name].detach(), slope)
         seen, batches = seen + items_of(inputs), batches + 1
         if seen >= items:
@@ -81,11 +82,14 @@ def _kept(program: Program) -> int:
     return max(rows * kept_bytes(program.module), 1)
 
 
-def _slopes(network: "_Sloped", inputs: tuple[Tensor, ...], generator: torch.Generator) -> dict[str, Tensor]:
+def _slopes(
+    names: Sequence[str], network: "_Sloped", inputs: tuple[Tensor, ...], generator: torch.Generator
+) -> dict[str, Tensor]:
     """The slope of a random projection of the outputs, each relative to its size, along each value."""
     with torch.enable_grad():
         try:
-            outputs = [output for output in flat_tensors(network.run(*inputs)) if output.requires_grad]
+            outputs = without_hidden(names, inputs, flat_tensors(network.run(*inputs)))
+            outputs = [output for output in outputs if output.requires_grad]
             if not outputs:
                 return {}
             weights = [_share(output.detach()) * signs(output, generator) for output in outputs]

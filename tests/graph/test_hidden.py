@@ -1,0 +1,76 @@
+"""Positions that a mask hides do not count where outputs are judged."""
+
+import pytest
+import torch
+from torch import nn
+
+import zeropoint as zp
+from zeropoint.graph.hidden import without_hidden
+from zeropoint.passes.sensitivity import sensitivities
+
+MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
+OUTPUT = torch.arange(12.0).reshape(2, 3, 2) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("attention_mask", MASK),
+        ("decoder_attention_mask", MASK),
+        ("src_key_padding_mask", MASK == 0),
+    ],
+)
+def test_outputs_are_zero_where_nobody_reads_them(name, mask):
+    ids, first = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 4)
+    tokens, pooled = without_hidden(("input_ids", name), (ids, mask), (OUTPUT, first))
+    assert torch.equal(tokens, OUTPUT * MASK[:, :, None])
+    assert torch.equal(pooled, first)  # not of positions
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("mask", MASK),
+        ("attention_mask", MASK.float()),
+        ("attention_mask", MASK.reshape(2, 1, 3)),
+        (None, MASK),
+    ],
+)
+def test_other_inputs_hide_nothing(name, mask):
+    names = () if name is None else (name,)
+    assert torch.equal(without_hidden(names, (mask,), (OUTPUT,))[0], OUTPUT)
+
+
+class Tagger(nn.Module):
+    """What it gives at padded positions is a thousand times as large."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x, attention_mask):
+        size = torch.where(attention_mask.bool(), 1.0, 1000.0)[:, :, None]
+        return self.head(torch.tanh(self.body(x))) * size
+
+
+def test_noise_and_fidelity_are_of_what_is_shown():
+    model = Tagger().eval()
+    x = torch.randn(16, 3, 4, generator=torch.Generator().manual_seed(1))
+    mask = MASK.repeat(8, 1)
+    program = zp.capture(model, (x, mask))
+    data = [{"x": x, "attention_mask": mask}]
+    (name,) = [node.name for node in program.module.graph.nodes if node.name.startswith("tanh")]
+    batches = [program.signature.flat((), data[0])]
+    found = sensitivities(program, {name: 2}, batches, items=16)[name].sum()
+    shown = zp.capture(model, (x, torch.ones_like(mask)))
+    short = [(x[mask.bool()].reshape(-1, 1, 4).expand(-1, 3, 4), torch.ones(24, 3, dtype=torch.long))]
+    alone = sensitivities(shown, {name: 2}, short, items=24)[name].sum()
+    assert found == pytest.approx(alone.item(), rel=0.5)
+
+    class Off(Tagger):
+        def forward(self, x, attention_mask):
+            return super().forward(x, attention_mask) + 5.0 * (attention_mask == 0)[:, :, None]
+
+    fidelity = zp.evaluate(zp.capture(Off().eval(), (x, mask)), data, float32=program).fidelity
+    assert fidelity.sqnr_db == float("inf")

@@ -1,0 +1,44 @@
+"""Hidden: positions of a sequence that an input says are padding, whose outputs nobody reads.
+
+What a network gives there depends on little that is trained: in an ALBERT of reactions noise at padded
+positions grows 500 times as much as at real ones.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+SHOWS = ("attention_mask",)  # of transformers: not zero where there is a token
+HIDES = (
+    "src_key_padding_mask",
+    "key_padding_mask",
+    "padding_mask",
+)  # of PyTorch: not zero where there is none
+
+
+def without_hidden(names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs with zeros at the positions that a mask among the inputs, of these ``names``, hides.
+
+    A mask is an input of one of the names above, or of a name that ends so, (N, T); it is about outputs of
+    floating-point numbers (N, T, ...), and the others stay as they are.
+    """
+    shown = _shown(names, inputs)
+    if shown is None:
+        return list(outputs)
+    return [_where(output, shown) for output in outputs]
+
+
+def _shown(names: Sequence[str], inputs: Sequence[Tensor]) -> Tensor | None:
+    for name, value in zip(names, inputs, strict=False):
+        if value.dim() == 2 and not value.is_floating_point():
+            if name.endswith(SHOWS):
+                return value != 0
+            if name.endswith(HIDES):
+                return value == 0
+    return None
+
+
+def _where(output: Tensor, shown: Tensor) -> Tensor:
+    if not output.is_floating_point() or output.dim() < 3 or output.shape[:2] != shown.shape:
+        return output
+    return output.masked_fill(~shown.reshape(*shown.shape, *[1] * (output.dim() - 2)), 0.0)
