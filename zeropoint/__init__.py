@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from zeropoint.parts.quantize import quantize_parts
     from zeropoint.parts.result import Parts, load_parts
     from zeropoint.quantization import quantize, train_quantized
+    from zeropoint.shipping.check import verify
+    from zeropoint.shipping.ship import ship, ship_run
     from zeropoint.targets.options import Options
     from zeropoint.training.options import TrainingOptions
     from zeropoint.tune.choose import Choice, fastest_engine, fastest_target
@@ -59,7 +61,10 @@ _HOMES = {
     "fixed": "zeropoint.diagnosis.diagnose",
     "quantize": "zeropoint.quantization",
     "quantize_parts": "zeropoint.parts.quantize",
+    "ship": "zeropoint.shipping.ship",
+    "ship_run": "zeropoint.shipping.ship",
     "train_quantized": "zeropoint.quantization",
+    "verify": "zeropoint.shipping.check",
 }
 
 __all__ = [  # noqa: RUF022  # the order of use
@@ -79,6 +84,9 @@ __all__ = [  # noqa: RUF022  # the order of use
     "fastest_engine",
     "fastest_target",
     "compare",
+    "ship",
+    "ship_run",
+    "verify",
     "Benchmark",
     "BenchmarkPair",
     "ChangedSample",

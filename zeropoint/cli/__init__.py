@@ -18,7 +18,9 @@ from zeropoint.cli.qat import qat
 from zeropoint.cli.quantize import quantize
 from zeropoint.cli.report import report
 from zeropoint.cli.run import run
+from zeropoint.cli.ship import ship
 from zeropoint.cli.train import train
+from zeropoint.cli.verify import verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,7 +54,7 @@ def common(
     """
 
 
-for command in (compare, quantize, qat, evaluate, bench, inspect, diagnose, report, train):
+for command in (compare, quantize, qat, evaluate, bench, inspect, diagnose, report, ship, verify, train):
     app.command(cls=Command)(command)
 
 

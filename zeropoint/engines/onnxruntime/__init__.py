@@ -2,7 +2,7 @@
 
 from zeropoint.engines.onnxruntime.lowering import lower
 from zeropoint.engines.onnxruntime.profile import integer_operators, layer_seconds
-from zeropoint.engines.onnxruntime.run import example_inputs, files, load, metadata
+from zeropoint.engines.onnxruntime.run import example_inputs, files, load, metadata, settings
 from zeropoint.engines.onnxruntime.target import target_for
 from zeropoint.graph.program import Program
 
@@ -19,6 +19,7 @@ __all__ = [
     "load",
     "lower",
     "metadata",
+    "settings",
     "target_for",
     "unsupported",
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import io
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.attention import with_finite_masks
 from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
+from zeropoint.graph.ports import ports, renamed
 from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.graph.signature import Signature
@@ -52,11 +54,15 @@ def lower(program: Program, path: Path) -> None:
             **sequence_table(),
         }
         converted = to_onnx(exported, table)
-    _name(converted.model.graph, program.signature)
+    graph = converted.model.graph
+    _name(graph, program.signature)
     tell(rewrite(converted.model))
-    parts: list[Any] = [*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()]
+    _name_sizes(graph, program)
+    parts: list[Any] = [*graph.inputs, *graph.outputs, *graph.all_nodes(), *graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator
+    converted.model.producer_name = "zeropoint"
+    converted.model.producer_version = importlib.metadata.version("zeropoint")
     converted.model.metadata_props[PROCESSOR] = program.processor
     converted.model.metadata_props[SIGNATURE] = program.signature.to_json()
     with atomic_write(path) as temporary:
@@ -88,6 +94,25 @@ def _name(graph: Any, signature: Signature) -> None:
             while name in taken - {value.name}:
                 name += "_"
             value.name = name
+
+
+def _name_sizes(graph: Any, program: Program) -> None:
+    """Gives free sizes, which export calls s77 and the like, their names: batch, height, length."""
+    import onnx_ir
+
+    names = {
+        str(size): str(port.shape[axis])
+        for value, port in zip(graph.inputs, ports(program)[0], strict=True)
+        for axis, size in enumerate(value.shape)
+        if not isinstance(size, int)
+    }
+    made = [value for node in graph.all_nodes() for value in node.outputs]
+    for value in [*graph.inputs, *graph.outputs, *made]:
+        if value.shape is not None:
+            sizes = [size if isinstance(size, int) else size.value for size in value.shape]
+            value.shape = onnx_ir.Shape(
+                [renamed(size, names) if isinstance(size, str) else size for size in sizes]
+            )
 
 
 def _check_pooling(program: Program) -> None:

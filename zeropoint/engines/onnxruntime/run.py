@@ -19,6 +19,11 @@ def files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
+def settings(path: Path) -> dict[str, Any]:
+    """The arguments of a session, the same for all artefacts."""
+    return {"disabled_optimizers": DISABLED}
+
+
 def metadata(path: Path) -> dict[str, str]:
     """What the file says of its Program."""
     import onnx
@@ -71,12 +76,12 @@ def session(path: Path, sizes: Mapping[str, int] | None = None, **options: objec
     """A session on an artefact, its free dimensions fixed to ``sizes`` by name, with these SessionOptions."""
     import onnxruntime
 
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
+    configured = onnxruntime.SessionOptions()
+    configured.log_severity_level = 3
     for name, value in options.items():
-        setattr(settings, name, value)
+        setattr(configured, name, value)
     for name, size in (sizes or {}).items():
-        settings.add_free_dimension_override_by_name(name, size)
+        configured.add_free_dimension_override_by_name(name, size)
     return onnxruntime.InferenceSession(
-        path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+        path, configured, providers=["CPUExecutionProvider"], **settings(path)
     )

@@ -12,6 +12,7 @@ from zeropoint.engines.torch.run import (
     integer_operators,
     load,
     metadata,
+    settings,
 )
 from zeropoint.engines.torch.target import target_for, unsupported
 
@@ -28,6 +29,7 @@ __all__ = [
     "load",
     "lower",
     "metadata",
+    "settings",
     "target_for",
     "unsupported",
 ]

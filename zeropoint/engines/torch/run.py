@@ -52,6 +52,21 @@ def load(path: Path, threads: int, kept: int = KEPT) -> Run:
     return run
 
 
+def settings(path: Path) -> dict[str, Any]:
+    """Whether it is a compiled package, and if so of what batch size, and the axes of batches in its outputs.
+
+    The batch size is 0 for a package whose inputs have no free batch.
+    """
+    if not path.name.endswith(PACKAGE_ENDING):
+        return {"compiled": False}
+    known = metadata_of(path)
+    return {
+        "compiled": True,
+        "batch": int(known.get(BATCH) or 0),
+        "output_axes": json.loads(known.get(AXES, "[]")),
+    }
+
+
 def metadata(path: Path) -> dict[str, str]:
     """What the file says of its Program."""
     if path.name.endswith(PACKAGE_ENDING):
