@@ -58,7 +58,7 @@ def write(
             (folder / name).write_text(text, encoding="utf-8")
         made["files"] = digests(folder)
         _write_json(folder, made)
-    return made
+        return dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
 
 
 def scripts(engine: str) -> tuple[str, ...]:
