@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,6 +219,14 @@ def test_it_says_why_it_is_slower(original, scripts):
     assert scripts.timing(manifest, seen | {"latency_ms": 1.2}).status == "ok"
     assert scripts.kernels(manifest, seen).status == "warning"
     assert scripts.memory(manifest, seen | {"memory_bytes": 10**12}).status == "warning"
+
+
+def test_a_folder_of_an_earlier_version_is_verified():
+    """Each version of the manifest is kept here, and read by every later zeropoint."""
+    kept = sorted((Path(__file__).parent / "saved").iterdir())
+    assert [path.name for path in kept] == ["format1"]
+    for path in kept:
+        assert zp.verify(path, "--seconds", "0") == 0
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 99}'])

@@ -18,6 +18,7 @@ from zeropoint.engines.onnxruntime.recurrent import GATES, sequence_table
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.recurrent import to_layers
 from zeropoint.engines.rewrites import tell
+from zeropoint.engines.seal import onnx_seal, seal
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
@@ -67,6 +68,7 @@ def lower(program: Program, path: Path) -> None:
     converted.model.metadata_props[SIGNATURE] = program.signature.to_json()
     with atomic_write(path) as temporary:
         converted.save(temporary)
+        seal([temporary], onnx_seal())
 
 
 def _name(graph: Any, signature: Signature) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropoint.engines import seal
 from zeropoint.engines.engine import KEPT, Run
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
 
@@ -17,6 +18,11 @@ DISABLED = ["SkipLayerNormFusion"]
 def files(path: Path) -> tuple[Path, ...]:
     """The file, which holds the weights, too."""
     return (path,)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the file by its digest."""
+    return seal.damage(files(path), seal.onnx_seal())
 
 
 def settings(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropoint.engines import seal
 from zeropoint.engines.engine import KEPT, Run
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
@@ -19,6 +20,11 @@ DYNAMIC_GROUP = 32
 def files(path: Path) -> tuple[Path, ...]:
     """The graph and the weights."""
     return path, path.with_suffix(".bin")
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with graph or weights by their digest."""
+    return seal.damage(files(path), seal.xml_seal())
 
 
 def settings(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from zeropoint.engines.torch.lowering import artefact_name, lower
 from zeropoint.engines.torch.run import (
     PACKAGE_ENDING,
     PROGRAM_ENDING,
+    damage,
     example_inputs,
     files,
     integer_operators,
@@ -21,6 +22,7 @@ __all__ = [
     "PACKAGES",
     "PROGRAM_ENDINGS",
     "artefact_name",
+    "damage",
     "example_inputs",
     "files",
     "import_packages",
