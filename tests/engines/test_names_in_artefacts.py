@@ -52,16 +52,10 @@ def test_onnx_names_one_length_of_two_inputs(tmp_path, attention):
     assert not [size for size in every if size.startswith(("s", "u")) and size[1:].isdigit()]
 
 
-def test_openvino_names_axes_by_a_layout(tmp_path, attention):
-    path = zp.compile(attention, "openvino", path=tmp_path / "m").artefact
-    model = openvino.Core().read_model(path)
+def test_openvino_has_the_names_of_inputs_and_outputs(tmp_path, attention):
+    model = openvino.Core().read_model(zp.compile(attention, "openvino", path=tmp_path / "m").artefact)
     assert [port.any_name for port in model.inputs] == ["tokens", "mask"]
     assert [port.any_name for port in model.outputs] == ["output"]
-    assert [openvino.layout_helpers.get_layout(port).to_string() for port in model.inputs] == [
-        "[N,LENGTH]"
-    ] * 2
-    fixed = openvino.Core().read_model(zp.compile(residual(), "openvino", path=tmp_path / "r").artefact)
-    assert openvino.layout_helpers.get_layout(fixed.inputs[0]).to_string() == "[N,?,?,?]"
 
 
 LOAD = {

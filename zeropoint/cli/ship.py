@@ -19,6 +19,12 @@ def ship(
             help="The row: method, bits and engine, as in 'static W8A8 openvino'; default: the verdict's."
         ),
     ] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="For a server: triton, ovms (OpenVINO Model Server) or kserve; default: folder, for none."
+        ),
+    ] = "folder",
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Ship a row even if it computes something else than its Program.")
     ] = False,
@@ -31,7 +37,7 @@ def ship(
     check_new(out)
     from zeropoint.shipping.ship import ship_run
 
-    made = ship_run(run, out, row=row, anyway=anyway, say=progress.say)
+    made = ship_run(run, out, row=row, anyway=anyway, layout=layout, say=progress.say)
     size = sum(known["bytes"] for known in made["files"].values()) / 1e6
     output.say(f"Shipped: {out}, {len(made['files']) + 1} files, {size:.2f} MB")
     output.say(f"Check it, here or where you copy it: python {out}/verify.py", style="dim")

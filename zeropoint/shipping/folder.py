@@ -16,7 +16,7 @@ import torch
 from zeropoint import engines
 from zeropoint.errors import InputError
 from zeropoint.files import new_folder
-from zeropoint.shipping import texts
+from zeropoint.shipping import layouts, texts
 from zeropoint.shipping.manifest import GOLDEN, Shipment, check_engine, manifest
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -24,18 +24,25 @@ NAME = "model"  # of the artefact in the folder
 
 
 def write(
-    shipment: Shipment, out: str | os.PathLike[str], say: Callable[[str], None] = lambda _: None
+    shipment: Shipment,
+    out: str | os.PathLike[str],
+    layout: str = "folder",
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Writes the folder at ``out`` whole, or nothing, and gives its manifest.
+
+    In the ``layout`` of a server the artefact lies where the server wants it, and the server's configuration
+    is there, too.
 
     Raises InputError if ``out`` exists, if the engine is not installed, and if the folder in a process of its
     own gives other outputs than zeropoint does.
     """
     check_engine(shipment.engine)
+    model = layouts.model_name(shipment.model)
     with new_folder(out) as folder:
         for name in scripts(shipment.engine):
             shutil.copyfile(SCRIPTS / name, folder / name)
-        files = _copy_artefact(shipment, folder)
+        files = _copy_artefact(shipment, folder, layouts.place(layout, model))
         images = _golden(shipment, folder)
         made = manifest(shipment, files, images, shipment.samples.preprocessing)
         _write_json(folder, made)
@@ -50,11 +57,14 @@ def write(
         _check_outputs(shipment, folder, measured)
         for name in ("kernels", "memory_bytes", "first_result_seconds"):
             made["measured"][name] = measured[name]
-        for name, text in (
-            ("README.md", texts.readme(made)),
-            ("requirements.txt", texts.requirements(made)),
-            ("Dockerfile", texts.dockerfile(made)),
-        ):
+        written = {
+            "README.md": texts.readme(made, layout),
+            "requirements.txt": texts.requirements(made),
+            "Dockerfile": texts.dockerfile(made),
+        }
+        if layout != "folder":
+            written |= layouts.LAYOUTS[layout].files(made, model)
+        for name, text in written.items():
             (folder / name).write_text(text, encoding="utf-8")
         made["files"] = digests(folder)
         _write_json(folder, made)
@@ -76,22 +86,28 @@ def digests(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _copy_artefact(shipment: Shipment, folder: Path) -> list[str]:
-    """Copies the files of the artefact, under the name ``model`` with its ending; their names."""
+def _copy_artefact(shipment: Shipment, folder: Path, place: str) -> list[str]:
+    """Copies the files of the artefact to ``place``, named ``model``; their paths in the folder.
+
+    Servers look for model.xml and model.onnx.
+    """
     engine, source = engines.named(shipment.engine), shipment.artefact
     ending = next(ending for ending in engine.ENDINGS if source.name.endswith(ending))
     beside = sorted(source.parent.glob(f"{source.name}*data"))  # of an .onnx that holds its weights apart
-    target = folder / (source.name if beside else f"{NAME}{ending}")
+    if place:
+        ending = ending.replace(".openvino", "")
+    target = folder / place / (source.name if beside else f"{NAME}{ending}")
+    target.parent.mkdir(parents=True, exist_ok=True)
     pairs = [
         *zip(engine.files(source), engine.files(target), strict=True),
-        *((one, folder / one.name) for one in beside),
+        *((one, target.with_name(one.name)) for one in beside),
     ]
     for one, other in pairs:
         try:
             shutil.copyfile(one, other)
         except OSError as error:
             raise InputError(f"cannot copy {one}: {error.strerror or error}; compare again") from error
-    return [other.name for _, other in pairs]
+    return [other.relative_to(folder).as_posix() for _, other in pairs]
 
 
 def _golden(shipment: Shipment, folder: Path) -> list[str]:

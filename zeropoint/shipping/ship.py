@@ -20,6 +20,7 @@ from zeropoint.models.source import Preprocessing
 from zeropoint.report.files import load as load_results
 from zeropoint.report.verdict import fastest
 from zeropoint.shipping import folder
+from zeropoint.shipping.layouts import check_layout
 from zeropoint.shipping.manifest import Shipment, check_engine
 from zeropoint.targets import machine
 
@@ -38,6 +39,7 @@ def ship(
     classes: Sequence[str] = (),
     preprocessing: Preprocessing | None = None,
     images: Sequence[str | os.PathLike[str]] = (),
+    layout: str = "folder",
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Writes a folder at ``out`` that runs the Program on an engine without zeropoint; gives its manifest.
@@ -46,7 +48,8 @@ def ship(
     inputs and outputs, and a README. ``inputs`` are tensors of one call, in the order of the model's inputs,
     to make the golden outputs of; by default the Program's example. ``preprocessing`` says how the image
     files ``images`` became them. ``classes``: the names of a classifier's classes, whose ``task`` is
-    "classification". The latency is measured here with ``threads`` and ``batch_size``.
+    "classification". The latency is measured here with ``threads`` and ``batch_size``. ``layout``: folder, or
+    that of a server: triton, ovms (OpenVINO Model Server) or kserve; the folder then has ``repository``.
 
     Raises InputError if ``out`` exists, and as ``zp.compile`` does.
 
@@ -59,6 +62,7 @@ def ship(
     check_value("batch_size", batch_size, Count)
     check_new(out)
     engines.find(engine)
+    check_layout(layout, engine)
     given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     tensors = given or program.example_inputs
     with tempfile.TemporaryDirectory() as temporary:
@@ -82,7 +86,7 @@ def ship(
             batch_size=batch_size,
             latency=summarize(seconds),
         )
-        return folder.write(shipment, out, say)
+        return folder.write(shipment, out, layout, say)
 
 
 def ship_run(
@@ -91,13 +95,15 @@ def ship_run(
     *,
     row: str | None = None,
     anyway: bool = False,
+    layout: str = "folder",
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Writes a folder at ``out`` that runs a row of a comparison without zeropoint; gives its manifest.
 
     ``run``: the folder that ``compare`` wrote. ``row``: method, bits and engine, as in "static W8A8
     openvino", of which what is not needed to find the row may be left out; by default the row that the
-    verdict recommends. The folder is that of ``ship``, with what was measured of the row.
+    verdict recommends. The folder is that of ``ship``, with what was measured of the row, and so is
+    ``layout``.
 
     Raises InputError for a row that does not exist, that failed, or, unless ``anyway``, that computes
     something else than its Program, and if ``out`` exists.
@@ -121,6 +127,7 @@ def ship_run(
             " ship another row, or give --anyway"
         )
     check_engine(chosen.engine)
+    check_layout(layout, chosen.engine)
     shipment = Shipment(
         artefact=Path(run) / chosen.artefact,
         engine=chosen.engine,
@@ -138,7 +145,7 @@ def ship_run(
         sqnr_db=chosen.sqnr_db,
     )
     say(f"shipping {chosen.name}")
-    return folder.write(shipment, out, say)
+    return folder.write(shipment, out, layout, say)
 
 
 def find(results: Results, words: str) -> Row:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from zeropoint.shipping.layouts import LAYOUTS, REPOSITORY
+
 PYTHON = "3.12"
 _CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu\n"
 
@@ -32,7 +34,7 @@ def dockerfile(manifest: dict[str, Any]) -> str:
     )
 
 
-def readme(manifest: dict[str, Any]) -> str:
+def readme(manifest: dict[str, Any], layout: str = "folder") -> str:
     """What the folder is, the lines to run it, and what it takes."""
     engine, measured = manifest["engine"], manifest["measured"]
     example = "golden/images/*" if manifest["golden"]["images"] else "golden/inputs.npz"
@@ -48,6 +50,7 @@ def readme(manifest: dict[str, Any]) -> str:
         "    python verify.py",
         "",
         *_needs(manifest),
+        *_server(layout),
         "",
         "| | name | type | shape | |",
         "| :-- | :-- | :-- | :-- | :-- |",
@@ -93,6 +96,12 @@ def _needs(manifest: dict[str, Any]) -> list[str]:
     if made is not None:
         lines.append(f"It was made for this kind of processor: {made['words']}.")
     return lines
+
+
+def _server(layout: str) -> list[str]:
+    if layout == "folder":
+        return []
+    return ["", f"The folder `{REPOSITORY}` is laid out for {layout}:", "", f"    {LAYOUTS[layout].start}"]
 
 
 def _numbers(manifest: dict[str, Any], measured: dict[str, Any]) -> list[str]:

@@ -27,7 +27,6 @@ from zeropoint.graph.attention import with_finite_masks
 from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten, weighted
 from zeropoint.graph.packing import pack
-from zeropoint.graph.ports import ports
 from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import drop_wide, quantizers
 from zeropoint.numerics.scheme import choose_parameters, off_middle
@@ -70,11 +69,8 @@ def lower(program: Program, path: Path) -> None:
     model.set_rt_info(program.method, ["zeropoint", "method"])
     model.set_rt_info(program.processor, ["zeropoint", "processor"])
     model.set_rt_info(program.signature.to_json(), ["zeropoint", "signature"])
-    for port, known in zip(model.inputs, ports(program)[0], strict=True):
-        port.get_tensor().set_names({known.name})
-        if known.shape:  # a layout is how OpenVINO names axes: here those of free sizes
-            axes = (size if isinstance(size, str) and size.isidentifier() else "?" for size in known.shape)
-            port.get_node().set_layout(package.Layout(f"[{','.join(axes)}]"))
+    for port, name in zip(model.inputs, program.signature.input_names, strict=True):
+        port.get_tensor().set_names({name})
     for port, name in zip(model.outputs, program.signature.output_names, strict=True):
         port.get_tensor().add_names({name})  # an input may be an output, too
     with atomic_write(path) as temporary:
