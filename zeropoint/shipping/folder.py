@@ -19,7 +19,7 @@ from zeropoint.files import new_folder
 from zeropoint.shipping import layouts, texts
 from zeropoint.shipping.manifest import GOLDEN, Shipment, check_engine, manifest
 
-SCRIPTS = Path(__file__).parent / "scripts"
+SCRIPTS, CPP = (Path(__file__).parent / name for name in ("scripts", "cpp"))
 NAME = "model"  # of the artefact in the folder
 
 
@@ -42,6 +42,8 @@ def write(
     with new_folder(out) as folder:
         for name in scripts(shipment.engine):
             shutil.copyfile(SCRIPTS / name, folder / name)
+        if (CPP / shipment.engine).is_dir():
+            shutil.copytree(CPP / shipment.engine, folder / "cpp")
         files = _copy_artefact(shipment, folder, layouts.place(layout, model))
         images = _golden(shipment, folder)
         made = manifest(shipment, files, images, shipment.samples.preprocessing)

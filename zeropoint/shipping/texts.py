@@ -51,6 +51,7 @@ def readme(manifest: dict[str, Any], layout: str = "folder") -> str:
         "",
         *_needs(manifest),
         *_server(layout),
+        *_cpp(engine["name"]),
         "",
         "| | name | type | shape | |",
         "| :-- | :-- | :-- | :-- | :-- |",
@@ -96,6 +97,13 @@ def _needs(manifest: dict[str, Any]) -> list[str]:
     if made is not None:
         lines.append(f"It was made for this kind of processor: {made['words']}.")
     return lines
+
+
+def _cpp(engine: str) -> list[str]:
+    """The first lines of CMakeLists.txt say how it is built."""
+    if engine == "torch":
+        return []
+    return ["", "`cpp/` holds the same in C++: `predict.cpp`, and how to build it in `CMakeLists.txt`."]
 
 
 def _server(layout: str) -> list[str]:
