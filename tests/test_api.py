@@ -32,6 +32,8 @@ HOMES = {
     "fixed": "zeropoint.diagnosis.diagnose",
     "Diagnosis": "zeropoint.diagnosis.diagnose",
     "train_quantized": "zeropoint.quantization",
+    "export": "zeropoint.exports.onnx",
+    "Exported": "zeropoint.exports.onnx",
     "ship": "zeropoint.shipping.ship",
     "ship_run": "zeropoint.shipping.ship",
     "verify": "zeropoint.shipping.check",

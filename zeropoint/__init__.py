@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from zeropoint.diagnosis.diagnose import Diagnosis, diagnose, fixed
     from zeropoint.engines import Runner, compile
     from zeropoint.errors import InputError
+    from zeropoint.exports.onnx import Exported, export
     from zeropoint.graph.capture import capture
     from zeropoint.graph.program import Program, load
     from zeropoint.inspection.facts import Inspection
@@ -35,6 +36,7 @@ _HOMES = {
     "ChangedSample": "zeropoint.measure.changed",
     "Choice": "zeropoint.tune.choose",
     "Diagnosis": "zeropoint.diagnosis.diagnose",
+    "Exported": "zeropoint.exports.onnx",
     "Evaluation": "zeropoint.measure.evaluate",
     "InputError": "zeropoint.errors",
     "Inspection": "zeropoint.inspection.facts",
@@ -52,6 +54,7 @@ _HOMES = {
     "compare": "zeropoint.comparison.compare",
     "compile": "zeropoint.engines",
     "diagnose": "zeropoint.diagnosis.diagnose",
+    "export": "zeropoint.exports.onnx",
     "evaluate": "zeropoint.measure.evaluate",
     "fastest_engine": "zeropoint.tune.choose",
     "fastest_target": "zeropoint.tune.choose",
@@ -87,12 +90,14 @@ __all__ = [  # noqa: RUF022  # the order of use
     "ship",
     "ship_run",
     "verify",
+    "export",
     "Benchmark",
     "BenchmarkPair",
     "ChangedSample",
     "Choice",
     "Diagnosis",
     "Evaluation",
+    "Exported",
     "InputError",
     "Inspection",
     "Latency",

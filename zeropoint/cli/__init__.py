@@ -12,6 +12,7 @@ from zeropoint.cli.bench import bench
 from zeropoint.cli.compare import compare
 from zeropoint.cli.diagnose import diagnose
 from zeropoint.cli.evaluate import evaluate
+from zeropoint.cli.export import export
 from zeropoint.cli.inspect import inspect
 from zeropoint.cli.options import Command
 from zeropoint.cli.qat import qat
@@ -54,7 +55,20 @@ def common(
     """
 
 
-for command in (compare, quantize, qat, evaluate, bench, inspect, diagnose, report, ship, verify, train):
+for command in (
+    compare,
+    quantize,
+    qat,
+    evaluate,
+    bench,
+    inspect,
+    diagnose,
+    report,
+    ship,
+    verify,
+    export,
+    train,
+):
     app.command(cls=Command)(command)
 
 

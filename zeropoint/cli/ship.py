@@ -29,10 +29,10 @@ def ship(
         bool, typer.Option("--anyway", help="Ship a row even if it computes something else than its Program.")
     ] = False,
 ) -> None:
-    """Write a folder that runs a row of a comparison without zeropoint.
+    """Write a row of a comparison as a folder that runs anywhere.
 
-    It holds the artefact, predict.py and verify.py, which need the engine and NumPy alone, and golden
-    outputs. Copy it anywhere, and run python verify.py there.
+    It holds the artefact, golden outputs, and predict.py and verify.py, which need the engine and NumPy
+    alone: not zeropoint. Copy it anywhere, and run python verify.py there.
     """
     check_new(out)
     from zeropoint.shipping.ship import ship_run

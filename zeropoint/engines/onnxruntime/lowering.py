@@ -51,14 +51,14 @@ def lower(program: Program, path: Path) -> None:
         warnings.simplefilter("ignore")
         table: dict[Any, Any] = {
             torch.ops.zeropoint.dynamic_linear.default: _onnx_dynamic_linear,
-            aten.mean.dim: _onnx_mean,
+            aten.mean.dim: mean_as_pooling,
             **sequence_table(),
         }
         converted = to_onnx(exported, table)
     graph = converted.model.graph
-    _name(graph, program.signature)
+    name_ports(graph, program.signature)
     tell(rewrite(converted.model))
-    _name_sizes(graph, program)
+    name_sizes(graph, program)
     parts: list[Any] = [*graph.inputs, *graph.outputs, *graph.all_nodes(), *graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator
@@ -71,7 +71,7 @@ def lower(program: Program, path: Path) -> None:
         seal([temporary], onnx_seal())
 
 
-def _name(graph: Any, signature: Signature) -> None:
+def name_ports(graph: Any, signature: Signature) -> None:
     """Gives inputs and outputs the names of the model's call and outputs, if no other value has them."""
     import onnx_ir
 
@@ -98,7 +98,7 @@ def _name(graph: Any, signature: Signature) -> None:
             value.name = name
 
 
-def _name_sizes(graph: Any, program: Program) -> None:
+def name_sizes(graph: Any, program: Program) -> None:
     """Gives free sizes, which export calls s77 and the like, their names: batch, height, length."""
     import onnx_ir
 
@@ -158,7 +158,7 @@ def _onnx_dynamic_linear(input: Any, weight: Any, scale: Any, bias: Any = None) 
     return output if bias is None else op.Add(output, bias)
 
 
-def _onnx_mean(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) -> Any:
+def mean_as_pooling(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) -> Any:
     """GlobalAveragePool where the mean is over both spatial axes: only that has an integer kernel."""
     import onnxscript
 
