@@ -48,7 +48,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
             raise InputError(f"no such file: {file}{part}")
     try:
         if problem := engine.damage(path):
-            raise InputError(f"{path}: {problem}; compile the model again")
+            raise InputError(f"{name} cannot load {path}: {problem}; compile the model again")
         warn_of(engine.metadata(path).get(PROCESSOR, ""), str(path))
         return engines.load_artefact(name, path, threads)
     except InputError:
