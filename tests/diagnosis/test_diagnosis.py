@@ -140,12 +140,46 @@ def test_advice_measured_is_what_the_mended_program_gives():
     found = diagnose(program, DATA)
     expected = capture(network(), DATA[0][:2])(torch.cat(DATA))
     before = sqnr(expected, program(torch.cat(DATA)))
-    assert found.sqnr_db == pytest.approx(before, abs=0.05)  # ties may be rounded the other way
+    assert found.sqnr_db == pytest.approx(before, abs=0.1)  # ties may be rounded the other way
     assert {one.fix.what for one in found.advice} >= {"8-bit weights", "leave it float"}
     for one in found.advice:
         after = sqnr(expected, one.fix.apply(program)(torch.cat(DATA)))
-        assert one.gain_db == pytest.approx(after - before, abs=0.05)
+        assert one.gain_db == pytest.approx(after - before, abs=0.1)
     assert [one.gain_db for one in found.advice] == sorted((a.gain_db for a in found.advice), reverse=True)
+
+
+class Buried(nn.Module):
+    """What tells inputs apart is small beside a constant, which a layer takes away again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.third, self.last = nn.Conv2d(8, 8, 3), nn.Linear(32, 5)
+        with torch.no_grad():
+            self.first.bias += 1000
+            self.second.bias -= 1000 * self.second.weight.sum((1, 2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.hardswish(self.second(nn.functional.hardswish(self.first(x))))
+        return self.last(nn.functional.hardswish(self.third(y)).flatten(1))
+
+
+@pytest.mark.slow
+def test_a_fix_is_measured_on_layers_fitted_anew():
+    data = [images(16, seed) for seed in range(8)]
+    program = quantized(Buried(), data, rounding="gptq")
+    found = diagnose(program, data, items=128)
+    best = found.advice[0]
+    assert best.fix.layer == "second"
+    alone = best.fix.apply(program)  # with the others as they were fitted
+    better, taken = fixed(program, found, data)
+    expected = capture(Buried(), data[0][:2])(torch.cat(data))
+    before, stays, anew = (sqnr(expected, one(torch.cat(data))) for one in (program, alone, better))
+    assert taken[0].fix.layer == "second"
+    assert stays - before < 3
+    assert best.gain_db > 20
+    assert anew - before > 20
 
 
 def test_all_layers_left_float_are_the_float_network():

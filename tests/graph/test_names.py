@@ -11,6 +11,7 @@ from torch import nn
 import zeropoint as zp
 from zeropoint import engines
 from zeropoint.graph import edits as fx
+from zeropoint.numerics.sqnr import sqnr_db
 
 NAMES = ("conv-1", "class", "a b", "1x", "lin ear", "ü")
 
@@ -45,7 +46,8 @@ def test_every_engine_takes_them(engine, method, tmp_path):
     program.save(tmp_path / "m.pt2")
     program = zp.load(tmp_path / "m.pt2")
     found = zp.compile(program, engine, threads=1, batch_size=2)(x)
-    torch.testing.assert_close(found, program(x), rtol=1e-3, atol=1e-4)
+    # With VNNI OpenVINO finds ranges at run time in its own way.
+    assert sqnr_db(program(x), found) > (35 if method == "dynamic" else 60)
 
 
 def test_modules_keep_their_names_and_two_of_one_spelling_stay_apart():

@@ -44,7 +44,7 @@ def test_hand_computed_accuracy_and_loss():
 def test_batches_add_up_to_the_whole():
     parts, whole = (evaluate(model, batches(size=size)).accuracy for size in (16, 40))
     assert parts.top1 == whole.top1 == float((model(INPUTS).argmax(1) == LABELS).double().mean())
-    assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)  # kernels of other sizes add in another order
     assert whole.loss == pytest.approx(float(torch.nn.functional.cross_entropy(model(INPUTS), LABELS)))
 
 

@@ -186,12 +186,12 @@ def test_large_networks_are_observed_in_bfloat16(monkeypatch: pytest.MonkeyPatch
         assert scales() == pytest.approx(wide, rel=1e-5)
 
 
-def test_fitting_is_checked_on_batches_that_it_has_not_seen(monkeypatch: pytest.MonkeyPatch):
+def test_fitting_is_checked_on_items_that_it_has_not_seen(monkeypatch: pytest.MonkeyPatch):
     data, seen = [images(4, seed) for seed in range(16)], []
     fit = module_of.gptq
 
     def spoiled(program, calibration, **limits):
-        seen.extend(float(batch.flatten()[0]) for batch in calibration)
+        seen.extend(float(item.flatten()[0]) for (batch,) in calibration for item in batch)
         return dataclasses.replace(
             fit(program, data, **limits),
             module=round_to_nearest(residual(), ADDS_INSIDE, data, options(weight_bits=2, end_bits=2)).module,
@@ -201,7 +201,7 @@ def test_fitting_is_checked_on_batches_that_it_has_not_seen(monkeypatch: pytest.
     chosen = static(residual(), ADDS_INSIDE, data, options(rounding="gptq"))
     plain = static(residual(), ADDS_INSIDE, data, options())
     assert torch.equal(chosen(images(4, 99)), plain(images(4, 99)))
-    assert seen == [float(batch.flatten()[0]) for n, batch in enumerate(data) if n not in (7, 15)]
+    assert seen == [float(item.flatten()[0]) for n, item in enumerate(torch.cat(data)) if n % 8 != 7]
 
 
 def test_judging_equalization_reads_no_batch_twice(monkeypatch: pytest.MonkeyPatch):
@@ -242,3 +242,30 @@ def test_equalization_is_taken_without_a_trial_if_few_bits_gain_much(
     found = round_to_nearest(residual(), ADDS_INSIDE, data, options().at(bits))
     assert torch.equal(found(images(4, 99)), plain(images(4, 99))) is not is_taken
     assert len(trials) == (not is_taken)
+
+
+@pytest.mark.parametrize(("factor", "grids"), [(1.5, 1), (30.0, 2)])
+def test_a_value_shares_a_grid_that_is_much_coarser_with_the_concatenation_alone(factor, grids):
+    class Join(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.beside, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 1)
+            self.other.weight.data = self.first.weight.data.flip(0)
+            self.other.bias.data = self.first.bias.data.flip(0)
+
+        def forward(self, x):
+            y = torch.sigmoid(self.first(x)) - 0.5
+            return self.beside(y), self.last(torch.cat([y, factor * (torch.sigmoid(self.other(x)) - 0.5)], 1))
+
+    torch.manual_seed(0)
+    data = [images(4, seed) for seed in range(4)]
+    program = static(capture(Join().eval(), data[0]), ADDS_INSIDE, data, options())
+    reading = {fx.module_name(user): one for one in quantizers(program.module) for user in one.node.users}
+    (join,) = [node for node in program.module.graph.nodes if node.target is torch.ops.aten.cat.default]
+    into = [one for one in quantizers(program.module) if join in one.node.users]
+    scales = {float(one.scale) for one in into} | {float(reading["last"].scale)}
+    assert len(scales) == 1  # the concatenation copies
+    assert len(scales | {float(reading["beside"].scale)}) == grids
+    own = [one for one in quantizers(program.module) if one.node in [n.node.args[0] for n in into]]
+    assert len(own) == grids - 1  # from its own grid to the shared one

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import ADDS_INSIDE, images, options, residual, static
 
-from zeropoint.numerics.ranges import BINS, ESTIMATORS, Statistics, weight_minmax, weight_mse
+from zeropoint.numerics.ranges import BINS, ESTIMATORS, Statistics, merged, weight_minmax, weight_mse
 from zeropoint.numerics.scheme import Scheme, choose_parameters
 
 UNSIGNED = Scheme(8, signed=False, symmetric=False)
@@ -280,3 +280,17 @@ def test_statistics_without_a_histogram_keep_the_extremes():
     for wrong in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(ValueError, match="NaN or Inf"):
             statistics.add(torch.tensor([0.0, wrong]), with_histogram=False)
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0), (1.0, 40.0), (0.001, 7.0, 300.0)])
+def test_merged_statistics_are_those_of_all_values(sizes):
+    parts = [torch.randn(500, generator=torch.Generator().manual_seed(n)) * s for n, s in enumerate(sizes)]
+    alone = [Statistics() for _ in parts]
+    for one, values in zip(alone, parts, strict=True):
+        one.add(values, True)
+    together = Statistics()
+    together.add(torch.cat(parts), True)
+    found = merged(alone)
+    assert (found.low, found.high, found.reach) == (together.low, together.high, together.reach)
+    assert torch.equal(found.histogram, together.histogram)
+    assert found.varies

@@ -49,7 +49,7 @@ def insert(program: Program, edges=(), weights=(), target=ADDS_INSIDE, **chosen:
     """The Program with quantizers of a scale of 1 for activations."""
     module = fx.copy(program.module)
 
-    def activation(source: Node, scheme: Scheme) -> Node:
+    def activation(source: Node, scheme: Scheme, _: str) -> Node:
         return insert_activation(module, source, torch.ones(1), torch.zeros(1), scheme)
 
     placement = Placement(frozenset(edges), frozenset(weights))

@@ -22,6 +22,7 @@ from zeropoint.training.options import TrainingOptions
 
 QUANTIZATION = {
     "end_bits": "Bits of the first and last layers; default: 8 or more for inputs, 8 for weights below 4.",
+    "eight_bit_share": "Share of the work that may read 8 bits where fewer add most noise; 0 for none.",
     "weight_symmetric": "Symmetric or affine weights; default: as the engine needs.",
     "activation_symmetric": "Symmetric or affine activations; default: as the engine needs.",
     "weight_granularity": "Weight scales: per-tensor, per-channel, per-group; default: as the engine needs.",

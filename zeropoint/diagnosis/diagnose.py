@@ -15,6 +15,7 @@ from torch.fx import Node
 from zeropoint import engines
 from zeropoint.data.batches import Loader
 from zeropoint.diagnosis.causes import Cause, causes
+from zeropoint.diagnosis.fitting import as_float, fit, unfitted
 from zeropoint.diagnosis.fixes import Fix, fixes
 from zeropoint.engines import load_artefact, lower
 from zeropoint.errors import Count, InputError, check_value, first_line
@@ -26,13 +27,14 @@ from zeropoint.graph.signature import flattened
 from zeropoint.measure.latency import interleave, paired_ratio
 from zeropoint.measure.layerwise import TOGETHER, Layerwise, Seen, decibels, first_items, layerwise
 from zeropoint.measure.simulate import OnProcessor
-from zeropoint.passes.blocks import float_network
+from zeropoint.methods.static import FITTED
 from zeropoint.progress import track
 from zeropoint.targets.processor import find as find_processor
 
 ITEMS = 64
 TRIED = 6  # layers whose fixes are tried
 WORK = 1 << 40  # multiply-accumulates that trying them may take: 16 items of ResNet-50
+MEASURED = 8  # fixes, at most, that are measured on layers fitted anew
 ADVISED = 5  # fixes whose latency is measured
 WORTH_DB = 0.1  # gain from which on a fix is advice
 CALLS = 30  # that a profile is the median of
@@ -65,7 +67,10 @@ class LayerDiagnosis:
 
 @dataclass(frozen=True)
 class Advice:
-    """A fix and its effect, measured: ``gain_db`` at the outputs, ``latency`` over that without, less 1."""
+    """A fix and its effect, measured: ``gain_db`` at the outputs, ``latency`` over that without, less 1.
+
+    Where the other layers were fitted to data, the gain is that of layers fitted anew, with and without it.
+    """
 
     fix: Fix
     gain_db: float
@@ -178,15 +183,17 @@ def fixed(
     """
     kind = program.processor if processor is None else find_processor(processor).name
     noise = _judge(program, data, diagnosis.items, kind)
-    before, taken = noise(program), list[Advice]()
+    start, batches = unfitted(program, kind), first_items(program, data, max(diagnosis.items, FITTED))
+    before, changed, taken = noise(program), program if start is None else start, list[Advice]()
     for one in diagnosis.advice:
         price = sum(max(other.latency or 0.0, 0.0) for other in (*taken, one))
         if one.fix.layer in {other.fix.layer for other in taken} or price > most_latency:
             continue
-        candidate = one.fix.apply(program)
-        after = noise(candidate)
+        candidate = one.fix.apply(changed)
+        better = candidate if start is None else fit(candidate, batches)
+        after = noise(better)
         if 10 * math.log10(before / after) >= WORTH_DB:
-            program, before = candidate, after
+            program, changed, before = better, candidate, after
             taken.append(one)
     return program, taken
 
@@ -212,21 +219,36 @@ def _diagnosed(seen: Seen, looked: Layerwise, times: tuple[float | None, float |
     )
 
 
-def _float(program: Program) -> Program:
-    """``float_network`` as a Program."""
-    return dataclasses.replace(program, module=float_network(program), method="fp32", unfitted=None)
-
-
 def _tried(
     program: Program, looked: Layerwise, worst: Sequence[Seen], data: Loader, items: int, processor: str
 ) -> list[Advice]:
-    """The fixes of the worst layers that gain something, measured, the largest gain first."""
+    """The fixes of the worst layers that gain something, measured, the largest gain first.
+
+    Where the float network's weights are known, fixes are tried on them, and the best are measured on layers
+    fitted anew, beside the Program with its own fitted so.
+    """
     candidates = [fix for seen in worst for fix in fixes(looked, seen)]
     affordable = WORK // (work(program) * max(len(candidates), 1))
     noise = _judge(program, data, min(items, max(affordable, TOGETHER)), processor)
-    before, advice = noise(program), []
+    start = unfitted(program, processor)
+    advice = _gains(program if start is None else start, candidates, noise, lambda one: one)
+    if start is not None and advice:
+        batches = first_items(program, data, items)
+        best = [one.fix for one in advice[:MEASURED]]
+        advice = _gains(start, best, noise, lambda rounded: fit(rounded, batches))
+    return advice
+
+
+def _gains(
+    start: Program,
+    candidates: Sequence[Fix],
+    noise: Callable[[Program], float],
+    prepared: Callable[[Program], Program],
+) -> list[Advice]:
+    """The fixes that gain something where they are applied to ``start`` and the result is ``prepared``."""
+    before, advice = noise(prepared(start)), []
     for fix in track(candidates, "trying fixes"):
-        gain = 10 * math.log10(before / noise(fix.apply(program)))
+        gain = 10 * math.log10(before / noise(prepared(fix.apply(start))))
         if gain >= WORTH_DB:
             advice.append(Advice(fix, gain))
     return sorted(advice, key=lambda one: one.gain_db, reverse=True)
@@ -234,7 +256,7 @@ def _tried(
 
 def _judge(program: Program, data: Loader, items: int, processor: str) -> Callable[[Program], float]:
     """What gives the squared error of a Program's outputs, to those of the float network of ``program``."""
-    float_run, batches = _float(program), first_items(program, data, items)
+    float_run, batches = as_float(program), first_items(program, data, items)
     expected = [float_run.flat(*inputs) for inputs in batches]
 
     def noise(candidate: Program) -> float:
@@ -262,7 +284,7 @@ def _times(
     layer_seconds = engines.find(engine).layer_seconds
     assert layer_seconds is not None
     with tempfile.TemporaryDirectory() as folder:
-        for number, one in enumerate((program, _float(program))):
+        for number, one in enumerate((program, as_float(program))):
             one = at_batch(one, 1)
             path = Path(folder) / f"{number}{engines.find(engine).artefact_name(one)}"
             lower(one, engine, path, threads)

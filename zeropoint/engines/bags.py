@@ -42,7 +42,9 @@ def _bags(node: Node) -> Any:
     if matrix is not None:
         indices = proxy(matrix)
         weights = weights if weights is None else aten.view_as.default(weights, indices)
-        taken = aten.ones_like.default(indices, dtype=torch.bool)
+        # All of them. Of a constant OpenVINO finds that a maximum hides nothing, and takes it before the rows
+        # are multiplied by their scales: 9 dB.
+        taken = aten.ge.Scalar(indices, 0)
     else:
         indices = aten.unsqueeze.default(proxy(indices), 0)
         weights = weights if weights is None else aten.unsqueeze.default(weights, 0)

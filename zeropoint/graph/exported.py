@@ -1,6 +1,7 @@
 """Exported: a graph whose nodes have shapes as an ExportedProgram, put together without tracing it again."""
 
 from collections.abc import Collection
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from zeropoint.data.nested import plain, restore
-from zeropoint.graph import edits as fx
 from zeropoint.graph.signature import Signature
 from zeropoint.torch_private.graphs import VERIFIER
 from zeropoint.torch_private.operators import is_higher_order, signature
@@ -44,9 +44,11 @@ def complete_shapes(module: GraphModule) -> None:
     for node in module.graph.nodes:
         value = node.meta.get("val")
         if node.op == "get_attr":
-            tensor = fx.tensor_of(module, node)
+            tensor = attrgetter(str(node.target))(module)
+            if not isinstance(tensor, Tensor):  # the graph of a branch
+                continue
             if getattr(value, "fake_mode", None) is not mode or value.shape != tensor.shape:
-                node.meta["val"] = mode.from_tensor(tensor, static_shapes=True)
+                node.meta["val"] = mode.from_tensor(tensor.detach(), static_shapes=True)
         elif node.op == "call_function" and (value is None or _is_of_another(value, mode)):
             node.meta["val"] = _computed(module, node)
         elif isinstance(value, tuple) and len(getattr(signature(node.target), "returns", ())) == 1:

@@ -5,7 +5,7 @@ is one operator in ATen, so its hidden state stays float: its weights are intege
 used.
 """
 
-from functools import partial
+from torch.fx import Node
 
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
@@ -13,6 +13,7 @@ from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import insert_dynamic
 from zeropoint.methods.common import fold, keep_within_limits, quantized
 from zeropoint.methods.method import Job, step
+from zeropoint.numerics.scheme import Scheme
 from zeropoint.passes.bias import correct_biases
 from zeropoint.passes.insertion import insert_quantizers
 from zeropoint.passes.row_ranges import scale_rows
@@ -29,7 +30,11 @@ def place_quantizers(program: Program, job: Job) -> Program:
         raise InputError("dynamic activations are affine; leave activation_symmetric out, or use static")
     module = fx.copy(program.module)
     placement = place_dynamic(module, job.target, job.options)
-    insert_quantizers(module, placement, job.target, job.options, partial(insert_dynamic, module))
+
+    def quantizer_after(source: Node, scheme: Scheme, _: str) -> Node:
+        return insert_dynamic(module, source, scheme)
+
+    insert_quantizers(module, placement, job.target, job.options, quantizer_after)
     return quantized(program, module, "dynamic", placement, job)
 
 

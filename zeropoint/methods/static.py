@@ -4,12 +4,13 @@ import dataclasses
 import hashlib
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from torch.fx import Node
 
-from zeropoint.data.batches import items_of, split
+from zeropoint.data.batches import Loader, items_of, split
+from zeropoint.data.held_out import divided
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
 from zeropoint.graph.moves import before_moves
@@ -27,13 +28,14 @@ from zeropoint.passes.insertion import insert_quantizers
 from zeropoint.passes.integer_bias import make_room
 from zeropoint.passes.moments import POSITIONS
 from zeropoint.passes.nearest import ITEMS, nearest
+from zeropoint.passes.noise_budget import WIDE, widened
 from zeropoint.passes.observe import Ranges
 from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
 from zeropoint.passes.silu import decompose_silu
-from zeropoint.targets.placement import Placement, place_static, shared_grids
+from zeropoint.targets.options import Options
+from zeropoint.targets.placement import Placement, place_static, shared_edges, shared_grids
 
-HELD_OUT = 8  # one batch of 8 is not fitted to, and judges the candidates
 # Limits of fitting 8-bit weights to data: rounding them to nearest is almost as accurate.
 WIDEST = 256  # inputs of an output; layers with more are not fitted
 FITTED = 128  # items
@@ -47,6 +49,8 @@ CHECKED = 64
 # November 2026).
 CERTAIN = 0.5
 WORTH = 0.8  # of the error without equalization, at most: fits differ by 0.3 dB by chance
+# Times a value's own step size: up to here it shares the coarser grid of a concatenation with all readers.
+ALIKE = 2.0
 
 
 @step()
@@ -85,10 +89,13 @@ def place_quantizers(program: Program, job: Job) -> Program:
             each.ranges.see(judged)
         with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
             candidates = [each.quantized(job) for each in both]
-        best = nearest(program, candidates, _held_out(seen), -(-items // 4), at_most=WORTH)
+        _, held_out = divided(seen, by_item=program.dynamic_batch)
+        best = nearest(program, candidates, held_out, -(-items // 4), at_most=WORTH)
         chosen = both[0] if best is candidates[0] else chosen
     chosen.ranges.see(itertools.islice(seen, len(judged), None), first=len(judged))
-    return chosen.quantized(job)
+    rounded = chosen.quantized(job)
+    wide = widened(chosen.program, chosen.placement, rounded, seen, job.options)
+    return rounded if wide == chosen.placement else dataclasses.replace(chosen, placement=wide).quantized(job)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +110,18 @@ class _Placed:
         """The Program with the quantizers, at what has been seen so far."""
         module, parameters = fx.copy(self.program.module), self.ranges.parameters()
 
-        def quantizer_after(source: Node, scheme: Scheme) -> Node:
-            scale, zero_point = parameters[_origin(source), scheme]
+        def is_alike(source: str, grid: str, scheme: Scheme) -> bool:
+            own, shared = (float(parameters[name, scheme][0]) for name in (source, grid))
+            return shared <= ALIKE * own
+
+        def quantizer_after(source: Node, scheme: Scheme, grid: str) -> Node:
+            scale, zero_point = parameters[grid or _origin(source), scheme]
             if not (job.target.zero_in_middle or scheme.symmetric) and scheme.bits == 8:
                 scale, zero_point = off_middle(scale, zero_point, scheme)
             return insert_activation(module, source, scale, zero_point, scheme)
 
-        insert_quantizers(module, self.placement, job.target, job.options, quantizer_after)
+        shared = shared_edges(self.program.module, self.placement, is_alike)
+        insert_quantizers(module, self.placement, job.target, job.options, quantizer_after, shared)
         make_room(module)
         return quantized(self.program, module, "static", self.placement, job)
 
@@ -117,7 +129,11 @@ class _Placed:
 def _placed(program: Program, job: Job) -> _Placed:
     placement = place_static(program.module, job.target, job.options)
     nodes = {node.name: node for node in program.module.graph.nodes}
-    observed = {(_origin(nodes[edge.source]), edge.scheme) for edge in placement.edges}
+    observed = {
+        (_origin(nodes[edge.source]), dataclasses.replace(edge.scheme, bits=bits))
+        for edge in placement.edges
+        for bits in {edge.scheme.bits, max(WIDE, edge.scheme.bits)}
+    }
     module = observable(program, {name for name, _ in observed})
     shared = shared_grids(program.module, placement)
     together = program.dynamic_batch
@@ -133,26 +149,28 @@ def _origin(source: Node) -> str:
 @step("calibration")
 def fit(program: Program, job: Job) -> Program:
     """Weights and biases are fitted to the data, as ``options.rounding`` says."""
-    return fitted(program, job)
+    return fitted(program, job.float32, job.calibration_batches, job.options)
 
 
-def fitted(rounded: Program, job: Job, *, thorough: bool = False) -> Program:
-    """``rounded`` with its weights fitted, where batches not seen come nearer to float so.
+def fitted(
+    rounded: Program, float32: Program, calibration: Loader, options: Options, *, thorough: bool = False
+) -> Program:
+    """``rounded`` with its weights fitted, where items that are held out come nearer to float so.
 
     They are by GPTQ, and from there by AdaRound where the options say so.
     """
-    options, fits, judged = job.options, {}, ITEMS
+    fits, judged = {}, ITEMS
     if options.rounding == "nearest":
         return within_limits(rounded)
     if rounded.weight_bits == 8 and not thorough:
-        cost = work(job.float32)
+        cost = work(float32)
         items, positions = max(1, min(FITTED, WORK // cost)), min(POSITIONS, LOOKS // cost)
         fits, judged = {"largest": WIDEST, "items": items, "positions": positions}, -(-items // 4)
-    seen = job.calibration_batches
-    candidates = [gptq(rounded, _to_fit(seen), **fits), within_limits(rounded)]
+    to_fit, held_out = divided(calibration, by_item=rounded.dynamic_batch)
+    candidates = [gptq(rounded, to_fit, **fits), within_limits(rounded)]
     if options.rounding == "adaround":
-        candidates.insert(0, adaround(candidates[0], rounded, _to_fit(seen), options.seed))
-    best = nearest(job.float32, candidates, _held_out(seen), judged)
+        candidates.insert(0, adaround(candidates[0], rounded, to_fit, options.seed))
+    best = nearest(float32, candidates, held_out, judged)
     return dataclasses.replace(best, unfitted=rounded.module)
 
 
@@ -186,14 +204,3 @@ def _first(batches: Iterable[Any], items: int) -> list[Any]:
         if items <= 0:
             break
     return taken
-
-
-def _to_fit(batches: Iterable[Any]) -> Iterator[Any]:
-    """Every batch but those held out."""
-    return (batch for number, batch in enumerate(batches) if number % HELD_OUT != HELD_OUT - 1)
-
-
-def _held_out(batches: Iterable[Any]) -> Iterator[Any]:
-    """Every batch that was not fitted to, or the first one where there are none."""
-    held = list(itertools.islice(batches, HELD_OUT - 1, HELD_OUT))
-    return itertools.islice(batches, *((HELD_OUT - 1, None, HELD_OUT) if held else (1,)))

@@ -15,7 +15,7 @@ def learn_from_float(program: Program, job: Job) -> Program:
 
     The checkpoint keeps how far the distillation has got.
     """
-    start = fitted(program, job, thorough=True)
+    start = fitted(program, job.float32, job.calibration_batches, job.options, thorough=True)
     taught = distil(start, program, job.calibration_batches, job.options.seed, job.checkpoint)
     return dataclasses.replace(taught, method="static-best")
 

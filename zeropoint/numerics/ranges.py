@@ -4,7 +4,7 @@ What is kept per tensor is its extremes, their moving averages and a histogram o
 not grow with the data.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -56,9 +56,7 @@ class Statistics:
         if not self.reach:
             self.reach = 2.0 ** torch.frexp(torch.tensor(largest)).exponent.item()
         while largest >= self.reach:
-            quarter = BINS // 4
-            merged = self.histogram.reshape(-1, 2).sum(1)
-            self.histogram = torch.nn.functional.pad(merged, (quarter, quarter))
+            self.histogram = _halved(self.histogram)
             self.reach *= 2
         # All would take a tenth of a pass over ResNet-50. An odd step visits every row and channel.
         values = values[:: values.numel() // SAMPLED | 1] if values.numel() > SAMPLED else values
@@ -72,6 +70,30 @@ class Statistics:
         """The middle of each bin, float64."""
         step = 2 * self.reach / BINS
         return torch.arange(BINS, dtype=torch.float64) * step - self.reach + step / 2
+
+
+def merged(parts: Sequence[Statistics]) -> Statistics:
+    """What has been seen of several tensors, as if they were one."""
+    averages = [part.average_low for part in parts if part.average_low is not None]
+    whole = Statistics(
+        min(part.low for part in parts),
+        max(part.high for part in parts),
+        any(part.varies for part in parts),
+        min(averages, default=None),
+        max(part.average_high for part in parts),
+        max(part.reach for part in parts),
+    )
+    for part in parts:
+        histogram, reach = part.histogram, part.reach
+        while 0 < reach < whole.reach:
+            histogram, reach = _halved(histogram), 2 * reach
+        whole.histogram += histogram
+    return whole
+
+
+def _halved(histogram: Tensor) -> Tensor:
+    """The histogram over twice the reach: whole pairs of bins become one."""
+    return torch.nn.functional.pad(histogram.reshape(-1, 2).sum(1), (BINS // 4, BINS // 4))
 
 
 Range = tuple[float, float]

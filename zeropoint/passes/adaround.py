@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint.data.batches import inputs_of
+from zeropoint.data.held_out import EVERY
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
 from zeropoint.graph.moves import before_moves
@@ -31,7 +32,6 @@ from zeropoint.progress import track
 
 MEMORY = 1 << 30  # bytes of block inputs and outputs held in memory; the rest goes to files
 ITEMS = 1024  # items to learn from, at most
-HELD_OUT = 8  # one item of 8 is kept to judge by
 STEPS = 1000  # per block, at most
 WORK = 1 << 40  # multiply-accumulates of the float network in all steps
 LEAST = 100  # steps per block at least, however large the network
@@ -54,7 +54,7 @@ def adaround(start: Program, unfitted: Program, calibration: Iterable[Any], seed
     most, up to the first of another shape; beyond MEMORY they take room on disk, where temporary files go.
     """
     given = wanted = _items(calibration) if start.dynamic_batch else []
-    is_held = torch.arange(len(given[0]) if given else 0) % HELD_OUT == HELD_OUT - 1
+    is_held = torch.arange(len(given[0]) if given else 0) % EVERY == EVERY - 1
     if not is_held.any():
         return start
     module, teacher = fx.copy(start.module), without_quantizers(unfitted)

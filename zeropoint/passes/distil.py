@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from zeropoint.data.batches import inputs_of
+from zeropoint.data.held_out import EVERY
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import work
@@ -30,7 +31,6 @@ from zeropoint.torch_private.trees import tree_leaves
 from zeropoint.training.checkpoint import checkpoint
 
 MEMORY = 1 << 29  # bytes of inputs held in memory, at most about
-HELD_OUT = 8  # one item of 8 is kept to judge by
 JUDGED = 25  # steps after which the Program is judged
 # Times the start's error that another state has to come below: ResNet-20 at W8A8 loses 3% of it in 250 steps,
 # and its outputs on unseen items are 0.4 dB worse for it.
@@ -80,7 +80,7 @@ def distil(
     if not start.dynamic_batch:
         return start
     inputs = _items(calibration)
-    held = list(range(HELD_OUT - 1, len(inputs[0]), HELD_OUT))
+    held = list(range(EVERY - 1, len(inputs[0]), EVERY))
     if not held:
         return start
     fits = torch.tensor(sorted(set(range(len(inputs[0]))) - set(held)))

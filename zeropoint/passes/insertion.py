@@ -1,6 +1,6 @@
 """Insertion: the quantizers of a Placement put into the graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch.fx import GraphModule, Node
 
@@ -10,7 +10,7 @@ from zeropoint.graph.quantizers import insert_weight
 from zeropoint.numerics.ranges import WEIGHT_ESTIMATORS
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.targets.options import Options
-from zeropoint.targets.placement import Placement
+from zeropoint.targets.placement import Edge, Placement
 from zeropoint.targets.saturation import pairings, safe_scale
 from zeropoint.targets.target import Target
 
@@ -20,19 +20,26 @@ def insert_quantizers(
     placement: Placement,
     target: Target,
     options: Options,
-    activation: Callable[[Node, Scheme], Node] | None = None,
+    activation: Callable[[Node, Scheme, str], Node] | None = None,
+    shared: Mapping[Edge, str] | None = None,
 ) -> None:
     """Puts a quantizer on every edge and weight of the placement; ``activation`` makes those of activations.
 
-    Scales of 8-bit weights are such that no two products overflow on the processor of the ``target``.
+    It is given a node, the scheme, and the grid by name: the one that an edge has ``shared`` with others, or
+    "" for the source's own. A value on a shared grid that has one of its own for other readers comes from
+    there, as integers. Scales of 8-bit weights are such that no two products overflow on the processor of the
+    ``target``.
     """
     nodes = {node.name: node for node in module.graph.nodes}
-    readers: dict[tuple[str, Scheme], list[str]] = {}
+    readers: dict[tuple[str, Scheme, str], list[str]] = {}
     for edge in sorted(placement.edges, key=lambda edge: (edge.source, edge.scheme.bits, edge.user)):
-        readers.setdefault((edge.source, edge.scheme), []).append(edge.user)
-    for (source, scheme), users in readers.items():
+        readers.setdefault((edge.source, edge.scheme, (shared or {}).get(edge, "")), []).append(edge.user)
+    own: dict[tuple[str, Scheme], Node] = {}
+    for (source, scheme, grid), users in sorted(readers.items(), key=lambda item: item[0][2] != ""):
         assert activation is not None
-        quantizer = activation(nodes[source], scheme)
+        quantizer = activation(own.get((source, scheme), nodes[source]), scheme, grid)
+        if not grid:
+            own[source, scheme] = quantizer
         for user in users:
             nodes[user].replace_input_with(nodes[source], quantizer)
     paired = pairings(module, target.processor)

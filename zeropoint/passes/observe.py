@@ -20,7 +20,7 @@ from zeropoint.graph.operators import aten
 from zeropoint.graph.sentinels import sentinels
 from zeropoint.graph.sizes import check_inputs
 from zeropoint.memory import keeping_freed
-from zeropoint.numerics.ranges import ESTIMATORS, NEED_HISTOGRAM, Statistics
+from zeropoint.numerics.ranges import ESTIMATORS, NEED_HISTOGRAM, Statistics, merged
 from zeropoint.numerics.scheme import Scheme, choose_parameters
 
 GATHERED = 8  # items at a time: ResNet-50 takes two thirds of the time of one by one
@@ -79,8 +79,8 @@ def _cut_off(module: GraphModule) -> set[str]:
 class Ranges:
     """The ranges of values, of each source node in a scheme, on the calibration batches seen so far.
 
-    Sources to which ``shared`` gives the same name are observed as if they were one. ``together``: whether
-    batches may be put together.
+    Sources to which ``shared`` gives the same name also have a range as if they were one, by that name.
+    ``together``: whether batches may be put together.
     """
 
     def __init__(
@@ -92,9 +92,8 @@ class Ranges:
         shared: Mapping[str, str] | None = None,
         together: bool = True,
     ) -> None:
-        groups = {source: (shared or {}).get(source, source) for source, _ in sources}
-        owned = {group: Statistics() for group in groups.values()}
-        self._statistics = {source: owned[group] for source, group in groups.items()}
+        self._statistics = {source: Statistics() for source, _ in sources}
+        self._shared = {source: name for source, name in (shared or {}).items() if source in self._statistics}
         self._observer = _Observer(module, self._statistics, estimator in NEED_HISTOGRAM)
         self._module, self._sources, self._estimator, self._rows = module, sources, estimator, 0
         self._together = together and estimator != "moving-average"  # which is over batches as they are
@@ -107,7 +106,7 @@ class Ranges:
         self._rows += run_on(self._observer, calibration, together=self._together, first=first)
 
     def parameters(self) -> dict[tuple[str, Scheme], tuple[Tensor, Tensor]]:
-        """The (scale, zero point) of each source's values in a scheme.
+        """The (scale, zero point) of each source's values in a scheme, and of each shared range.
 
         Raises InputError if there was no batch. Warns of data that says too little: one item, or the same
         value throughout a source.
@@ -115,10 +114,17 @@ class Ranges:
         if not self._rows:
             raise InputError("the calibration set is empty; give at least one batch")
         _warn_of_little(self._module, self._statistics, self._rows)
+        parts: dict[str, list[Statistics]] = {}
+        for source, name in self._shared.items():
+            parts.setdefault(name, []).append(self._statistics[source])
+        seen = self._statistics | {name: merged(part) for name, part in parts.items()}
+        wanted = {
+            (self._shared[source], scheme) for source, scheme in self._sources if source in self._shared
+        }
         parameters = {}
-        for source, scheme in self._sources:
-            low, high = ESTIMATORS[self._estimator](self._statistics[source], scheme)
-            parameters[source, scheme] = choose_parameters(torch.tensor([low]), torch.tensor([high]), scheme)
+        for name, scheme in {*self._sources, *wanted}:
+            low, high = ESTIMATORS[self._estimator](seen[name], scheme)
+            parameters[name, scheme] = choose_parameters(torch.tensor([low]), torch.tensor([high]), scheme)
         return parameters
 
 

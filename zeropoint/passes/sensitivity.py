@@ -5,7 +5,7 @@ outputs give the mean square (Hutchinson 1990, "A stochastic estimator of the tr
 section 2): one backward pass gives those of all values at once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,24 @@ def sensitivities(
     batch takes more than MEMORY. Looks at so many ``items``, and the rest of their batch; None for as many as
     ITEMS and WORK allow.
     """
+
+    def by_channel(name: str, _: Tensor, slope: Tensor) -> Tensor:
+        return slope.square().movedim(axes[name], 0).flatten(1).sum(1, dtype=torch.float64)
+
+    return mean_of_slopes(program, axes.keys(), calibration, by_channel, items)
+
+
+def mean_of_slopes(
+    program: Program,
+    names: Collection[str],
+    calibration: Iterable[Any],
+    of: Callable[[str, Tensor, Tensor], Tensor],
+    items: int | None = None,
+) -> dict[str, Tensor]:
+    """By the name of a node, the mean over batches of ``of(name, value, slope)``, as ``sensitivities`` looks.
+
+    ``slope`` is that of a random projection of the outputs, each relative to its size, along the value.
+    """
     if items is None:
         items = max(LEAST, min(ITEMS, WORK // (BOTH * work(program))))
     generator = torch.Generator().manual_seed(0)
@@ -48,13 +66,13 @@ def sensitivities(
     if not size:
         return {}
     for inputs in inputs_of(calibration, size if program.dynamic_batch else None):
-        for name, slope in _slopes(program, axes.keys(), inputs, generator).items():
-            squares = slope.square().movedim(axes[name], 0).flatten(1).sum(1, dtype=torch.float64)
-            found[name] = found.get(name, 0.0) + squares
+        network = _Sloped(program.module, names)
+        for name, slope in _slopes(network, inputs, generator).items():
+            found[name] = found.get(name, 0.0) + of(name, network.values[name].detach(), slope)
         seen, batches = seen + items_of(inputs), batches + 1
         if seen >= items:
             break
-    return {name: squares / batches for name, squares in found.items()}
+    return {name: total / batches for name, total in found.items()}
 
 
 def _kept(program: Program) -> int:
@@ -63,11 +81,8 @@ def _kept(program: Program) -> int:
     return max(rows * kept_bytes(program.module), 1)
 
 
-def _slopes(
-    program: Program, names: Iterable[str], inputs: tuple[Tensor, ...], generator: torch.Generator
-) -> dict[str, Tensor]:
+def _slopes(network: "_Sloped", inputs: tuple[Tensor, ...], generator: torch.Generator) -> dict[str, Tensor]:
     """The slope of a random projection of the outputs, each relative to its size, along each value."""
-    network = _Sloped(program.module, names)
     with torch.enable_grad():
         try:
             outputs = [output for output in flat_tensors(network.run(*inputs)) if output.requires_grad]

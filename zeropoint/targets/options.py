@@ -38,6 +38,8 @@ class Options:
     by weights or by other activations; activations that are only added, averaged or concatenated have at
     least 8. ``end_bits`` are the bits of weights and inputs of the first and last layers; None means 8 bits
     for their weights if other weights have fewer than 4, and at least 8 bits for their inputs.
+    ``eight_bit_share`` is the share of the multiply-accumulates, from 0 to 1, that ``static`` lets read 8-bit
+    inputs where fewer bits are asked for and add the most noise to the outputs; 0 for none.
     ``weight_granularity`` ``per-group`` gives every ``group_size`` inputs of a linear layer a scale of their
     own: by default 128 inputs, or 32 if the layer has fewer than 128. A layer whose number of inputs is not
     a multiple of it, and any other layer, has one scale per output channel.
@@ -64,6 +66,7 @@ class Options:
     weight_bits: WeightBits = 8
     activation_bits: ActivationBits = 8
     end_bits: WeightBits | None = None
+    eight_bit_share: Share = 0.1
     weight_symmetric: bool | None = None
     activation_symmetric: bool | None = None
     weight_granularity: Literal["per-tensor", "per-channel", "per-group"] | None = None

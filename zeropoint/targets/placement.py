@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.moves import before_moves
+from zeropoint.graph.moves import MOVES, before_moves
 from zeropoint.graph.operators import family, weighted
 from zeropoint.graph.program import Decision
 from zeropoint.numerics.scheme import Scheme
@@ -122,19 +122,37 @@ def first_and_last(module: GraphModule) -> set[Node]:
 
 
 def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
-    """For each source whose grid a concatenation joins to that of others, before moves, the group's name.
+    """For each source that a concatenation joins to others, before moves, the name of their grid.
 
     A concatenation on one grid only copies; engines first bring other operands to the grid of the output.
     """
-    group: dict[str, str] = {}
     quantized = {before_moves(node).name for node in module.graph.nodes if node.name in placement.sources}
+    groups: list[set[str]] = []
     for node in [node for node in module.graph.nodes if family(node) == "cat"]:
         members = {before_moves(operand).name for operand in operands(node)}
-        if not members or not members <= quantized:
-            continue
-        members |= {node.name} & quantized
-        joined = {group.get(member, member) for member in members}
-        name = min(joined)
-        group |= {member: name for member in members}
-        group |= {member: name for member, other in group.items() if other in joined}
-    return group
+        if members and members <= quantized:
+            members |= {node.name} & quantized
+            joined = [group for group in groups if group & members]
+            groups = [group for group in groups if group not in joined] + [members.union(*joined)]
+    return {member: " ".join(sorted(group)) for group in groups for member in group}
+
+
+def shared_edges(
+    module: GraphModule, placement: Placement, is_alike: Callable[[str, str, Scheme], bool]
+) -> dict[Edge, str]:
+    """The edges on a grid that concatenations share, and its name.
+
+    They are those into the concatenations, and all others of a source that has no other readers, or for which
+    ``is_alike(source, grid, scheme)``: else those readers would lose accuracy to a grid that is too coarse.
+    """
+    shared, nodes = shared_grids(module, placement), {node.name: node for node in module.graph.nodes}
+    origins = {edge: before_moves(nodes[edge.source]).name for edge in placement.edges}
+    joining = {edge for edge in placement.edges if family(nodes[edge.user]) == "cat"}
+    moved = {edge for edge in placement.edges if nodes[edge.user].target in MOVES}
+    elsewhere = {origins[edge] for edge in placement.edges - joining - moved}
+    return {
+        edge: shared[origin]
+        for edge, origin in origins.items()
+        if origin in shared
+        and (edge in joining or origin not in elsewhere or is_alike(origin, shared[origin], edge.scheme))
+    }

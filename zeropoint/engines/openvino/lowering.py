@@ -56,6 +56,7 @@ def lower(program: Program, path: Path) -> None:
         module = export(program, module).run_decompositions(_table()).module(check_guards=False)
     else:
         decompose(module, _table())
+    _drop_same_shapes(module)
     for node in module.graph.find_nodes(op="placeholder"):  # what the decoder reads shapes and types from
         value = node.meta["val"]
         node.meta["tensor_meta"] = TensorMetadata(
@@ -176,6 +177,20 @@ def _use_core_operators(module: GraphModule) -> None:
                 masked = aten.fake_quantize_per_tensor_affine_cachemask.default
                 both = module.graph.call_function(masked, node.args)
             node.target, node.args = operator.getitem, (both, 0)
+
+
+def _drop_same_shapes(module: GraphModule) -> None:
+    """Drops reshapes to the shape that there is.
+
+    Between one of them and another reshape OpenVINO 2026.4.1 drops a transpose of two axes of unlike size,
+    where a third one has the size of either: attention of as many tokens as a head has channels.
+    """
+    for node in module.graph.find_nodes(op="call_function", target=aten.view.default):
+        before, after = (one.meta["val"].shape for one in (node.args[0], node))
+        if list(map(str, before)) == list(map(str, after)):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 def _separate_outputs(module: GraphModule) -> None:

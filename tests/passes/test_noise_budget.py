@@ -1,0 +1,112 @@
+"""What each activation's quantizer adds to the noise of the outputs, and which of them get eight bits."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import zeropoint as zp
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import FAKE_QUANTIZE
+from zeropoint.graph.quantizers import quantizers
+from zeropoint.passes.noise_budget import RULE, noise_of_activations, worth_more_bits
+from zeropoint.targets.recipe import Row
+
+
+class Narrow(nn.Module):
+    """A layer of little work whose output needs many levels, between layers of much work."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.narrow = nn.Conv2d(16, 16, 1, groups=16)
+        self.wide = nn.Conv2d(16, 64, 3, padding=1)
+        self.last = nn.Linear(64, 5)
+        # Every channel that enters ``narrow`` lies far from zero, and what tells inputs apart is small.
+        self.first.bias.data += 8.0
+        self.narrow.bias.data = -self.narrow.weight.data.flatten() * 8.0
+
+    def forward(self, x):
+        y = torch.relu(self.narrow(torch.relu(self.first(x))))
+        return self.last(torch.relu(self.wide(y)).mean((2, 3)))
+
+
+def data(count=64):
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def quantized(bits="W8A4", **options):
+    network = Narrow().eval()
+    chosen = zp.Options(rounding="nearest", **options).at(bits)
+    return network, zp.quantize(zp.capture(network, data(2)), "static", calibration=[data()], options=chosen)
+
+
+def bits_into(program):
+    """Bits of what enters each layer, by its module."""
+    return {
+        fx.module_name(user): one.scheme.bits
+        for one in quantizers(program.module)
+        if not one.is_weight
+        for user in one.node.users
+    }
+
+
+def with_one_quantizer(program, name):
+    module = fx.copy(program.module)
+    for node in list(module.graph.nodes):
+        if node.target in FAKE_QUANTIZE and node.name != name:
+            node.replace_all_uses_with(node.args[0])
+    fx.remove_unused(module)
+    return dataclasses.replace(program, module=module)
+
+
+@pytest.mark.parametrize("bits", ["W8A8", "W8A4"])
+def test_an_estimate_is_the_noise_of_the_quantizer_alone(bits):
+    _, program = quantized(bits, eight_bit_share=0.0, end_bits=8)
+    images, clean = data(), with_one_quantizer(program, None)(data()).double()
+    found = noise_of_activations(program, [images])
+    assert {one.node.name for one in found} == {
+        one.node.name for one in quantizers(program.module) if not one.is_weight
+    }
+    for one, estimate in found.items():
+        noisy = with_one_quantizer(program, one.node.name)(images).double()
+        share = ((noisy - clean).square().sum() / clean.square().sum()).item()
+        assert estimate == pytest.approx(share, rel=0.5)  # which is 2 dB
+
+
+def test_the_input_of_most_noise_for_its_work_gets_eight_bits():
+    network, narrow = quantized(eight_bit_share=0.0)
+    _, program = quantized()
+    assert bits_into(narrow) == {"first": 8, "narrow": 4, "wide": 4, "last": 8}
+    assert bits_into(program) == {"first": 8, "narrow": 8, "wide": 4, "last": 8}
+    assert [one.node for one in program.decisions if one.rule == RULE] == ["conv2d_1"]
+    with torch.no_grad():
+        clean = network(data())
+        before, after = ((one(data()) - clean).square().sum() for one in (narrow, program))
+    assert after < before / 4
+
+
+def test_a_budget_is_of_the_work():
+    # The layers have 27, 1, 144 * 4 and about 0 products for each of 1,024 values.
+    assert bits_into(quantized(eight_bit_share=1.0)[1])["wide"] == 8
+    assert bits_into(quantized(eight_bit_share=0.001)[1])["narrow"] == 4
+
+
+def test_bits_of_a_recipe_stay():
+    asked = (Row("narrow", activation_bits=4),)
+    assert bits_into(quantized(recipe=asked)[1])["narrow"] == 4
+
+
+def test_eight_bits_stay_as_they_are():
+    assert RULE not in {one.rule for one in quantized("W8A8")[1].decisions}
+
+
+def test_more_bits_go_where_they_pay_most():
+    noise = {"a": 0.5, "b": 0.3, "c": 0.195, "d": 0.005}
+    cost = {"a": 0.5, "b": 0.1, "c": 0.05, "d": 0.0}
+    assert worth_more_bits(noise, cost, 0.2) == {"b", "c"}  # d has less than 1% of the noise
+    assert worth_more_bits(noise, cost, 1.0) == {"a", "b", "c"}
+    assert worth_more_bits(noise, cost, 0.0) == set()
+    assert worth_more_bits({}, cost, 1.0) == set()
