@@ -16,7 +16,7 @@ import zeropoint as zp
 
 SLOW = {
     *("Benchmark", "BenchmarkPair", "ChangedSample", "Results", "benchmark", "benchmark_pair", "compare"),
-    "train_quantized",
+    *("train_quantized", "ship", "ship_run", "verify"),
 }
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

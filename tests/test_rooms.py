@@ -16,7 +16,8 @@ FILES = {
 ROOMS = (
     "errors", "versions", "progress", "memory", "files", "torch_private",
     "models", "data", "tasks", "numerics", "graph", "training", "targets", "passes", "methods", "engines",
-    "quantization", "measure", "parts", "tune", "inspection", "diagnosis", "report", "comparison", "cli",
+    "exports", "quantization", "measure", "parts", "tune", "inspection", "diagnosis", "report", "comparison",
+    "shipping", "cli",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from zeropoint.diagnosis.diagnose import Diagnosis, diagnose, fixed
     from zeropoint.engines import Runner, compile
     from zeropoint.errors import InputError
+    from zeropoint.exports.onnx import Exported, export
     from zeropoint.graph.capture import capture
     from zeropoint.graph.program import Program, load
     from zeropoint.inspection.facts import Inspection
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from zeropoint.parts.quantize import quantize_parts
     from zeropoint.parts.result import Parts, load_parts
     from zeropoint.quantization import quantize, train_quantized
+    from zeropoint.shipping.check import verify
+    from zeropoint.shipping.ship import ship, ship_run
     from zeropoint.targets.options import Options
     from zeropoint.training.options import TrainingOptions
     from zeropoint.tune.choose import Choice, fastest_engine, fastest_target
@@ -33,6 +36,7 @@ _HOMES = {
     "ChangedSample": "zeropoint.measure.changed",
     "Choice": "zeropoint.tune.choose",
     "Diagnosis": "zeropoint.diagnosis.diagnose",
+    "Exported": "zeropoint.exports.onnx",
     "Evaluation": "zeropoint.measure.evaluate",
     "InputError": "zeropoint.errors",
     "Inspection": "zeropoint.inspection.facts",
@@ -50,6 +54,7 @@ _HOMES = {
     "compare": "zeropoint.comparison.compare",
     "compile": "zeropoint.engines",
     "diagnose": "zeropoint.diagnosis.diagnose",
+    "export": "zeropoint.exports.onnx",
     "evaluate": "zeropoint.measure.evaluate",
     "fastest_engine": "zeropoint.tune.choose",
     "fastest_target": "zeropoint.tune.choose",
@@ -59,7 +64,10 @@ _HOMES = {
     "fixed": "zeropoint.diagnosis.diagnose",
     "quantize": "zeropoint.quantization",
     "quantize_parts": "zeropoint.parts.quantize",
+    "ship": "zeropoint.shipping.ship",
+    "ship_run": "zeropoint.shipping.ship",
     "train_quantized": "zeropoint.quantization",
+    "verify": "zeropoint.shipping.check",
 }
 
 __all__ = [  # noqa: RUF022  # the order of use
@@ -79,12 +87,17 @@ __all__ = [  # noqa: RUF022  # the order of use
     "fastest_engine",
     "fastest_target",
     "compare",
+    "ship",
+    "ship_run",
+    "verify",
+    "export",
     "Benchmark",
     "BenchmarkPair",
     "ChangedSample",
     "Choice",
     "Diagnosis",
     "Evaluation",
+    "Exported",
     "InputError",
     "Inspection",
     "Latency",

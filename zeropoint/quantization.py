@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from zeropoint import engines, progress
+from zeropoint import engines, exports, progress
 from zeropoint.data.batches import Loader
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph.program import Program, check_program
@@ -58,7 +58,7 @@ def quantize(
     ('static', 8, 'openvino')
     """
     asked, options = _checked(program, method, calibration, train), options or Options()
-    rules = engines.target(target, options.processor) if isinstance(target, str) else target
+    rules = exports.target(target, options.processor) if isinstance(target, str) else target
     check_target(rules, method, options)
     started = time.perf_counter()
     parts = {
@@ -152,7 +152,7 @@ def train_quantized(
         options = options.at(f"W{program.weight_bits}A{program.activation_bits}")
         program = replace(program, processor=program.processor or options.processor)
         options = replace(options, processor=program.processor)
-    rules = engines.target(target, options.processor) if isinstance(target, str) else target
+    rules = exports.target(target, options.processor) if isinstance(target, str) else target
     check_target(rules, "qat", options)
     train = flattened(train, program.signature, "the training data")
     calibration = None if calibration is None else flattened(calibration, program.signature)

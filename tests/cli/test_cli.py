@@ -160,7 +160,7 @@ BAD = {
         f"{QUANTIZE} --target auto --method qat --data model.py:without_train",
         "needs train data",
     ),
-    "unknown target": (f"{QUANTIZE} --data model.py:make_loaders --target x", "unknown engine 'x'"),
+    "unknown target": (f"{QUANTIZE} --data model.py:make_loaders --target x", "unknown target 'x'; valid: "),
     "unknown model": ("bench torchvision/resnet19", "unknown model torchvision/resnet19; did you mean"),
     "unknown demo": ("bench digits/renset", "unknown model digits/renset", "did you mean resnet"),
     "unknown function": (

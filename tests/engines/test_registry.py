@@ -56,6 +56,8 @@ def fourth(monkeypatch: pytest.MonkeyPatch) -> None:
         "load": lambda path, threads, kept: load_program(path).flat,
         "files": lambda path: (path, path.with_suffix(".extra")),
         "metadata": lambda path: {},
+        "settings": lambda path: {},
+        "damage": lambda path: None,
         "example_inputs": lambda path, batch_size: (torch.zeros(batch_size, 1),),
         "integer_operators": lambda program, path: set(),
     }

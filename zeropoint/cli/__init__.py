@@ -12,13 +12,16 @@ from zeropoint.cli.bench import bench
 from zeropoint.cli.compare import compare
 from zeropoint.cli.diagnose import diagnose
 from zeropoint.cli.evaluate import evaluate
+from zeropoint.cli.export import export
 from zeropoint.cli.inspect import inspect
 from zeropoint.cli.options import Command
 from zeropoint.cli.qat import qat
 from zeropoint.cli.quantize import quantize
 from zeropoint.cli.report import report
 from zeropoint.cli.run import run
+from zeropoint.cli.ship import ship
 from zeropoint.cli.train import train
+from zeropoint.cli.verify import verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,7 +55,20 @@ def common(
     """
 
 
-for command in (compare, quantize, qat, evaluate, bench, inspect, diagnose, report, train):
+for command in (
+    compare,
+    quantize,
+    qat,
+    evaluate,
+    bench,
+    inspect,
+    diagnose,
+    report,
+    ship,
+    verify,
+    export,
+    train,
+):
     app.command(cls=Command)(command)
 
 

@@ -19,7 +19,7 @@ Target = Annotated[
     str,
     typer.Option(
         help="The engine to quantize for: torch, onnxruntime, openvino, or auto, the fastest one on this"
-        " machine at batch 1 on one thread."
+        " machine at batch 1 on one thread; or a runtime to export to: tensorrt, qnn."
     ),
 ]
 
@@ -48,7 +48,7 @@ def quantize(
     Plain PyTorch opens the file, too. The same command again continues a static-best or qat that was
     interrupted.
     """
-    from zeropoint import engines
+    from zeropoint import exports
     from zeropoint.cli.resolve import AUTO, loss_of, program_and_data, told_task
     from zeropoint.measure.size import on_disk
     from zeropoint.methods import find, label
@@ -77,7 +77,7 @@ def quantize(
     shared.check_saved_name(out)
     own = loss_of(loss, task)
     if target != AUTO:
-        check_target(engines.target(target, options.processor), method, options)
+        check_target(exports.target(target, options.processor), method, options)
     program, loaders = program_and_data(
         model, weights, data, batch_size, limit_batches, task=task, free_sizes=free_sizes
     )

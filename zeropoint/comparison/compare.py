@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zeropoint import tasks
+from zeropoint.comparison import samples
 from zeropoint.comparison.runners import reference, runner, timed
 from zeropoint.comparison.start import PROGRAMS, Run, begin, check, check_methods, unfinished
 from zeropoint.data import Loaders
@@ -65,12 +66,12 @@ def compare(
     """Measures every method × bits × engine on this machine and gives the Results; they are in ``out``, too.
 
     ``program`` is float. ``data`` holds what the methods need: calibration, evaluation, and for ``qat``
-    train. ``out`` is the run folder, with results.json, results.csv, results.md, ``programs``, ``artefacts``
-    and ``layers``. ``bits`` are as in W4A8; if empty, those of ``options``. ``threads`` and ``batch_size``
-    are those of the latency; accuracy is evaluated on all cores. ``engines`` None: those installed. Rows that
-    ``out`` already holds from the same model, data and options are kept; quantized Programs in it are used
-    again, and unfinished ones are continued. At the end all rows are timed together. ``say`` is called with a
-    line of text at the start of each stage.
+    train. ``out`` is the run folder, with results.json, results.csv, results.md, ``programs``, ``artefacts``,
+    ``layers`` and ``shipping``. ``bits`` are as in W4A8; if empty, those of ``options``. ``threads`` and
+    ``batch_size`` are those of the latency; accuracy is evaluated on all cores. ``engines`` None: those
+    installed. Rows that ``out`` already holds from the same model, data and options are kept; quantized
+    Programs in it are used again, and unfinished ones are continued. At the end all rows are timed together.
+    ``say`` is called with a line of text at the start of each stage.
 
     ``task``, ``metrics``, ``higher_is_better`` and ``postprocess`` are those of ``evaluate``. The first
     metric decides which rows keep float32's accuracy: those that are worse by at most ``max_drop``, in the
@@ -115,6 +116,7 @@ def compare(
     results = dataclasses.replace(results, remarks=tuple(line for one in rules if (line := one.remark())))
     save_results(results, folder)
     with unfinished(folder):
+        samples.save(samples.of_data(run.program, data, batches), folder)
         results = timed(run, _all_rows(run, results, methods, engines, variants))
         save_results(results, folder)
     return results

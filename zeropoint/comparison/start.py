@@ -35,7 +35,7 @@ from zeropoint.training import randomness
 from zeropoint.training.checkpoint import update_program, update_values
 from zeropoint.training.task import OwnLoss
 
-PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
+PROGRAMS, ARTEFACTS, SHIPPING = "programs", "artefacts", "shipping"  # folders in the run folder
 RESULTS = ("results.json", "results.csv", "results.md")  # files in it
 BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
 SAME = ("model", "data", "task", "metrics", "threads", "batch_size", "options", "machine", "fingerprint")
@@ -193,7 +193,7 @@ def _saved(folder: Path) -> str:
 
 def _clear(folder: Path) -> None:
     """Removes what a comparison leaves beside its results."""
-    for part in (PROGRAMS, ARTEFACTS, layers.FOLDER, pictures.FOLDER):
+    for part in (PROGRAMS, ARTEFACTS, SHIPPING, layers.FOLDER, pictures.FOLDER):
         shutil.rmtree(folder / part, ignore_errors=True)
 
 

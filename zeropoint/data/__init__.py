@@ -25,7 +25,7 @@ FORMS = (
     "digits, imagefolder:DIR, coco:DIR, voc:DIR, audiofolder:DIR, jsonl:FILE, datasets:DIR, random,"
     " random:3x32x32 or FILE.py:FUNCTION"
 )
-FACTS = ("mean", "std", "sample_rate")  # of the inputs, beside the loaders
+FACTS = ("mean", "std", "sample_rate", "preprocessing")  # of the inputs, beside the loaders
 
 
 def task_of(spec: str | None) -> str | None:
@@ -56,8 +56,8 @@ def resolve(
     through the model's ``tokenizer``), ``datasets:DIR`` (images or texts), ``random`` (the ``inputs`` of the
     model, or images), ``random:3x32x32`` or ``FILE.py:FUNCTION``: user code, called with no arguments, that
     returns a dict of the loaders ``calibration`` and ``evaluation`` and perhaps ``train`` and ``validation``,
-    and of ``mean``, ``std`` and ``sample_rate``. The length of sounds and texts may follow, as in
-    ``audiofolder:DIR@16000``, and a tokenizer of texts, as in ``jsonl:FILE@FOLDER`` or
+    and of ``mean``, ``std``, ``sample_rate`` and ``preprocessing``. The length of sounds and texts may
+    follow, as in ``audiofolder:DIR@16000``, and a tokenizer of texts, as in ``jsonl:FILE@FOLDER`` or
     ``datasets:DIR@FOLDER@64``. ``batch_size`` and ``seed`` do not reach user code; ``limit_batches`` cuts
     every loader.
 

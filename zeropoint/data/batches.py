@@ -4,11 +4,12 @@ import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 
 from zeropoint.errors import InputError, first_line
 
@@ -123,6 +124,22 @@ def class_names(loader: Loader) -> tuple[str, ...]:
     names = getattr(dataset, "classes", ())
     are_names = isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)
     return tuple(names) if are_names else ()
+
+
+def image_files(loader: Loader, count: int) -> tuple[Path, ...]:
+    """The files of the first ``count`` items, if the data set is torchvision's of image files; else none."""
+    given = innermost(loader)
+    if not isinstance(given, DataLoader) or not isinstance(given.sampler, SequentialSampler):
+        return ()
+    dataset: Any = given.dataset
+    indices = list(range(count))[: len(dataset)]
+    while isinstance(dataset, Subset):
+        indices, dataset = [dataset.indices[index] for index in indices], dataset.dataset
+    entries = getattr(dataset, "samples", None)
+    are_files = isinstance(entries, list) and all(
+        isinstance(entry, tuple) and isinstance(entry[0], str) for entry in entries[:1]
+    )
+    return tuple(Path(entries[index][0]) for index in indices) if entries and are_files else ()
 
 
 def check(loader: object, name: str) -> None:

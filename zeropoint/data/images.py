@@ -66,6 +66,7 @@ def loaders(name: str, *parts: Any, how: str, preprocessing: Preprocessing, **ch
         how=f"{how}, {described(preprocessing)}",
         mean=preprocessing.mean,
         std=preprocessing.std,
+        preprocessing=preprocessing,
         **chosen,
     )
 

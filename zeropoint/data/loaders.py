@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from zeropoint.data.batches import Loader, limit
 from zeropoint.errors import InputError
+from zeropoint.models.source import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,9 @@ class Loaders:
 
     A report shows inputs. Images are drawn as ``mean`` and ``std`` of their channels tell, with which values
     from 0 to 1 were normalized; empty if they were not, or it is not known. Inputs (N, T) or (N, 1, T) of a
-    ``sample_rate``, in Hz, are sounds. Raises InputError if these are no such numbers.
+    ``sample_rate``, in Hz, are sounds. ``preprocessing`` is how image files became the inputs, None if they
+    are no images, or were prepared in another way: a shipped folder prepares its images so. Raises InputError
+    for values of other types.
 
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> data.train is None
@@ -31,6 +34,7 @@ class Loaders:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     sample_rate: int | None = None
+    preprocessing: Preprocessing | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -45,6 +49,8 @@ class Loaders:
         rate = self.sample_rate
         if rate is not None and not (isinstance(rate, int) and rate > 0):
             raise InputError(f"sample_rate of the data is {rate!r}; give samples a second as an int")
+        if not isinstance(self.preprocessing, Preprocessing | None):
+            raise InputError(f"preprocessing of the data is {self.preprocessing!r}; give a Preprocessing")
 
     def parts(self) -> dict[str, Loader | None]:
         """The parts that methods read, by name."""

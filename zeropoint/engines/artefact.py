@@ -47,6 +47,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
             part = "" if file == path else f", which is part of {path}"
             raise InputError(f"no such file: {file}{part}")
     try:
+        if problem := engine.damage(path):
+            raise InputError(f"{name} cannot load {path}: {problem}; compile the model again")
         warn_of(engine.metadata(path).get(PROCESSOR, ""), str(path))
         return engines.load_artefact(name, path, threads)
     except InputError:

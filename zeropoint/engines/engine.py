@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -60,6 +60,15 @@ class Engine(Protocol):
 
         It may be compiled for so many shapes of inputs; one form serves all others.
         """
+
+    def damage(self, path: Path) -> str | None:
+        """What is wrong with the artefact's files by the digests in them, in words; None if nothing is.
+
+        Files that earlier versions wrote have no digests.
+        """
+
+    def settings(self, path: Path) -> dict[str, Any]:
+        """What ``load`` runs the artefact with, beside the number of threads, as JSON can hold it."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files of the artefact at ``path``; they may be missing."""

@@ -15,10 +15,14 @@ from zeropoint.graph.quantizers import Quantizer, drop_wide, quantizers
 from zeropoint.torch_private.pairs import pairs
 
 
-def to_pairs(program: Program) -> GraphModule:
-    """The Program's graph with every quantizer as a quantize/dequantize pair, or an integer weight."""
+def to_pairs(program: Program, *, keep_wide: bool = False) -> GraphModule:
+    """The Program's graph with every quantizer as a quantize/dequantize pair, or an integer weight.
+
+    Quantizers of more than eight bits are left out unless ``keep_wide``.
+    """
     module = look_up_integers(program).module
-    drop_wide(module)
+    if not keep_wide:
+        drop_wide(module)
     _drop_implied_clamps(module)
     for quantizer in list(quantizers(module)):
         with module.graph.inserting_before(quantizer.node):
@@ -66,8 +70,9 @@ def _weight(module: GraphModule, quantizer: Quantizer) -> Node:
 def _activation(module: GraphModule, quantizer: Quantizer) -> Node:
     graph, scheme, value = module.graph, quantizer.scheme, quantizer.source
     scale, zero_point = _constants(quantizer)
-    dtype = torch.int8 if scheme.signed else torch.uint8
-    if scheme.bits < 8:  # the engines' integer type saturates at eight bits, so the range is cut before it
+    types = (torch.uint8, torch.int8) if scheme.bits <= 8 else (torch.uint16, torch.int16)
+    dtype = types[scheme.signed]
+    if scheme.bits not in (8, 16):  # the engines' integer types saturate at these, so the range is cut before
         ends = ((end - zero_point) * scale for end in (scheme.qmin, scheme.qmax))
         value = graph.call_function(aten.clamp.default, (value, *ends))
     arguments = (scale, zero_point, scheme.qmin, scheme.qmax, dtype)

@@ -3,9 +3,13 @@
 By itself torch may run code from the file: it unpickles what the archive marks as pickled, loads compiled
 code that lies in it, resolves operators by walking attributes from ``torch``, and evaluates the text of
 symbolic sizes. A saved Program needs none of that beyond ATen operators and arithmetic on sizes.
+
+Versions of the format: 1 has no digests, 2 has the SHA-256 of every member. A later zeropoint opens files of
+every earlier version, and computes with them what they did; an earlier one refuses files of a later version.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -16,7 +20,11 @@ from typing import IO, Any
 
 from zeropoint.errors import InputError
 
-FILE_VERSION = 1
+FILE_VERSION = 2
+DIGESTS = "extra/digests.json"
+"""The member that holds the digest of every other member, by its name."""
+# Members may be this many times as large as the file, and this many bytes beside: JSON shrinks to a twelfth.
+MOST_UNPACKED, UNPACKED_BESIDE = 50, 2**24
 # ATen's operators, but not the one that maps a file, and the arithmetic of sizes.
 _OPERATOR = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_\w+|math\.(ceil|floor|trunc|sqrt)"
@@ -51,8 +59,10 @@ def repack(
 
     The graph is JSON of about 1 kB an operator, which would outweigh the weights of a small network; it
     shrinks to a twelfth, a compiled library to a quarter. Members with the endings ``drop`` are left out, the
-    texts ``add`` put in under their names, and members changed as ``edit`` says for their ending.
+    texts ``add`` put in under their names, and members changed as ``edit`` says for their ending. The digests
+    of all are added.
     """
+    written: dict[str, bytes] = {}
     with zipfile.ZipFile(source) as plain, zipfile.ZipFile(destination, "w") as packed:
         for member in plain.infolist():
             if not member.filename.endswith(drop):
@@ -62,8 +72,27 @@ def repack(
                     if member.filename.endswith(ending):
                         content = change(content)
                 packed.writestr(member.filename, content, kind)
+                written[member.filename.partition("/")[2]] = content
+        root = packed.namelist()[0].partition("/")[0]
         for name, text in (add or {}).items():
-            packed.writestr(name, text)
+            packed.writestr(f"{root}/{name}", text)
+            written[name] = text.encode()
+        packed.writestr(f"{root}/{DIGESTS}", digests(written), zipfile.ZIP_DEFLATED)
+
+
+def digests(members: Mapping[str, bytes]) -> str:
+    """What the member DIGESTS holds: JSON with the SHA-256 of every other member by name."""
+    return json.dumps(
+        {name: hashlib.sha256(content).hexdigest() for name, content in members.items() if name != DIGESTS}
+    )
+
+
+def check_digests(members: Mapping[str, bytes]) -> None:
+    """Raises ValueError if a member is missing, was added, or is not what the digests say."""
+    known, found = json.loads(members[DIGESTS]), json.loads(digests(members))
+    if known != found:
+        wrong = sorted(name for name in {*known, *found} if known.get(name) != found.get(name))
+        raise ValueError(f"{wrong[0]} has another digest than when it was saved")
 
 
 def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:
@@ -76,22 +105,24 @@ def read(path: Path, name: str) -> tuple[dict[str, Any], IO[bytes]]:
     what could be code.
     """
     with _as_input_errors(path):
-        members = _members(path)
-        if f"extra/{name}" not in members:
+        found = members(path)
+        if f"extra/{name}" not in found:
             raise InputError(f"{path} is not a Program saved by zeropoint (no {name} in it)")
-        metadata = json.loads(members[f"extra/{name}"])
+        metadata = json.loads(found[f"extra/{name}"])
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is no object")
         version = metadata.get("version", 0)
         if not isinstance(version, int) or version > FILE_VERSION:
             raise InputError(f"{path} was saved by a newer zeropoint (format {version}); upgrade zeropoint")
-        return metadata, _checked(path, members)
+        if version > 1 or DIGESTS in found:
+            check_digests(found)
+        return metadata, _checked(path, found)
 
 
 def holds(path: Path, name: str) -> bool:
     """Whether the archive holds extra file ``name``. Raises InputError for a file that is no archive."""
     with _as_input_errors(path):
-        return f"extra/{name}" in _members(path)
+        return f"extra/{name}" in members(path)
 
 
 def read_plain(path: Path) -> tuple[IO[bytes], bytes]:
@@ -101,15 +132,15 @@ def read_plain(path: Path) -> tuple[IO[bytes], bytes]:
     InputError as ``read`` does.
     """
     with _as_input_errors(path):
-        members = _members(path)
-        if "models/model.json" not in members:
+        found = members(path)
+        if "models/model.json" not in found:
             raise InputError(f"{path} is not a Program saved by zeropoint, nor a model by torch.export.save")
-        sample = members.pop(SAMPLE_INPUTS, b"")
-        program = json.loads(members["models/model.json"])
+        sample = found.pop(SAMPLE_INPUTS, b"")
+        program = json.loads(found["models/model.json"])
         program["guards_code"] = []
         _drop_metadata(program)
-        members |= {SAMPLE_INPUTS: b"", "models/model.json": json.dumps(program).encode()}
-        return _checked(path, members), sample
+        found |= {SAMPLE_INPUTS: b"", "models/model.json": json.dumps(program).encode()}
+        return _checked(path, found), sample
 
 
 @contextlib.contextmanager
@@ -122,11 +153,25 @@ def _as_input_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is not a saved Program, or is damaged ({error}); save it again") from error
 
 
-def _members(path: Path) -> dict[str, bytes]:
+def members(path: Path) -> dict[str, bytes]:
+    """The members of an archive by their names without the folder that all are in.
+
+    Raises InputError if there is no file, or one that would take far more memory than its size: zip files of
+    a few kB can unpack to many GB. Raises other errors for a file that is no archive.
+    """
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     with zipfile.ZipFile(path) as archive:
-        return {member.partition("/")[2]: archive.read(member) for member in archive.namelist()}
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MOST_UNPACKED * path.stat().st_size + UNPACKED_BESIDE:
+            raise InputError(f"{path} would unpack to {unpacked / 1e9:.1f} GB: refused; save it again")
+        return {member.filename.partition("/")[2]: _content(archive, member) for member in archive.infolist()}
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """What a member unpacks to; never more than the size that the archive states, which may be wrong."""
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def _checked(path: Path, members: Mapping[str, bytes]) -> IO[bytes]:

@@ -2,7 +2,7 @@
 
 from zeropoint.engines.onnxruntime.lowering import lower
 from zeropoint.engines.onnxruntime.profile import integer_operators, layer_seconds
-from zeropoint.engines.onnxruntime.run import example_inputs, files, load, metadata
+from zeropoint.engines.onnxruntime.run import damage, example_inputs, files, load, metadata, settings
 from zeropoint.engines.onnxruntime.target import target_for
 from zeropoint.graph.program import Program
 
@@ -11,6 +11,7 @@ __all__ = [
     "PACKAGES",
     "PROGRAM_ENDINGS",
     "artefact_name",
+    "damage",
     "example_inputs",
     "files",
     "import_packages",
@@ -19,6 +20,7 @@ __all__ = [
     "load",
     "lower",
     "metadata",
+    "settings",
     "target_for",
     "unsupported",
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import io
 import warnings
 from pathlib import Path
@@ -17,12 +18,14 @@ from zeropoint.engines.onnxruntime.recurrent import GATES, sequence_table
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.recurrent import to_layers
 from zeropoint.engines.rewrites import tell
+from zeropoint.engines.seal import onnx_seal, seal
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
 from zeropoint.graph.attention import with_finite_masks
 from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
+from zeropoint.graph.ports import ports, renamed
 from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.graph.signature import Signature
@@ -48,22 +51,27 @@ def lower(program: Program, path: Path) -> None:
         warnings.simplefilter("ignore")
         table: dict[Any, Any] = {
             torch.ops.zeropoint.dynamic_linear.default: _onnx_dynamic_linear,
-            aten.mean.dim: _onnx_mean,
+            aten.mean.dim: mean_as_pooling,
             **sequence_table(),
         }
         converted = to_onnx(exported, table)
-    _name(converted.model.graph, program.signature)
+    graph = converted.model.graph
+    name_ports(graph, program.signature)
     tell(rewrite(converted.model))
-    parts: list[Any] = [*converted.model.graph.all_nodes(), *converted.model.graph.initializers.values()]
+    name_sizes(graph, program)
+    parts: list[Any] = [*graph.inputs, *graph.outputs, *graph.all_nodes(), *graph.initializers.values()]
     for part in parts:
         part.metadata_props.clear()  # stack traces and module paths: 2 kB an operator
+    converted.model.producer_name = "zeropoint"
+    converted.model.producer_version = importlib.metadata.version("zeropoint")
     converted.model.metadata_props[PROCESSOR] = program.processor
     converted.model.metadata_props[SIGNATURE] = program.signature.to_json()
     with atomic_write(path) as temporary:
         converted.save(temporary)
+        seal([temporary], onnx_seal())
 
 
-def _name(graph: Any, signature: Signature) -> None:
+def name_ports(graph: Any, signature: Signature) -> None:
     """Gives inputs and outputs the names of the model's call and outputs, if no other value has them."""
     import onnx_ir
 
@@ -88,6 +96,25 @@ def _name(graph: Any, signature: Signature) -> None:
             while name in taken - {value.name}:
                 name += "_"
             value.name = name
+
+
+def name_sizes(graph: Any, program: Program) -> None:
+    """Gives free sizes, which export calls s77 and the like, their names: batch, height, length."""
+    import onnx_ir
+
+    names = {
+        str(size): str(port.shape[axis])
+        for value, port in zip(graph.inputs, ports(program)[0], strict=True)
+        for axis, size in enumerate(value.shape)
+        if not isinstance(size, int)
+    }
+    made = [value for node in graph.all_nodes() for value in node.outputs]
+    for value in [*graph.inputs, *graph.outputs, *made]:
+        if value.shape is not None:
+            sizes = [size if isinstance(size, int) else size.value for size in value.shape]
+            value.shape = onnx_ir.Shape(
+                [renamed(size, names) if isinstance(size, str) else size for size in sizes]
+            )
 
 
 def _check_pooling(program: Program) -> None:
@@ -131,7 +158,7 @@ def _onnx_dynamic_linear(input: Any, weight: Any, scale: Any, bias: Any = None) 
     return output if bias is None else op.Add(output, bias)
 
 
-def _onnx_mean(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) -> Any:
+def mean_as_pooling(input: Any, axes: Any, keepdim: bool = False, dtype: int = -1) -> Any:
     """GlobalAveragePool where the mean is over both spatial axes: only that has an integer kernel."""
     import onnxscript
 

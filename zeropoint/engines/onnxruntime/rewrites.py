@@ -26,6 +26,11 @@ def rewrite(model: ir.Model) -> list[Tried]:
     return tried
 
 
+def split_directly(model: ir.Model) -> None:
+    """Applies the one rewrite to operators that more runtimes than ONNX Runtime know."""
+    apply(BY_PLACE[:1], model.graph)
+
+
 def _match(one: Rewrite, model: ir.Model) -> list[Tried]:
     """Applies a rewrite whose pattern is one of onnxscript's rewriter."""
     tried = []

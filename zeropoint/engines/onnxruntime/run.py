@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropoint.engines import seal
 from zeropoint.engines.engine import KEPT, Run
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
 
@@ -17,6 +18,16 @@ DISABLED = ["SkipLayerNormFusion"]
 def files(path: Path) -> tuple[Path, ...]:
     """The file, which holds the weights, too."""
     return (path,)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the file by its digest."""
+    return seal.damage(files(path), seal.onnx_seal())
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """The arguments of a session, the same for all artefacts."""
+    return {"disabled_optimizers": DISABLED}
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -71,12 +82,12 @@ def session(path: Path, sizes: Mapping[str, int] | None = None, **options: objec
     """A session on an artefact, its free dimensions fixed to ``sizes`` by name, with these SessionOptions."""
     import onnxruntime
 
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
+    configured = onnxruntime.SessionOptions()
+    configured.log_severity_level = 3
     for name, value in options.items():
-        setattr(settings, name, value)
+        setattr(configured, name, value)
     for name, size in (sizes or {}).items():
-        settings.add_free_dimension_override_by_name(name, size)
+        configured.add_free_dimension_override_by_name(name, size)
     return onnxruntime.InferenceSession(
-        path, settings, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+        path, configured, providers=["CPUExecutionProvider"], **settings(path)
     )

@@ -3,7 +3,7 @@
 from zeropoint.engines.openvino.lowering import lower
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.openvino.profile import integer_operators, layer_seconds
-from zeropoint.engines.openvino.run import example_inputs, files, load, metadata
+from zeropoint.engines.openvino.run import damage, example_inputs, files, load, metadata, settings
 from zeropoint.engines.openvino.target import target_for
 from zeropoint.graph.program import Program
 
@@ -12,6 +12,7 @@ __all__ = [
     "PACKAGES",
     "PROGRAM_ENDINGS",
     "artefact_name",
+    "damage",
     "example_inputs",
     "files",
     "import_packages",
@@ -20,6 +21,7 @@ __all__ = [
     "load",
     "lower",
     "metadata",
+    "settings",
     "target_for",
     "unsupported",
 ]

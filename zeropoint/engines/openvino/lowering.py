@@ -18,6 +18,7 @@ from zeropoint.engines.openvino.recurrent import GATES, sequence_rules
 from zeropoint.engines.openvino.rewrites import is_product, rewrite, without_indentation
 from zeropoint.engines.recurrent import to_layers
 from zeropoint.engines.rewrites import tell
+from zeropoint.engines.seal import seal, xml_seal
 from zeropoint.engines.tables import look_up_integers
 from zeropoint.errors import first_line
 from zeropoint.files import atomic_write
@@ -83,6 +84,7 @@ def lower(program: Program, path: Path) -> None:
         if quantized and native().name in CHOSEN_FOR:
             weights = temporary.with_suffix(".bin")
             choose_kernels(temporary, lambda file: timed_convolutions(program, file, weights))
+        seal([temporary, temporary.with_suffix(".bin")], xml_seal())
 
 
 def _narrow_addends(module: GraphModule) -> None:

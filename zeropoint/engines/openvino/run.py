@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeropoint.engines import seal
 from zeropoint.engines.engine import KEPT, Run
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
@@ -19,6 +20,27 @@ DYNAMIC_GROUP = 32
 def files(path: Path) -> tuple[Path, ...]:
     """The graph and the weights."""
     return path, path.with_suffix(".bin")
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with graph or weights by their digest."""
+    return seal.damage(files(path), seal.xml_seal())
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """OpenVINO's configuration for an artefact, by its method."""
+    return _configuration(metadata(path)["zeropoint_method"])
+
+
+def _configuration(method: str) -> dict[str, Any]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        # OpenVINO uses bfloat16 by default if the processor has it; float32 has to mean float32.
+        "INFERENCE_PRECISION_HINT": "bf16" if method == "bf16" else "f32",
+        # By default OpenVINO quantizes the inputs of all integer weights: weight-only with 8 bits has 45 dB
+        # of SQNR then, and 128 dB without.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": DYNAMIC_GROUP if method == "dynamic" else 0,
+    }
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -62,15 +84,7 @@ def compiler(
     model = core.read_model(path, weights or path.with_suffix(".bin"))
     free = [node.get_partial_shape() for node in model.inputs]
     method = model.get_rt_info(["zeropoint", "method"]).astype(str)
-    configuration = more | {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        # OpenVINO uses bfloat16 by default if the processor has it; float32 has to mean float32.
-        "INFERENCE_PRECISION_HINT": "bf16" if method == "bf16" else "f32",
-        # By default OpenVINO quantizes the inputs of all integer weights: weight-only with 8 bits has 45 dB
-        # of SQNR then, and 128 dB without.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": DYNAMIC_GROUP if method == "dynamic" else 0,
-    }
+    configuration = more | _configuration(method) | {"INFERENCE_NUM_THREADS": threads}
 
     def compile_for(shapes: Shapes | None) -> Any:
         try:

@@ -7,11 +7,13 @@ from zeropoint.engines.torch.lowering import artefact_name, lower
 from zeropoint.engines.torch.run import (
     PACKAGE_ENDING,
     PROGRAM_ENDING,
+    damage,
     example_inputs,
     files,
     integer_operators,
     load,
     metadata,
+    settings,
 )
 from zeropoint.engines.torch.target import target_for, unsupported
 
@@ -20,6 +22,7 @@ __all__ = [
     "PACKAGES",
     "PROGRAM_ENDINGS",
     "artefact_name",
+    "damage",
     "example_inputs",
     "files",
     "import_packages",
@@ -28,6 +31,7 @@ __all__ = [
     "load",
     "lower",
     "metadata",
+    "settings",
     "target_for",
     "unsupported",
 ]

@@ -64,6 +64,6 @@ def lower(program: Program, path: Path) -> None:
             temporary,
             deflate=(".so", ".json"),
             drop=(".cpp",),
-            add={f"{path.stem}/{KERNELS}": json.dumps(called_kernels(package))},
+            add={KERNELS: json.dumps(called_kernels(package))},
             edit={".so": with_aligned_weights},
         )

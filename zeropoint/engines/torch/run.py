@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from zeropoint.engines.engine import KEPT, PROCESSOR, SIGNATURE, Run
 from zeropoint.errors import InputError
+from zeropoint.graph import archive
 from zeropoint.graph.operators import family, weighted
 from zeropoint.graph.program import Program, at_batch, flat_tensors
 from zeropoint.graph.program import load as load_program
@@ -50,6 +52,32 @@ def load(path: Path, threads: int, kept: int = KEPT) -> Run:
             return flat_tensors(call(*(tensor.contiguous() for tensor in inputs)))
 
     return run
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the members of the archive by their digests."""
+    try:
+        found = archive.members(path)
+        if archive.DIGESTS in found:
+            archive.check_digests(found)
+    except (ValueError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        return str(error)
+    return None
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """Whether it is a compiled package, and if so of what batch size, and the axes of batches in its outputs.
+
+    The batch size is 0 for a package whose inputs have no free batch.
+    """
+    if not path.name.endswith(PACKAGE_ENDING):
+        return {"compiled": False}
+    known = metadata_of(path)
+    return {
+        "compiled": True,
+        "batch": int(known.get(BATCH) or 0),
+        "output_axes": json.loads(known.get(AXES, "[]")),
+    }
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -121,9 +149,9 @@ def integer_operators(program: Program, path: Path) -> set[str]:
     """The names of the Program's nodes that the artefact computes in integers, by the kernels it calls."""
     if not path.name.endswith(PACKAGE_ENDING):
         return set()
-    with zipfile.ZipFile(path) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(KERNELS))
-        kernels = json.loads(archive.read(name))
+    with zipfile.ZipFile(path) as file:
+        (name,) = (name for name in file.namelist() if name.endswith(KERNELS))
+        kernels = json.loads(file.read(name))
     found = set()
     for families, words in ((("conv", "conv1d", "conv_transpose"), "conv"), (("linear",), "linear|addmm")):
         layers = [n for n in program.module.graph.nodes if weighted(n) and family(n) in families]

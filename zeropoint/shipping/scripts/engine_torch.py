@@ -1,0 +1,113 @@
+"""Runs the artefact of this folder on PyTorch: needs torch of the version in manifest.json.
+
+A compiled package is native code, which runs when it is loaded: run a folder only from a place you trust.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def version() -> str:
+    """That of the installed PyTorch."""
+    return str(torch.__version__)
+
+
+def compiler(path: Path, manifest: dict[str, Any], threads: int) -> Callable[[Shapes | None], Run]:
+    """A function that loads the artefact; it is the same for all shapes."""
+    torch.set_num_threads(threads)
+    settings = manifest["engine"]["settings"]
+
+    def compile(_: Shapes | None) -> Run:
+        call = _packaged(path) if settings["compiled"] else _exported(path)
+        if settings.get("batch"):
+            call = _in_batches(call, settings["batch"], settings["output_axes"])
+
+        def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+            with torch.inference_mode():
+                return [
+                    output.numpy()
+                    for output in _tensors(call(*(torch.from_numpy(array) for array in arrays)))
+                ]
+
+        return run
+
+    return compile
+
+
+def kernels(
+    path: Path, manifest: dict[str, Any], threads: int, arrays: Sequence[np.ndarray]
+) -> dict[str, int]:
+    """How many layers with weights the package calls integer and float kernels for; they are compiled in."""
+    if not manifest["engine"]["settings"]["compiled"]:
+        return {"int8": 0, "float": 0}
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("kernels.json"))
+        called = [name for name in json.loads(archive.read(name)) if re.search("conv|linear|mm", name)]
+    integers = sum(name.startswith("q") for name in called)
+    return {"int8": integers, "float": len(called) - integers}
+
+
+def _packaged(path: Path) -> Callable[..., Any]:
+    """A compiled package as a function of its input tensors in order.
+
+    The loader is what torch._inductor.aoti_load_package wraps, whose import takes two seconds more. It is
+    private, but a package runs on the very version of torch alone that compiled it.
+    """
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    return lambda *tensors: loader.run(list(tensors))
+
+
+def _exported(path: Path) -> Callable[..., Any]:
+    """A saved program as a function of its input tensors in order."""
+    exported = torch.export.load(str(path))
+    stored: dict[str, Any] = {**exported.state_dict, **exported.constants}
+    kinds = torch.export.graph_signature.InputKind
+    specs = exported.graph_signature.input_specs
+    held = [None if spec.kind is kinds.USER_INPUT else stored[str(spec.target)] for spec in specs]
+    places = [number for number, spec in enumerate(specs) if spec.kind is kinds.USER_INPUT]
+
+    def call(*tensors: Tensor) -> Any:
+        values = list(held)
+        for place, tensor in zip(places, tensors, strict=True):
+            values[place] = tensor
+        return exported.graph_module(*values)
+
+    return call
+
+
+def _in_batches(
+    call: Callable[..., Any], size: int, axes: Sequence[int | None]
+) -> Callable[..., tuple[Tensor, ...]]:
+    """A package, which takes batches of one size, for batches of any size; the last one is padded."""
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        count = len(inputs[0])
+        if count == size:
+            return _tensors(call(*inputs))
+        missing = -count % size
+        full = [torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) for tensor in inputs]
+        parts = [
+            _tensors(call(*batch)) for batch in zip(*(tensor.split(size) for tensor in full), strict=True)
+        ]
+        return tuple(
+            outputs[0] if axis is None else torch.cat(outputs, axis).narrow(axis, 0, count)
+            for outputs, axis in zip(zip(*parts, strict=True), axes or [0] * len(parts[0]), strict=True)
+        )
+
+    return run
+
+
+def _tensors(outputs: Any) -> tuple[Tensor, ...]:
+    """The tensors in what a model gives, in order."""
+    return tuple(leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
