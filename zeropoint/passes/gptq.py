@@ -52,17 +52,21 @@ def gptq(
     largest: int | None = None,
     items: int | None = None,
     positions: int = POSITIONS,
+    seed: int = 0,
 ) -> Program:
     """The Program with every quantized weight on its grid so that the layers' outputs are nearest to float.
 
     Layers with more than ``largest`` inputs to an output only have their biases corrected. Reads as much of
     ``calibration`` as fits in MEMORY, at most ``items``; memory does not grow beyond with the data. Looks at
-    ``positions`` of a layer's output, or more where it has many inputs.
+    ``positions`` of a layer's output, or more where it has many inputs; ``seed`` chooses which, and the order
+    of the batches.
     """
     module = fx.copy(program.module)
     by_weight = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
     paired = pairings(module, program.processor)
     batches = _batches(program, calibration, items)
+    generator = torch.Generator().manual_seed(seed)
+    batches = [batches[i] for i in torch.randperm(len(batches), generator=generator)] if seed else batches
     inputs = module.graph.find_nodes(op="placeholder")
     floats: list[dict[Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
     integers: list[dict[Node, Any]] = [dict(values) for values in floats]
@@ -74,7 +78,7 @@ def gptq(
             bias = None
             if description and quantizer and _is_own(node, description, quantizer):
                 if unfolds(node) and (largest is None or _fan_in(node, description) <= largest):
-                    folds = moments_of(node, description, floats, integers, positions)
+                    folds = moments_of(node, description, floats, integers, positions, seed)
                     pairing = paired.get(str(quantizer.source.target))
                     _fit(module, node, description, quantizer, folds, integers, pairing)
                 else:

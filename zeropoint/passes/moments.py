@@ -49,11 +49,12 @@ def moments_of(
     floats: list[dict[Node, Any]],
     integers: list[dict[Node, Any]],
     positions: int,
+    seed: int = 0,
 ) -> tuple[Moments, Moments]:
-    """The moments of every other batch, and of those between."""
+    """The moments of every other batch, and of those between; ``seed`` chooses the positions."""
     folds: list[Moments | None] = [None, None]
     has_bias = bias_of(layer, description) is not None
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for number, (float_values, values) in enumerate(zip(floats, integers, strict=True)):
         x, y = _columns(layer, description, values), _columns(layer, description, float_values)
         wanted = -(-max(positions // min(x.groups, 4), SAMPLES * x.inputs) // len(floats))
