@@ -17,9 +17,9 @@ from the comments in the code: `make docs` writes it again. A note on a block of
 the first one.
 
 *Since* is the day on which the value was chosen. The benchmark results of the days up to 2026-11-22 are
-from an AMD EPYC with VNNI, those of 2026-11-25 and 2026-11-26 from an Intel Xeon with VNNI, and those of
-2026-11-28 from an AMD EPYC with AVX2 and without VNNI. A constant was most likely measured on the machine
-of its day, unless its note names another one.
+from an AMD EPYC with VNNI, those of 2026-11-25 and 2026-11-26 from an Intel Xeon with VNNI, those of
+2026-11-28 from an AMD EPYC with AVX2 and without VNNI, and those of 2026-11-29 from one of the latter two. A
+constant was most likely measured on the machine of its day, unless its note names another one.
 """
 HEAD = "| constant | value | reason | file | since |\n| :-- | :-- | :-- | :-- | :-- |\n"
 NAMES = re.compile(r"[A-Z][A-Z0-9_]*(, [A-Z][A-Z0-9_]*)*")
