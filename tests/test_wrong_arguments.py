@@ -114,6 +114,7 @@ OPTIONS: dict[str, tuple[list[Any], str]] = {
     "weight_bits": ([9, 1, "8", 8.0, True, None], "an int from 2 to 8$"),
     "activation_bits": ([17, 1, "8", None], "an int from 2 to 16$"),
     "end_bits": ([9, "8"], "an int from 2 to 8, or None$"),
+    "eight_bit_share": ([1.5, -0.1, "0.5", None, math.nan], "a number from 0 to 1$"),
     "weight_symmetric": ([1, "yes"], "True or False, or None$"),
     "activation_symmetric": ([0], "True or False, or None$"),
     "weight_granularity": ([3], "one of the texts per-tensor, per-channel, per-group$"),

@@ -109,6 +109,7 @@ def test_files_are_what_the_rows_say(finished: tuple[Path, Results]):
         "results.json",
         "results.md",
         "samples",
+        "shipping",
     ]
     for saved in (folder / "programs").iterdir():
         assert load(saved).method == saved.name.split("-")[0].removesuffix(".pt2")

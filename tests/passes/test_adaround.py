@@ -47,7 +47,7 @@ def test_beta_falls_behind_the_warm_up():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bits", "gain"), [(4, 0.3), (3, 1.0)])
+@pytest.mark.parametrize(("bits", "gain"), [(4, 0.3), (3, 0.8)])
 def test_nearer_to_float_on_items_not_seen(bits: int, gain: float):
     program, start = rounded(bits)
     before = {name: value.clone() for name, value in start.module.state_dict().items()}
