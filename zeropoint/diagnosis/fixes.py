@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import FAKE_QUANTIZE, TRANSPARENT, bias_of, ungrouped, weighted
 from zeropoint.graph.program import Program
-from zeropoint.graph.quantizers import Quantizer, insert_activation, insert_weight, quantizers
+from zeropoint.graph.quantizers import Quantizer, dynamic_ends, insert_activation, insert_weight, quantizers
 from zeropoint.measure.layerwise import Layerwise, Seen
 from zeropoint.numerics.ranges import ESTIMATORS, WEIGHT_ESTIMATORS, Statistics
 from zeropoint.numerics.scheme import Scheme, choose_parameters
@@ -125,8 +125,8 @@ def left_float(program: Program, name: str, looked: Layerwise) -> Program:
         else:
             _read_instead(layer, one, one.source)
     for operand in layer.all_input_nodes:  # one that finds its range at run time
-        if operand.target in FAKE_QUANTIZE and operand.args[0] in operand.all_input_nodes:
-            layer.replace_input_with(operand, operand.all_input_nodes[0])
+        if (quantizer := ungrouped(operand)).target in FAKE_QUANTIZE:
+            layer.replace_input_with(operand, dynamic_ends(quantizer)[0])
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
 

@@ -11,7 +11,7 @@ from zeropoint.engines.tables import look_up_integers
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, aten
 from zeropoint.graph.program import Program
-from zeropoint.graph.quantizers import Quantizer, drop_wide, quantizers
+from zeropoint.graph.quantizers import Quantizer, drop_wide, quantizers, round_groups
 from zeropoint.torch_private.pairs import pairs
 
 
@@ -24,6 +24,7 @@ def to_pairs(program: Program, *, keep_wide: bool = False) -> GraphModule:
     if not keep_wide:
         drop_wide(module)
     _drop_implied_clamps(module)
+    round_groups(module)
     for quantizer in list(quantizers(module)):
         with module.graph.inserting_before(quantizer.node):
             lowered = (_weight if quantizer.is_weight else _activation)(module, quantizer)

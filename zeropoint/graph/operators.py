@@ -152,15 +152,30 @@ FAKE_QUANTIZE = {
     FAKE_QUANTIZE_DYNAMIC,
     fake_quantize_learned,  # whose step size is a parameter to train
 }
+# Limits of a run-time quantizer whose input was divided by a scale for every group (``passes.group_ranges``).
+GROUPED = (-127, 127)
 
 
 def ungrouped(weight: Node) -> Node:
-    """The quantizer of a weight that is quantized in groups, from the reshape after it; else the weight.
+    """The quantizer of a value that is quantized in groups, from what puts them together; else the value.
 
-    The groups are the rows of a matrix there, and the reshape gives them the shape that the layer takes.
+    The groups are the rows of a matrix there, and a reshape gives them the shape that the layer takes.
     """
-    source = weight.args[0] if weight.target in (aten.reshape.default, aten.view.default) else None
-    return source if isinstance(source, Node) and source.target in FAKE_QUANTIZE else weight
+    source: Any = weight.args[0] if weight.target in (aten.reshape.default, aten.view.default) else None
+    if isinstance(source, Node) and source.target in FAKE_QUANTIZE:
+        return source
+    source = weight
+    while isinstance(source, Node) and source.target in _AFTER_GROUPS:
+        source = source.args[0]
+    return source if isinstance(source, Node) and finds_groups(source) else weight
+
+
+_AFTER_GROUPS = {aten.slice.Tensor, aten.view_as.default, aten.mul.Tensor}
+
+
+def finds_groups(node: Node) -> bool:
+    """Whether a node is a run-time quantizer with a range for every few inputs."""
+    return node.target is FAKE_QUANTIZE_DYNAMIC and node.args[3:5] == GROUPED
 
 
 def weighted(node: Node) -> Weighted | None:

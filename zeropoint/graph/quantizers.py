@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.operators import FAKE_QUANTIZE_CHANNEL, FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten
+from zeropoint.graph.operators import (
+    FAKE_QUANTIZE_CHANNEL,
+    FAKE_QUANTIZE_DYNAMIC,
+    FAKE_QUANTIZE_TENSOR,
+    aten,
+    finds_groups,
+)
 from zeropoint.numerics import scheme as schemes
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.torch_private.operators import OpOverload
@@ -192,6 +198,28 @@ def insert_dynamic(module: GraphModule, source: Node, scheme: Scheme) -> Node:
     zero_point = then(aten._to_copy.default, inside, dtype=torch.int32)
     node = then(FAKE_QUANTIZE_DYNAMIC, source, scale, zero_point, scheme.qmin, scheme.qmax)
     return _named_after(node, source)
+
+
+def dynamic_ends(quantizer: Node) -> tuple[Node, Node]:
+    """The value that a run-time quantizer is of, and the node that holds it rounded."""
+    source, result = cast(Node, quantizer.args[0]), quantizer
+    if not finds_groups(quantizer):
+        return source, result
+    for _ in ("division", "reshape"):
+        source = cast(Node, source.args[0])
+    for _ in ("product", "view"):
+        (result,) = result.users
+    (after,) = result.users if len(result.users) == 1 else (None,)
+    if after is not None and after.target is aten.slice.Tensor and source.target is aten.cat.default:
+        source, result = cast(list[Node], source.args[0])[0], after  # without the padding
+    return source, result
+
+
+def round_groups(module: GraphModule) -> None:
+    """Puts plain rounding in the place of run-time quantizers of groups, in place, for engines without."""
+    for node in module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_DYNAMIC):
+        if finds_groups(node):
+            node.target, node.args = aten.round.default, node.args[:1]
 
 
 def _named_after(node: Node, source: Node, scheme: Scheme | None = None) -> Node:

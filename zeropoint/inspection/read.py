@@ -26,6 +26,7 @@ from zeropoint.graph.operators import (
     aten,
     bias_of,
     family,
+    finds_groups,
     short_name,
     ungrouped,
     weighted,
@@ -158,7 +159,7 @@ class _Reader:
                 weights.append(self.weight(part, tensor, description, key))
         if description:  # the weight first; matmul of a constant and a value has one operand as well
             computed = [cast(Node, node.args[description.input])]
-        inputs = tuple(Input(self.source(part), self.grid(part)) for part in computed)
+        inputs = tuple(Input(self.source(part), self.grid(ungrouped(part))) for part in computed)
         bias = self.bias(node, description, bias_node, key) if description and bias_node else None
         state = _state(weights, inputs)
         first = _first(node)
@@ -193,6 +194,9 @@ class _Reader:
 
     def source(self, node: Node) -> str:
         """The module that a value is from, quantized or not."""
+        quantizer = ungrouped(node)
+        if finds_groups(quantizer):
+            node, _ = quantizers_of.dynamic_ends(quantizer)
         while node.target in FAKE_QUANTIZE:
             node = cast(Node, node.args[0])
         return "the model's input" if node.op == "placeholder" else fx.module_name(node)
@@ -202,7 +206,8 @@ class _Reader:
         if node.target is FAKE_QUANTIZE_DYNAMIC:
             qmin, qmax = cast(tuple[int, int], node.args[3:5])
             bits = (qmax - qmin).bit_length()
-            return Grid(bits, qmin < 0, False, "per-tensor, at run time", qmin, qmax, (), ())
+            of = "per-group" if finds_groups(node) else "per-tensor"
+            return Grid(bits, qmin < 0, finds_groups(node), f"{of}, at run time", qmin, qmax, (), ())
         quantizer = self.by_node.get(node)
         return None if quantizer is None else grid_of(quantizer)
 
@@ -258,7 +263,8 @@ def _range_arithmetic(module: GraphModule) -> set[Node]:
     """The operators that find the ranges of dynamic quantization, which are no layers."""
     found: set[Node] = set()
     for quantizer in module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_DYNAMIC):
-        source, *waiting = cast(list[Node], list(quantizer.args[:3]))
+        source, result = quantizers_of.dynamic_ends(quantizer)
+        waiting = [result, *cast(tuple[Node, Node], quantizer.args[1:3])]
         while waiting:
             node = waiting.pop()
             if node is not source and node not in found:

@@ -150,6 +150,8 @@ def _sites(module: GraphModule) -> list[Seen]:
     for node in module.graph.nodes:
         if node.op != "call_function" or node.target in FAKE_QUANTIZE or node.target in TRANSPARENT:
             continue
+        if ungrouped(node) is not node:  # it puts groups together
+            continue
         operands = [ungrouped(operand) for operand in node.all_input_nodes]
         if any(operand.target in FAKE_QUANTIZE for operand in operands) and fx.is_float(node):
             sites.append(Seen(node, [by_node[one] for one in operands if one in by_node]))

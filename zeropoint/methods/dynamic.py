@@ -15,6 +15,7 @@ from zeropoint.methods.common import fold, keep_within_limits, quantized
 from zeropoint.methods.method import Job, step
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.passes.bias import correct_biases
+from zeropoint.passes.group_ranges import group_ranges
 from zeropoint.passes.insertion import insert_quantizers
 from zeropoint.passes.row_ranges import scale_rows
 from zeropoint.targets.placement import place_dynamic
@@ -46,7 +47,9 @@ def make_up_for_rounding(program: Program, job: Job) -> Program:
 
 @step()
 def give_rows_ranges(program: Program, job: Job) -> Program:
-    """Every row has a range of its own, where the engine has one for a whole tensor."""
+    """Ranges as the engine finds them, and one for every row where it finds one for a whole tensor."""
+    if job.target.run_time_group:
+        return group_ranges(program, job.target.run_time_group)
     return scale_rows(program) if job.target.ranges_of_tensors else program
 
 

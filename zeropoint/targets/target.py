@@ -64,6 +64,8 @@ class Target:
     ``quantizes_extremes``: a maximum or minimum over axes is wrong unless its input is quantized.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
     ``ranges_of_tensors``: whether a range that is found at run time is that of a whole tensor.
+    ``run_time_group``: the number of inputs that have a range of their own at run time; None for a row, or a
+    tensor.
     ``pairs_across_places``: whether kernels without VNNI pair weights of neighbouring places, too, where the
     number of input channels is odd.
     ``processor``: the kind that these rules are for, one of ``zeropoint.targets.processor.PROCESSORS``.
@@ -85,6 +87,7 @@ class Target:
     zero_in_middle: bool = True
     quantizes_extremes: bool = False
     ranges_of_tensors: bool = False
+    run_time_group: int | None = None
     pairs_across_places: bool = False
     processor: str = "vnni"
     limits: tuple[Limit, ...] = ()

@@ -27,7 +27,7 @@ from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
 from zeropoint.graph.ports import ports, renamed
 from zeropoint.graph.program import Program, export
-from zeropoint.graph.quantizers import quantizers
+from zeropoint.graph.quantizers import quantizers, round_groups
 from zeropoint.graph.signature import Signature
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.passes.fold import fold_batch_norms
@@ -173,6 +173,7 @@ def mean_as_pooling(input: Any, axes: Any, keepdim: bool = False, dtype: int = -
 def _with_dynamic_linear(program: Program) -> Program:
     """The Program with run-time quantizers and the layers after them as one operator each."""
     module = fx.copy(program.module)
+    round_groups(module)
     weights = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
     dynamic = [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]
     for layer in [user for node in dynamic for user in node.users]:

@@ -28,7 +28,7 @@ from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten, weighted
 from zeropoint.graph.packing import pack
 from zeropoint.graph.program import Program, export
-from zeropoint.graph.quantizers import drop_wide, quantizers
+from zeropoint.graph.quantizers import drop_wide, dynamic_ends, quantizers
 from zeropoint.numerics.scheme import choose_parameters, off_middle
 from zeropoint.targets.processor import native
 
@@ -101,7 +101,8 @@ def _narrow_addends(module: GraphModule) -> None:
 def _drop_dynamic(module: GraphModule) -> None:
     """Drops run-time quantizers: OpenVINO quantizes activations before integer weights by itself."""
     for node in [node for node in module.graph.nodes if node.target is FAKE_QUANTIZE_DYNAMIC]:
-        node.replace_all_uses_with(node.args[0])
+        source, result = dynamic_ends(node)
+        result.replace_all_uses_with(source)
     module.graph.eliminate_dead_code()
 
 

@@ -11,10 +11,8 @@ from torch import Tensor
 from zeropoint.engines import seal
 from zeropoint.engines.engine import KEPT, Run
 from zeropoint.engines.openvino.package import openvino
+from zeropoint.engines.openvino.target import DYNAMIC_GROUP
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
-
-# Activations of compressed linear layers are quantized at run time in groups of this many values.
-DYNAMIC_GROUP = 32
 
 
 def files(path: Path) -> tuple[Path, ...]:

@@ -5,6 +5,9 @@ import dataclasses
 from zeropoint.targets.processor import Processor
 from zeropoint.targets.target import AT_RUN_TIME, Target
 
+# Inputs of linear layers with integer weights are quantized at run time in groups of this many, with VNNI.
+DYNAMIC_GROUP = 32
+
 TARGET = Target(
     name="openvino",
     weighted=frozenset({"conv", "conv1d", "conv3d", "conv_transpose", "linear"}),
@@ -25,6 +28,7 @@ TARGET = Target(
     # OpenVINO's low-precision pass moves a dequantization after a maximum over axes if its input has no
     # quantizer of its own.
     quantizes_extremes=True,
+    run_time_group=DYNAMIC_GROUP,
     limits=AT_RUN_TIME,
 )
 
@@ -34,10 +38,12 @@ TARGET = Target(
 # 0.79 ms against 0.47 with one row, 1.58 against 1.42 with 8 rows, 8.4 against 7.8 with 128 rows; float32
 # weights take 0.86, 1.67 and 7.9 (AMD EPYC with AVX2, November 2026).
 WITHOUT_VNNI = dataclasses.replace(
-    TARGET, inputs=TARGET.inputs - {"product"}, weights_alone=frozenset({"linear"})
+    TARGET, inputs=TARGET.inputs - {"product"}, weights_alone=frozenset({"linear"}), run_time_group=None
 )
 
 
 def target_for(processor: Processor) -> Target:
     """The placement rules for a kind of processor."""
-    return WITHOUT_VNNI if processor.saturates else TARGET
+    if processor.saturates:
+        return WITHOUT_VNNI
+    return dataclasses.replace(TARGET, run_time_group=None) if processor.name == "arm" else TARGET
