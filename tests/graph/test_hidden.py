@@ -6,6 +6,8 @@ from torch import nn
 
 import zeropoint as zp
 from zeropoint.graph.hidden import without_hidden
+from zeropoint.methods.losses import matching
+from zeropoint.numerics.sqnr import sqnr_db
 from zeropoint.passes.sensitivity import sensitivities
 
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
@@ -74,3 +76,26 @@ def test_noise_and_fidelity_are_of_what_is_shown():
 
     fidelity = zp.evaluate(zp.capture(Off().eval(), (x, mask)), data, float32=program).fidelity
     assert fidelity.sqnr_db == float("inf")
+
+
+def test_training_towards_the_teacher_is_at_positions_that_are_shown():
+    model, off = Tagger().eval(), Tagger().eval()
+    x, mask = torch.randn(2, 3, 4), MASK
+    program = zp.capture(model, (x, mask))
+    loss = matching(program.module, program.signature.input_names)
+    outputs = off(x, mask) + 5.0 * (mask == 0)[:, :, None]
+    assert loss((x, mask), (outputs,), None) < 1e-10
+    assert matching(program.module)((x, mask), (outputs,), None) > 1e-6
+
+
+def test_a_diagnosis_is_of_positions_that_are_shown():
+    model = Tagger().eval()
+    x = torch.randn(16, 3, 4, generator=torch.Generator().manual_seed(1))
+    mask = MASK.repeat(8, 1)
+    data = [{"x": x, "attention_mask": mask}]
+    quantized = zp.quantize(zp.capture(model, (x, mask)), calibration=data, options=zp.Options(weight_bits=4))
+    found = zp.diagnose(quantized, data, items=16)
+    with torch.no_grad():
+        shown = mask.bool()
+        expected = sqnr_db(model(x, mask)[shown], quantized(x, mask)[shown])
+    assert found.sqnr_db == pytest.approx(expected, abs=0.2)

@@ -20,6 +20,7 @@ from zeropoint.diagnosis.fixes import Fix, fixes
 from zeropoint.engines import load_artefact, lower
 from zeropoint.errors import Count, InputError, check_value, first_line
 from zeropoint.graph import edits as fx
+from zeropoint.graph.hidden import without_hidden
 from zeropoint.graph.macs import work
 from zeropoint.graph.operators import short_name
 from zeropoint.graph.program import Program, at_batch, flat_tensors
@@ -257,13 +258,14 @@ def _gains(
 def _judge(program: Program, data: Loader, items: int, processor: str) -> Callable[[Program], float]:
     """What gives the squared error of a Program's outputs, to those of the float network of ``program``."""
     float_run, batches = as_float(program), first_items(program, data, items)
-    expected = [float_run.flat(*inputs) for inputs in batches]
+    shown = functools.partial(without_hidden, program.signature.input_names)
+    expected = [shown(inputs, float_run.flat(*inputs)) for inputs in batches]
 
     def noise(candidate: Program) -> float:
         total, simulation = 1e-30, OnProcessor(candidate, processor)
         with torch.no_grad():
             for inputs, wanted in zip(batches, expected, strict=True):
-                outputs = flat_tensors(simulation.run(*inputs))
+                outputs = shown(inputs, flat_tensors(simulation.run(*inputs)))
                 pairs = [
                     (a.double(), b) for a, b in zip(outputs, wanted, strict=True) if b.is_floating_point()
                 ]

@@ -5,8 +5,9 @@ chain rule it is the layer's error times the slope of the outputs, of which rand
 square (Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix", section 2).
 """
 
+import functools
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.fx.node import map_arg
 from zeropoint.data.batches import inputs_of, items_of
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
+from zeropoint.graph.hidden import without_hidden
 from zeropoint.graph.operators import (
     FAKE_QUANTIZE,
     TRANSPARENT,
@@ -100,13 +102,14 @@ def layerwise(
     weights = {name: tensor.detach() for name, tensor in reference.named_parameters()}
     beyond = overflowing(program, processor)
     seen = {site.node.name: replace(site, pairs=beyond.get(site.node)) for site in _sites(program.module)}
-    float_run = _Float(reference, _with_weights(program.module, weights), seen, sensitivity)
+    shown = functools.partial(without_hidden, program.signature.input_names)
+    float_run = _Float(reference, _with_weights(program.module, weights), seen, sensitivity, shown)
     rows, signal, noise = 0, 0.0, 0.0
     for inputs in track(first_items(program, data, items), description):
         expected = float_run.on(inputs)
         quantized_run = _Quantized(program, processor, seen.keys(), float_run.compare)
         with torch.no_grad():
-            outputs = _floats(flat_tensors(quantized_run.run(*inputs)))
+            outputs = _floats(shown(inputs, flat_tensors(quantized_run.run(*inputs))))
         for output, wanted in zip(outputs, expected, strict=True):
             signal += _square(wanted)
             noise += _square(output - wanted)
@@ -162,11 +165,16 @@ class _Float(Interpreter):
     """The float network, which at every site also computes the output of the quantized operator."""
 
     def __init__(
-        self, reference: GraphModule, quantized: GraphModule, seen: dict[str, Seen], sensitivity: bool
+        self,
+        reference: GraphModule,
+        quantized: GraphModule,
+        seen: dict[str, Seen],
+        sensitivity: bool,
+        shown: Callable[[tuple[Tensor, ...], Sequence[Tensor]], list[Tensor]],
     ) -> None:
         super().__init__(reference)
         self.extra_traceback = False  # an InputError's message stays as it is
-        self.seen, self.sensitivity = seen, sensitivity
+        self.seen, self.sensitivity, self.shown = seen, sensitivity, shown
         self.names = {node.name: node for node in reference.graph.nodes if node.op != "get_attr"}
         self.quantized = {node.name: node for node in quantized.graph.nodes}
         self.constants = _constants(quantized)
@@ -178,7 +186,7 @@ class _Float(Interpreter):
         """Runs a batch, adds up what was seen, and gives the float outputs."""
         self.values, self.errors = {}, {}
         with torch.set_grad_enabled(self.sensitivity):
-            outputs = _floats(flat_tensors(self.run(*inputs)))
+            outputs = _floats(self.shown(inputs, flat_tensors(self.run(*inputs))))
         if self.sensitivity:
             self._project(outputs, items_of(inputs))
         return [output.detach() for output in outputs]
@@ -278,7 +286,7 @@ def _constants(module: GraphModule) -> dict[Node, Any]:
     return known
 
 
-def _floats(outputs: tuple[Tensor, ...]) -> list[Tensor]:
+def _floats(outputs: Sequence[Tensor]) -> list[Tensor]:
     return [output for output in outputs if output.is_floating_point()]
 
 

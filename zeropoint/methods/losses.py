@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 from zeropoint.data.batches import Loader, split
 from zeropoint.graph import edits as fx
+from zeropoint.graph.hidden import without_hidden
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.passes.blocks import without_quantizers
 from zeropoint.passes.fold import fold_batch_norms
@@ -42,7 +43,7 @@ def loss_of(
     guide = None if teacher is None or (own and not share) else teaching(teacher)
     if own is None:
         assert guide is not None  # which was checked
-        return matching(guide), guide, False
+        return matching(guide, start.signature.input_names), guide, False
     return _own(start, own, guide, share), guide, False
 
 
@@ -106,18 +107,18 @@ def distillation(teacher: GraphModule, share: float) -> Loss:
     return loss
 
 
-def matching(teacher: GraphModule) -> Loss:
+def matching(teacher: GraphModule, names: tuple[str, ...] = ()) -> Loss:
     """The noise in each output beside the teacher's, over the power of that, averaged over outputs.
 
     So outputs of unlike size, such as boxes and scores, count alike. What the teacher masks, with -inf, does
-    not count.
+    not count, nor do padded positions, by the ``names`` of the inputs.
     """
 
     def loss(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], _: Any) -> Tensor:
         with torch.no_grad():
-            wanted = flat_tensors(teacher(*inputs))
+            wanted = without_hidden(names, inputs, flat_tensors(teacher(*inputs)))
         noise = []
-        for one, other in zip(wanted, outputs, strict=True):
+        for one, other in zip(wanted, without_hidden(names, inputs, outputs), strict=True):
             if one.is_floating_point():
                 seen = one.isfinite()
                 distance, size = (torch.where(seen, part, 0.0).square().mean() for part in (other - one, one))
@@ -129,7 +130,7 @@ def matching(teacher: GraphModule) -> Loss:
 
 def _own(start: Program, own: OwnLoss, teacher: GraphModule | None, share: float) -> Loss:
     """The user's loss of the model's own structure of outputs, and for a ``share`` the teacher's outputs."""
-    match = None if teacher is None else matching(teacher)
+    match = None if teacher is None else matching(teacher, start.signature.input_names)
 
     def loss(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], targets: Any) -> Tensor:
         value = own(start.signature.nested(list(outputs)), targets)
