@@ -151,7 +151,7 @@ def test_dynamic_leaves_the_convolution_untouched():
     assert conv.weight.dtype == "float32"
     assert conv.bytes == conv.float_bytes == 4 * (4 * 27 + 4)
     assert layer.state == "integer"
-    assert layer.inputs[0].grid.granularity == "per-tensor, at run time"
+    assert layer.inputs[0].grid.granularity == "per-group, at run time"
     assert (layer.inputs[0].grid.scale, layer.inputs[0].grid.range) == ((), None)
     assert layer.bias.whole is None
     assert [one.operator for one in inspection.layers] == ["aten.conv2d.default", "aten.linear.default"]
