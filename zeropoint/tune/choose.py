@@ -128,9 +128,14 @@ def _known(engines: Sequence[str] | None) -> list[str]:
 
 
 def by_placement(program: Program, method: str, names: Sequence[str], options: Options) -> list[list[str]]:
-    """The engines in groups that can share one Program: those whose rules make the same of it."""
-    if not find_method(method).needs("calibration"):
+    """The engines in groups that can share one Program: those whose rules make the same of it.
+
+    Float Programs are the same for all; ranges at run time are those that each engine finds.
+    """
+    if not find_method(method).quantizes:
         return [list(names)] if names else []
+    if not find_method(method).needs("calibration"):
+        return [[name] for name in names]
     groups: dict[str, list[str]] = {}
     for name in names:
         alike = placement(program, Job(program, target(name, options.processor), options))
