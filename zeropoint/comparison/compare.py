@@ -211,14 +211,14 @@ def _quantized(run: Run, method: str, options: Options, target: str) -> Program:
     parts = [
         method,
         options.bits if find(method).quantizes else "",
-        target if find(method).needs("calibration") else "",
+        target if find(method).quantizes else "",
     ]
     path = run.folder / PROGRAMS / f"{'-'.join(part for part in parts if part)}.pt2"
     if path.exists():
         return load(path)
     what = named(method, options)
     run.say(
-        f"{what} for {target}: quantizing" if find(method).needs("calibration") else f"{what}: converting"
+        f"{what} for {target}: quantizing" if find(method).quantizes else f"{what}: converting"
     )
     data, kept = run.data, beside(path)
     torch.set_num_threads(machine.cores())  # those of the row timed last would give other last bits
