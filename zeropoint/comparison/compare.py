@@ -217,9 +217,7 @@ def _quantized(run: Run, method: str, options: Options, target: str) -> Program:
     if path.exists():
         return load(path)
     what = named(method, options)
-    run.say(
-        f"{what} for {target}: quantizing" if find(method).quantizes else f"{what}: converting"
-    )
+    run.say(f"{what} for {target}: quantizing" if find(method).quantizes else f"{what}: converting")
     data, kept = run.data, beside(path)
     torch.set_num_threads(machine.cores())  # those of the row timed last would give other last bits
     program = quantize(
