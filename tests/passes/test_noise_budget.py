@@ -39,7 +39,7 @@ def data(count=64):
 
 def quantized(bits="W8A4", **options):
     network = Narrow().eval()
-    chosen = zp.Options(rounding="nearest", **options).at(bits)
+    chosen = zp.Options(rounding="nearest", processor="vnni", **options).at(bits)
     return network, zp.quantize(zp.capture(network, data(2)), "static", calibration=[data()], options=chosen)
 
 
