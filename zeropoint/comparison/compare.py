@@ -208,16 +208,14 @@ def _quantized(run: Run, method: str, options: Options, target: str) -> Program:
     """The Program of a method, taken from the run folder if an interrupted run left it."""
     if method == "fp32":
         return run.program
-    parts = [
-        method,
-        options.bits if find(method).quantizes else "",
-        target if find(method).quantizes else "",
-    ]
-    path = run.folder / PROGRAMS / f"{'-'.join(part for part in parts if part)}.pt2"
+    quantizes = find(method).quantizes
+    path = (
+        run.folder / PROGRAMS / f"{'-'.join([method, options.bits, target] if quantizes else [method])}.pt2"
+    )
     if path.exists():
         return load(path)
     what = named(method, options)
-    run.say(f"{what} for {target}: quantizing" if find(method).quantizes else f"{what}: converting")
+    run.say(f"{what} for {target}: quantizing" if quantizes else f"{what}: converting")
     data, kept = run.data, beside(path)
     torch.set_num_threads(machine.cores())  # those of the row timed last would give other last bits
     program = quantize(
@@ -233,7 +231,7 @@ def _quantized(run: Run, method: str, options: Options, target: str) -> Program:
     )
     program.save(path)
     kept.unlink(missing_ok=True)
-    if find(method).quantizes:
+    if quantizes:
         try:
             layers.save(layers.describe(program, layerwise(program, data.evaluation, LOOKED_AT)), run.folder)
         except Exception as error:  # the report lacks a picture, but the row can be measured

@@ -17,7 +17,7 @@ from zeropoint.passes.integer_bias import round_biases
 from zeropoint.passes.pairs import within_limits
 from zeropoint.targets.options import Options
 
-FITTED = ("static", "weight-only")  # methods
+METHODS = ("static", "weight-only")  # that fit weights, and train none
 
 
 def as_float(program: Program) -> Program:
@@ -30,7 +30,7 @@ def unfitted(program: Program, processor: str) -> Program | None:
 
     They cannot be where they are unknown or were trained, or another ``processor`` is asked about.
     """
-    if program.unfitted is None or program.method not in FITTED or program.processor != processor:
+    if program.unfitted is None or program.method not in METHODS or program.processor != processor:
         return None
     return dataclasses.replace(program, module=program.unfitted, unfitted=None)
 

@@ -8,18 +8,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-SHOWS = ("attention_mask",)  # of transformers: not zero where there is a token
-HIDES = (
-    "src_key_padding_mask",
-    "key_padding_mask",
-    "padding_mask",
-)  # of PyTorch: not zero where there is none
+SHOWS = "attention_mask"  # of transformers: not zero where there is a token
+HIDES = "padding_mask"  # of PyTorch, as in src_key_padding_mask: not zero where there is none
 
 
 def without_hidden(names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
     """The outputs with zeros at the positions that a mask among the inputs, of these ``names``, hides.
 
-    A mask is an input of one of the names above, or of a name that ends so, (N, T); it is about outputs of
+    A mask is an input of one of the names above, or of one that ends so, (N, T); it is about outputs of
     floating-point numbers (N, T, ...), and the others stay as they are.
     """
     shown = _shown(names, inputs)

@@ -29,7 +29,7 @@ from zeropoint.passes.integer_bias import make_room
 from zeropoint.passes.moments import POSITIONS
 from zeropoint.passes.nearest import ITEMS, nearest
 from zeropoint.passes.noise_budget import WIDE, widened
-from zeropoint.passes.observe import Ranges
+from zeropoint.passes.observe import Parameters, Ranges
 from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
 from zeropoint.passes.silu import decompose_silu
@@ -91,14 +91,17 @@ def place_quantizers(program: Program, job: Job) -> Program:
         for each in both:
             each.ranges.see(judged)
         with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
-            candidates = [each.quantized(job) for each in both]
+            candidates = [each.quantized(job, each.ranges.parameters()) for each in both]
         _, held_out = divided(seen, by_item=program.dynamic_batch)
         best = nearest(program, candidates, held_out, -(-items // 4), at_most=WORTH)
         chosen = both[0] if best is candidates[0] else chosen
     chosen.ranges.see(itertools.islice(seen, len(judged), None), first=len(judged))
-    rounded = chosen.quantized(job)
+    parameters = chosen.ranges.parameters()
+    rounded = chosen.quantized(job, parameters)
     wide = widened(chosen.program, chosen.placement, rounded, seen, job.options)
-    return rounded if wide == chosen.placement else dataclasses.replace(chosen, placement=wide).quantized(job)
+    if wide == chosen.placement:
+        return rounded
+    return dataclasses.replace(chosen, placement=wide).quantized(job, parameters)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +112,9 @@ class _Placed:
     placement: Placement
     ranges: Ranges
 
-    def quantized(self, job: Job) -> Program:
-        """The Program with the quantizers, at what has been seen so far."""
-        module, parameters = fx.copy(self.program.module), self.ranges.parameters()
+    def quantized(self, job: Job, parameters: Parameters) -> Program:
+        """The Program with the quantizers, at the ``parameters`` that the ranges give."""
+        module = fx.copy(self.program.module)
 
         def is_alike(source: str, grid: str, scheme: Scheme) -> bool:
             own, shared = (float(parameters[name, scheme][0]) for name in (source, grid))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.macs import multiply_accumulates, work
+from zeropoint.graph.macs import multiply_accumulates
 from zeropoint.graph.moves import before_moves
 from zeropoint.graph.operators import FAKE_QUANTIZE, aten
 from zeropoint.graph.program import Decision, Program
@@ -50,8 +50,9 @@ def widened(
     if not few or not options.eight_bit_share:
         return placement
     counts, cost = multiply_accumulates(program), defaultdict[str, float](float)
+    total = max(1, sum(counts.values()))
     for edge, origin in few.items():
-        cost[origin] += counts.get(edge.user, 0) / work(program)
+        cost[origin] += counts.get(edge.user, 0) / total
     noise = defaultdict[str, float](float)
     for one, added in noise_of_activations(rounded, calibration).items():
         noise[before_moves(one.source).name] += added

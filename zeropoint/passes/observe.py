@@ -76,6 +76,10 @@ def _cut_off(module: GraphModule) -> set[str]:
     return names
 
 
+Parameters = dict[tuple[str, Scheme], tuple[Tensor, Tensor]]
+"""The scale and zero point of a value, or a shared grid, by its name, in a scheme."""
+
+
 class Ranges:
     """The ranges of values, of each source node in a scheme, on the calibration batches seen so far.
 
@@ -105,7 +109,7 @@ class Ranges:
         """
         self._rows += run_on(self._observer, calibration, together=self._together, first=first)
 
-    def parameters(self) -> dict[tuple[str, Scheme], tuple[Tensor, Tensor]]:
+    def parameters(self) -> Parameters:
         """The (scale, zero point) of each source's values in a scheme, and of each shared range.
 
         Raises InputError if there was no batch. Warns of data that says too little: one item, or the same
