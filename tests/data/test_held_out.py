@@ -54,6 +54,13 @@ def test_one_item_is_both():
 def test_labels_are_left_behind_and_layouts_are_kept():
     images = torch.rand(16, 3, 4, 4).to(memory_format=torch.channels_last)
     to_fit, held_out = divided([(images, torch.zeros(16, dtype=torch.long))], by_item=True)
-    ((fitted,), (judged,)) = (next(iter(part)) for part in (to_fit, held_out))
+    (fitted,), (judged,) = (next(iter(part)).inputs for part in (to_fit, held_out))
     assert torch.equal(judged, images[[7, 15]])
     assert fitted.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_second_input_that_looks_like_labels_stays():
+    batch = ((torch.rand(16, 3), torch.arange(16)), None)
+    for part in divided([batch], by_item=True):
+        for inputs in inputs_of(part):
+            assert [tensor.shape[1:] for tensor in inputs] == [(3,), ()]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zeropoint.data.batches import Around, Batch, Loader, inputs_of, items_of
+from zeropoint.data.batches import Around, FlatBatch, Loader, inputs_of, items_of
 
 EVERY = 8  # one item of so many is held out
 
@@ -36,7 +36,7 @@ class _Part(Around):
     is_held: bool
     by_item: bool
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[FlatBatch]:
         first = 0
         for inputs in inputs_of(self.loader):
             size = items_of(inputs) if self.by_item else 1
@@ -44,9 +44,9 @@ class _Part(Around):
             chosen = (numbers % EVERY == self.place) == self.is_held
             first += size
             if chosen.all():
-                yield inputs
+                yield FlatBatch(inputs, None)
             elif chosen.any():
-                yield _rows(inputs, chosen)
+                yield FlatBatch(_rows(inputs, chosen), None)
 
 
 def _rows(inputs: tuple[Tensor, ...], chosen: Tensor) -> tuple[Tensor, ...]:
