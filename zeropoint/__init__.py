@@ -27,17 +27,22 @@ if TYPE_CHECKING:
     from zeropoint.shipping.ship import ship, ship_run
     from zeropoint.targets.options import Options
     from zeropoint.training.options import TrainingOptions
-    from zeropoint.tune.choose import Choice, fastest_engine, fastest_target
+    from zeropoint.tuning.budget import Budget
+    from zeropoint.tuning.choose import Choice, fastest_engine, fastest_target
+    from zeropoint.tuning.frontier import Frontier
+    from zeropoint.tuning.search import tune
 
 # Where each public name lives. Imported when first used: `zeropoint --help` need not wait for torch.
 _HOMES = {
     "Benchmark": "zeropoint.measure.benchmark",
     "BenchmarkPair": "zeropoint.measure.benchmark",
+    "Budget": "zeropoint.tuning.budget",
     "ChangedSample": "zeropoint.measure.changed",
-    "Choice": "zeropoint.tune.choose",
+    "Choice": "zeropoint.tuning.choose",
     "Diagnosis": "zeropoint.diagnosis.diagnose",
     "Exported": "zeropoint.exports.onnx",
     "Evaluation": "zeropoint.measure.evaluate",
+    "Frontier": "zeropoint.tuning.frontier",
     "InputError": "zeropoint.errors",
     "Inspection": "zeropoint.inspection.facts",
     "Latency": "zeropoint.measure.latency",
@@ -56,8 +61,8 @@ _HOMES = {
     "diagnose": "zeropoint.diagnosis.diagnose",
     "export": "zeropoint.exports.onnx",
     "evaluate": "zeropoint.measure.evaluate",
-    "fastest_engine": "zeropoint.tune.choose",
-    "fastest_target": "zeropoint.tune.choose",
+    "fastest_engine": "zeropoint.tuning.choose",
+    "fastest_target": "zeropoint.tuning.choose",
     "inspect": "zeropoint.inspection.read",
     "load": "zeropoint.graph.program",
     "load_parts": "zeropoint.parts.result",
@@ -67,6 +72,7 @@ _HOMES = {
     "ship": "zeropoint.shipping.ship",
     "ship_run": "zeropoint.shipping.ship",
     "train_quantized": "zeropoint.quantization",
+    "tune": "zeropoint.tuning.search",
     "verify": "zeropoint.shipping.check",
 }
 
@@ -87,17 +93,20 @@ __all__ = [  # noqa: RUF022  # the order of use
     "fastest_engine",
     "fastest_target",
     "compare",
+    "tune",
     "ship",
     "ship_run",
     "verify",
     "export",
     "Benchmark",
     "BenchmarkPair",
+    "Budget",
     "ChangedSample",
     "Choice",
     "Diagnosis",
     "Evaluation",
     "Exported",
+    "Frontier",
     "InputError",
     "Inspection",
     "Latency",

@@ -514,9 +514,11 @@ def quick(monkeypatch: pytest.MonkeyPatch, no_fresh_process: None) -> None:
     """No fresh processes, and no engine that starts a C++ compiler."""
     from zeropoint.measure import benchmark
 
-    monkeypatch.setattr("zeropoint.tune.choose.installed", lambda: ["onnxruntime", "openvino"])
+    monkeypatch.setattr("zeropoint.tuning.choose.installed", lambda: ["onnxruntime", "openvino"])
     interleave = benchmark.interleave
-    monkeypatch.setattr("zeropoint.tune.choose.interleave", lambda runs, seconds: interleave(runs, seconds=0))
+    monkeypatch.setattr(
+        "zeropoint.tuning.choose.interleave", lambda runs, seconds: interleave(runs, seconds=0)
+    )
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from zeropoint.cli.resolve import Candidate, candidate, compiled, runner_and_dat
 from zeropoint.engines import Runner
 from zeropoint.errors import InputError
 from zeropoint.measure.latency import Latency
-from zeropoint.tune.choose import Choice
+from zeropoint.tuning.choose import Choice
 
 SETTINGS = {"threads": 1, "batch_size": 3, "weights": "default", "data": None, "say": lambda _: None}
 

@@ -102,6 +102,18 @@ def test_mse_is_near_the_best_of_all_ranges(bits, symmetric, data):
     assert found <= brute_force_error(data, data.min(), data.max(), scheme) * 1.001
 
 
+@pytest.mark.parametrize("estimator", ["mse", "entropy"])
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_of_more_than_8_bits_nothing_is_clipped(estimator, bits):
+    data = np.maximum(heavy_tailed(), 0)
+    scheme = Scheme(bits, False, False)
+    low, high = ESTIMATORS[estimator](statistics_of(data), scheme)
+    assert (low, high) == (0, data.max())
+    assert brute_force_error(data, low, high, scheme) < 0.3 * brute_force_error(
+        data, 0, high, Scheme(8, False, False)
+    )
+
+
 def brute_force_divergence(counts, centers, low, high, scheme):
     """Migacz 2017 with loops, on an affine grid."""
     steps = scheme.qmax - scheme.qmin

@@ -9,7 +9,7 @@ from zeropoint.measure.benchmark import Benchmark, BenchmarkPair
 from zeropoint.measure.coldstart import ColdStart
 from zeropoint.measure.latency import Latency, Ratio
 from zeropoint.report.bench import chosen, compared, terminal, write_json
-from zeropoint.tune.choose import Choice
+from zeropoint.tuning.choose import Choice
 
 COLD = ColdStart(1.5, 0.25, 0.004, 1, 0.004, 200_000_000, 350_000_000, 120_500_000)
 SLOW = Benchmark("torch", 1, 4, Latency(4.0, 5.0, 6.0), 1000.0, COLD)

@@ -21,6 +21,7 @@ from zeropoint.cli.report import report
 from zeropoint.cli.run import run
 from zeropoint.cli.ship import ship
 from zeropoint.cli.train import train
+from zeropoint.cli.tune import tune
 from zeropoint.cli.verify import verify
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ def common(
 
 for command in (
     compare,
+    tune,
     quantize,
     qat,
     evaluate,

@@ -56,7 +56,7 @@ def quantize(
     from zeropoint.quantization import quantize as run_method
     from zeropoint.report.bench import chosen
     from zeropoint.training.checkpoint import beside
-    from zeropoint.tune.choose import fastest_target
+    from zeropoint.tuning.choose import fastest_target
 
     task = told_task(task, data)
     if find(method).needs("calibration") and data is None:

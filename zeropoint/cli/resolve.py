@@ -25,7 +25,7 @@ from zeropoint.models.userfile import is_userfile, load
 from zeropoint.models.vision import torchvision
 from zeropoint.tasks import Task
 from zeropoint.training.task import OwnLoss
-from zeropoint.tune.choose import Choice, fastest_engine
+from zeropoint.tuning.choose import Choice, fastest_engine
 
 AUTO, TASK = "auto", "task"
 IMAGES = ("imagefolder:", "coco:", "voc:", "datasets:")  # data that may be what weights were evaluated on

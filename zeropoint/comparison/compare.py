@@ -37,7 +37,7 @@ from zeropoint.targets.processor import warn_of
 from zeropoint.tasks import Task
 from zeropoint.training.checkpoint import beside
 from zeropoint.training.task import OwnLoss
-from zeropoint.tune.choose import by_placement
+from zeropoint.tuning.choose import by_placement
 
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
 LOOKED_AT = 32  # items that layers are looked at on

@@ -2,8 +2,6 @@
 
 import dataclasses
 import datetime
-import hashlib
-import operator
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from zeropoint.data import Loaders
-from zeropoint.data.batches import Loader, example_inputs, split
+from zeropoint.data.batches import Loader, example_inputs
 from zeropoint.engines import find as engine
 from zeropoint.engines import installed, missing, refusal, target
 from zeropoint.errors import InputError, interruption_tells
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
-from zeropoint.graph.sizes import check_inputs, has_free_sizes, input_shapes
+from zeropoint.graph.sizes import check_inputs
 from zeropoint.measure import layers, pictures
 from zeropoint.measure.evaluate import Evaluation
 from zeropoint.measure.evaluate import check as check_task
+from zeropoint.measure.fingerprint import fingerprint
 from zeropoint.measure.results import Results
 from zeropoint.methods import find, named
 from zeropoint.methods.trainable import check_training
@@ -30,9 +29,7 @@ from zeropoint.report.files import load as load_results
 from zeropoint.targets import machine
 from zeropoint.targets.options import Options
 from zeropoint.tasks import Task
-from zeropoint.torch_private.trees import tree_leaves
 from zeropoint.training import randomness
-from zeropoint.training.checkpoint import update_program, update_values
 from zeropoint.training.task import OwnLoss
 
 PROGRAMS, ARTEFACTS, SHIPPING = "programs", "artefacts", "shipping"  # folders in the run folder
@@ -134,7 +131,7 @@ def begin(run: Run, command: str, probe: Evaluation, max_drop: str, *, trains: b
         machine=machine.describe(),
         options=options,
         missing=missing(),
-        fingerprint=_fingerprint(run.program, run.data),
+        fingerprint=fingerprint(run.program, run.data),
         task=probe.task,
         measures=probe.measures,
         fidelity=probe.agreement,
@@ -206,17 +203,3 @@ def _own(run: Run, trains: bool) -> dict[str, str]:
         data = randomness.fingerprint(run.options.training.seed, run.data.train)
         found |= {"loss": identity(run.loss), "training data": data[:12]}
     return found
-
-
-def _fingerprint(program: Program, data: Loaders) -> str:
-    """A hash of the float graph, its weights and free sizes, the first batches of data, and their number."""
-    digest = hashlib.sha256()
-    update_program(digest, program)
-    first = [split(next(iter(loader))) for loader in (data.calibration, data.evaluation)]
-    parts = [part for inputs, targets in first for part in (*inputs, *tree_leaves(targets))]
-    update_values(digest, parts)
-    if has_free_sizes(program.module):
-        digest.update(f"{input_shapes(program.module)}".encode())
-    for loader in (data.calibration, data.evaluation, data.train):
-        digest.update(f"{0 if loader is None else operator.length_hint(loader)} batches".encode())
-    return digest.hexdigest()

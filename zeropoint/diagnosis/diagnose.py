@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.fx import Node
 
 from zeropoint import engines
 from zeropoint.data.batches import Loader
@@ -25,6 +24,7 @@ from zeropoint.graph.macs import work
 from zeropoint.graph.operators import short_name
 from zeropoint.graph.program import Program, at_batch, flat_tensors
 from zeropoint.graph.signature import flattened
+from zeropoint.measure.kernels import kernel_seconds
 from zeropoint.measure.latency import interleave, paired_ratio
 from zeropoint.measure.layerwise import TOGETHER, Layerwise, Seen, decibels, first_items, layerwise
 from zeropoint.measure.simulate import OnProcessor
@@ -38,7 +38,6 @@ WORK = 1 << 40  # multiply-accumulates that trying them may take: 16 items of Re
 MEASURED = 8  # fixes, at most, that are measured on layers fitted anew
 ADVISED = 5  # fixes whose latency is measured
 WORTH_DB = 0.1  # gain from which on a fix is advice
-CALLS = 30  # that a profile is the median of
 SECONDS = 1.0  # spent timing a fix beside the Program as it is
 
 
@@ -283,34 +282,15 @@ def _times(
         return {}
     say(f"timing layers on {engine}")
     found = []
-    layer_seconds = engines.find(engine).layer_seconds
-    assert layer_seconds is not None
     with tempfile.TemporaryDirectory() as folder:
         for number, one in enumerate((program, as_float(program))):
             one = at_batch(one, 1)
             path = Path(folder) / f"{number}{engines.find(engine).artefact_name(one)}"
             lower(one, engine, path, threads)
-            kernels = layer_seconds(one, path, threads, CALLS)
-            found.append(_by_layer(kernels, [seen.node for seen in looked.seen]))
+            seconds = kernel_seconds(one, engine, path, [seen.node for seen in looked.seen], threads)
+            found.append({name: 1e3 * each for name, each in seconds.items()})
     quantized, floats = found
     return {name: (quantized.get(name), floats.get(name)) for name in {*quantized, *floats}}
-
-
-def _by_layer(kernels: list[tuple[float, tuple[str, ...]]], layers: Sequence[Node]) -> dict[str, float]:
-    """Milliseconds by the name of the layer: the first one in a kernel, or one whose activation it names."""
-    order = {node.name: node.name for node in layers}
-    for node in layers:  # a kernel may go by the name of the activation that it takes in
-        users = list(node.users)
-        while len(users) == 1 and users[0].name not in order and users[0].op == "call_function":
-            order.setdefault(users[0].name, node.name)
-            users = list(users[0].users)
-    place = {node.name: number for number, node in enumerate(layers)}
-    times: dict[str, float] = {}
-    for seconds, names in kernels:
-        inside = sorted({order[name] for name in names if name in order}, key=place.__getitem__)
-        if inside:
-            times[inside[0]] = times.get(inside[0], 0.0) + 1e3 * seconds
-    return times
 
 
 def _timed(

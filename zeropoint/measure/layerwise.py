@@ -89,12 +89,14 @@ def layerwise(
     items: int,
     *,
     sensitivity: bool = False,
+    fitted: bool = False,
     processor: str = "",
     description: str = "looking at layers",
 ) -> Layerwise:
     """Runs the quantized ``program`` and its float network on the first ``items`` of ``data``.
 
-    With a ``processor`` it is run with that one's arithmetic, which may overflow.
+    With a ``processor`` it is run with that one's arithmetic, which may overflow. ``fitted``: operators alone
+    are quantized with the weights that the program has, and not with those that are nearest.
 
     Raises InputError if there is no data, or it does not fit.
     """
@@ -103,7 +105,8 @@ def layerwise(
     beyond = overflowing(program, processor)
     seen = {site.node.name: replace(site, pairs=beyond.get(site.node)) for site in _sites(program.module)}
     shown = functools.partial(without_hidden, program.signature.input_names)
-    float_run = _Float(reference, _with_weights(program.module, weights), seen, sensitivity, shown)
+    rounded = program.module if fitted else _with_weights(program.module, weights)
+    float_run = _Float(reference, rounded, seen, sensitivity, shown)
     rows, signal, noise = 0, 0.0, 0.0
     for inputs in track(first_items(program, data, items), description):
         expected = float_run.on(inputs)

@@ -19,7 +19,7 @@ from zeropoint.measure.evaluate import Evaluation
 from zeropoint.report.columns import Column, table
 from zeropoint.report.figures import NOTHING, count, figures, ratio, samples, value_text
 from zeropoint.targets import machine
-from zeropoint.tune.choose import Choice
+from zeropoint.tuning.choose import Choice
 
 SCHEMA = 1
 """Version of the JSON; it goes up whenever a reader of the older one would misread the newer."""

@@ -36,6 +36,8 @@ def takes_integers(site: Site) -> str | None:
     """
     if reason := runs(site):
         return reason
+    if not site.asked(site.node).takes_integers:
+        return "its inputs: the recipe keeps them float"
     if weight_of(site).group is not None:
         return "its inputs: no engine takes integers there to weights with a scale for each group"
     return is_faster(site)
@@ -62,6 +64,8 @@ def needs_output(site: Site) -> str | None:
         return reason
     if weighted(site.node) and is_unfused(site.node, site.options):
         return "kept apart by --no-fuse"
+    if weighted(site.node) and not site.asked(site.node).takes_integers:
+        return "the recipe keeps its inputs float"
     if kind_of(site.node) not in site.target.outputs:
         return f"{site.target.name} needs no quantized output there"
     return None
@@ -76,8 +80,9 @@ def sums_in_integers(site: Site) -> str | None:
     if reason := runs(site):
         return reason
     layers = site.target.weighted - site.target.weights_alone
-    is_made = any(weighted(one) and family(one) in layers for one in map(before_moves, operands(site.node)))
-    is_read = stays_in_integers(site.node, site.target, inputs=not is_made) and operands(site.node)
+    made = [one for one in map(before_moves, operands(site.node)) if weighted(one)]
+    is_made = any(family(one) in layers and site.asked(one).takes_integers for one in made)
+    is_read = stays_in_integers(site.node, site, inputs=not is_made) and operands(site.node)
     return None if is_read else "no integer operator reads the sum, or one side is a constant"
 
 
@@ -123,7 +128,7 @@ def joins_in_integers(site: Site) -> str | None:
     """
     if reason := has_tensors(site):
         return reason
-    is_read = stays_in_integers(site.node, site.target, inputs=True)
+    is_read = stays_in_integers(site.node, site, inputs=True)
     return None if is_read else "no integer operator reads what is joined"
 
 
@@ -145,7 +150,7 @@ def reduces_on_grid(site: Site) -> str | None:
     """Whether the engine needs a quantized input for a maximum or minimum among integer operators."""
     if not site.target.quantizes_extremes:
         return f"{site.target.name} needs no quantizer there"
-    is_read = stays_in_integers(site.node, site.target, inputs=True)
+    is_read = stays_in_integers(site.node, site, inputs=True)
     return None if is_read else "no integer operator reads it"
 
 

@@ -35,7 +35,8 @@ class Row:
     for all modules in it. ``weight_bits`` are 2 to 8, ``activation_bits`` (of what enters) and
     ``output_bits`` (of what leaves, at least) 2 to 16. ``weight_granularity`` is per-tensor, per-channel or
     per-group; ``group_size`` is the number of inputs that share a scale in a linear layer, by default 128, or
-    32 if the layer has fewer inputs. ``float`` keeps the layers float.
+    32 if the layer has fewer inputs. ``float`` keeps the layers float, ``float_inputs`` what enters
+    them: their weights alone are integers.
 
     Raises InputError for a value that is not supported.
     """
@@ -49,6 +50,7 @@ class Row:
     weight_granularity: str | None = None
     group_size: GroupSize | None = None
     float: bool | None = None
+    float_inputs: bool | None = None
 
     def __post_init__(self) -> None:
         if self.weight_granularity is not None:
@@ -73,6 +75,11 @@ class Row:
         """The scheme of what enters: ``default`` with what this row says."""
         symmetric = default.symmetric if self.activation_symmetric is None else self.activation_symmetric
         return replace(default, bits=self.activation_bits or default.bits, symmetric=symmetric)
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether what enters the layers may be integers."""
+        return not (self.float or self.float_inputs)
 
     def group(self, inputs: int) -> int | None:
         """How many of the ``inputs`` to an output share a scale; None if all do."""
@@ -144,7 +151,11 @@ def text(recipe: Sequence[Row]) -> str:
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a module name matches one of the globs, itself or by a module that contains it."""
     parents = [".".join(name.split(".")[: i + 1]) for i in range(name.count(".") + 1)]
-    return any(fnmatch.fnmatchcase(parent, pattern) for pattern in patterns for parent in parents)
+    return any(
+        fnmatch.fnmatchcase(parent, pattern) if set(pattern) & set("*?[") else parent == pattern
+        for pattern in patterns
+        for parent in parents
+    )
 
 
 def float_row(recipe: Sequence[Row], module: str) -> str | None:

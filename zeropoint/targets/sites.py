@@ -247,18 +247,19 @@ def inside(site: Site) -> list[Node]:
     return []
 
 
-def stays_in_integers(value: Node, target: Target, *, inputs: bool = False) -> bool:
+def stays_in_integers(value: Node, site: Site, *, inputs: bool = False) -> bool:
     """Whether a value is read by integer operators, as a residual stream is in a convolutional network.
 
     In a transformer only layer norms and further additions read it: it stays float there. A mean over space,
     as before a classifier, keeps integers, one over tokens does not count. With ``inputs`` layers do not
-    count whose weights alone are integers.
+    count whose weights alone are integers. Layers that the recipe keeps float, or their inputs, never count.
     """
+    target = site.target
     layers = target.weighted - target.weights_alone if inputs else target.weighted
     seen, waiting = set(), [value]
     while waiting:
         for user in waiting.pop().users:
-            if weighted(user) and family(user) in layers:
+            if weighted(user) and family(user) in layers and site.asked(user).takes_integers:
                 return True
             kind = family(user)
             passes = ("add", "relu", "batch_norm", *target.inputs)

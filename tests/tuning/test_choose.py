@@ -12,8 +12,8 @@ from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
 from zeropoint.targets.options import Options
 from zeropoint.training.options import TrainingOptions
-from zeropoint.tune import choose
-from zeropoint.tune.choose import fastest_engine, fastest_target
+from zeropoint.tuning import choose
+from zeropoint.tuning.choose import fastest_engine, fastest_target
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+"""What is printed of a search: the models on its frontier, the one chosen, what its layers got and why."""
+
+import math
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from zeropoint.report.columns import Column, table
+from zeropoint.report.figures import NOTHING, count, decibels, figures, known, megabytes, value_text
+from zeropoint.tasks import Measure
+from zeropoint.tuning.formats import FLOAT, INT8
+from zeropoint.tuning.frontier import Frontier, Point, describe
+
+SHOWN = 12  # layers in a terminal
+
+
+def terminal(frontier: Frontier) -> RenderableType:
+    """The frontier as a table, the choice in a line, and its layers that differ from W8A8."""
+    measure = frontier.measure
+    columns = [
+        Column[Point](
+            "Model", lambda point: ("→ " if point.name == frontier.chosen else "") + described(point)
+        ),
+        Column[Point]("Latency\nms", lambda point: known(point.latency_ms, figures), "right"),
+        Column[Point]("Size\nMB", lambda point: known(point.size_bytes, megabytes), "right"),
+        Column[Point]("SQNR\ndB", lambda point: decibels(point.sqnr_db), "right"),
+    ]
+    if measure is not None:
+        columns.append(
+            Column(
+                f"{measure.name}\n{measure.unit}",
+                lambda p: known(p.value, lambda v: _value(v, measure)),
+                "right",
+            )
+        )
+        columns.append(Column("Drop (95%)\n" + measure.unit, lambda point: _drop(point, measure), "right"))
+    columns.append(Column("Foretold\nms", lambda point: known(point.predicted_ms, figures), "right"))
+    columns.append(Column("Foretold\ndB", lambda point: known(point.predicted_db, decibels), "right"))
+    notes = [f"measured: {count(len(frontier.points), 'model')}; those on the frontier are shown"]
+    failed = [f"{describe(point)} failed: {point.error}" for point in frontier.points if point.error]
+    return Group(
+        Text(f"{frontier.model} · {frontier.data} · {frontier.budget}", style="bold"),
+        table(columns, frontier.best, gap=2),
+        Text(),
+        *([Text(verdict(frontier))] if frontier.chosen else []),
+        *(Text(line, style="dim") for line in [*why(frontier)[:SHOWN], *notes, *failed]),
+    )
+
+
+def verdict(frontier: Frontier) -> str:
+    """The chosen model in a sentence."""
+    point = frontier[frontier.chosen]
+    parts = [f"{point.latency_ms or 0:.3g} ms", f"{(point.size_bytes or 0) / 1e6:.3g} MB"]
+    if point.sqnr_db is not None:
+        parts.append(f"{point.sqnr_db:.1f} dB")
+    if frontier.measure is not None and point.value is not None:
+        parts.append(f"{frontier.measure.name} {value_text(point.value, frontier.measure)}")
+        parts.append(f"drop {_drop(point, frontier.measure)}")
+    return f"Chosen: {describe(point)}: {', '.join(parts)}; {frontier.budget}."
+
+
+def why(frontier: Frontier) -> list[str]:
+    """Of each layer of the chosen model that is not W8A8, what it got and what that costs and saves."""
+    if frontier.chosen is None:
+        return []
+    point = frontier[frontier.chosen]
+    uniform = [one for one in frontier.points if one.engine == point.engine and one.uniform]
+    tables = {str(one.uniform): frontier.tables.get(one.name, {}) for one in uniform}
+    whole = (point.latency_ms or 0.0) / 1e3
+    lines = []
+    for layer, name in sorted(point.formats.items()):
+        own, usual = (tables.get(one, {}).get(layer) for one in (name, INT8))
+        if name == INT8 or own is None or usual is None:
+            continue
+        time = (own.seconds - usual.seconds) / whole if whole else 0.0
+        noise = point.noise
+        gained = 10 * math.log10(1 + max(usual.noise - own.noise, 0.0) / noise) if noise else 0.0
+        lost = 10 * math.log10(1 + max(own.noise - usual.noise, 0.0) / noise) if noise else 0.0
+        weighs = "" if name == FLOAT else _saved(own.weights, name)
+        effects = [
+            f"costs {100 * time:.1f}%" if time > 0 else f"saves {-100 * time:.1f}% of the time",
+            *([f"saves {gained:.1f} dB"] if gained >= 0.05 else []),
+            *([f"costs {lost:.1f} dB"] if lost >= 0.05 else []),
+            *([weighs] if weighs else []),
+        ]
+        lines.append(f"{layer}: {name}: {', '.join(effects)}")
+    return lines
+
+
+def _saved(weights: int, name: str) -> str:
+    bits = 8 - int(name[1:].partition("A")[0])
+    return f"saves {weights * bits / 8 / 1e3:.3g} kB" if bits > 0 else ""
+
+
+def described(point: Point) -> str:
+    """The method, formats and engine, short."""
+    if point.uniform:
+        return (
+            f"{point.method} {point.uniform} {point.engine}"
+            if point.uniform != FLOAT
+            else f"fp32 {point.engine}"
+        )
+    counts: dict[str, int] = {}
+    for name in point.formats.values():
+        counts[name] = counts.get(name, 0) + 1
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    return f"{point.method} {' '.join(f'{n}×{name}' for name, n in ranked)} {point.engine}"
+
+
+def _value(value: float, measure: Measure) -> str:
+    return f"{100 * value:.2f}" if measure.unit == "%" else figures(value)
+
+
+def _drop(point: Point, measure: Measure) -> str:
+    if point.drop is None:
+        return NOTHING
+    scale = 100 if measure.unit == "%" else 1
+    low, high = point.drop_low or 0.0, point.drop_high or 0.0
+    return f"{scale * point.drop:.2f} ({scale * low:.2f} to {scale * high:.2f})"

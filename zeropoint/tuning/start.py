@@ -1,0 +1,94 @@
+"""The start of a search: what must hold before anything is measured, and what an earlier run left."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from zeropoint import engines as all_engines
+from zeropoint.data import Loaders
+from zeropoint.engines import unsupported
+from zeropoint.errors import InputError
+from zeropoint.measure.evaluate import Evaluation
+from zeropoint.measure.fingerprint import fingerprint
+from zeropoint.methods import find as find_method
+from zeropoint.targets import machine
+from zeropoint.targets.options import Options
+from zeropoint.tasks import Measure
+from zeropoint.tuning.budget import Budget
+from zeropoint.tuning.candidates import Setting
+from zeropoint.tuning.formats import FLOAT, Candidate
+from zeropoint.tuning.frontier import FILE, Frontier, limit_of, load
+
+SAME = ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint", "formats")
+
+
+def able(engines: Sequence[str], formats: Sequence[str], method: str, options: Options) -> list[str]:
+    """The engines that run every format by this method; raises InputError if there is none."""
+    reasons: dict[str, str] = {}
+    for name in engines:
+        all_engines.find(name)
+        for format in formats:
+            asked = Candidate.uniform(name, format, method).options(options)
+            if format != FLOAT and (reason := unsupported(name, method, asked)):
+                reasons.setdefault(name, f"{name} cannot run {format}: {reason}")
+    if not engines:
+        raise InputError("there is no engine to search; name at least one")
+    if len(reasons) == len(set(engines)):
+        raise InputError(next(iter(reasons.values())))
+    return [name for name in engines if name not in reasons]
+
+
+def check_methods(methods: Sequence[str], data: Loaders) -> None:
+    """Raises InputError for methods that a search cannot use, or that need data that is missing."""
+    for name in methods:
+        method = find_method(name)
+        if not ((method.makes("activations") and method.needs("calibration")) or method.needs("train")):
+            raise InputError(f"tune makes models by static, static-best or qat, not by {name}")
+        if method.needs("train") and data.train is None:
+            raise InputError(f"{name} needs training data, and {data.name} has none; leave it out")
+    if not methods or find_method(methods[0]).needs("train"):
+        raise InputError("the first of the methods makes every candidate; begin with static")
+
+
+def check_metric(budget: Budget, probe: Evaluation) -> None:
+    """Raises InputError for a limit of a drop where the data tells neither metric nor agreement."""
+    if budget.drop is not None and _measure(probe) is None:
+        raise InputError(
+            "--max-drop needs a metric, and the data has no targets; give --min-sqnr, or data with targets"
+        )
+
+
+def _measure(probe: Evaluation) -> Measure | None:
+    if probe.measures:
+        return probe.measures[0]
+    shared = probe.agreement
+    return shared if shared is not None and shared.unit == "%" else None
+
+
+def begin(setting: Setting, budget: Budget, formats: tuple[str, ...], probe: Evaluation) -> Frontier:
+    """The Frontier that the folder holds of the same model, data and options, or an empty one."""
+    program, measure = setting.program, _measure(probe)
+    options = {k: list(v) if isinstance(v, tuple) else v for k, v in setting.options.as_dict().items()}
+    value = probe.values.get(measure.name) if measure is not None else None
+    fresh = Frontier(
+        model=program.origin or "a model",
+        data=setting.data.name,
+        budget=str(budget),
+        threads=setting.threads,
+        batch_size=len(program.example_inputs[0]) if program.example_inputs[0].dim() else 1,
+        machine=machine.describe(),
+        options=options,
+        fingerprint=fingerprint(program, setting.data),
+        formats=formats,
+        measure=measure,
+        float_value=value,
+        limit=limit_of(budget.drop, measure, value),
+    )
+    if not (setting.folder / FILE).exists():
+        return fresh
+    earlier = load(setting.folder)
+    for name in SAME:
+        if getattr(earlier, name) != getattr(fresh, name):
+            what = {"fingerprint": "weights or other data"}.get(name, name.replace("_", " "))
+            raise InputError(f"{setting.folder} holds a search with other {what}; give another --out")
+    setting.say(f"continuing in {setting.folder}; measured models: {len(earlier.points)}")
+    return dataclasses.replace(fresh, points=earlier.points, tables=earlier.tables)
