@@ -16,8 +16,8 @@ FILES = {
 ROOMS = (
     "errors", "versions", "progress", "memory", "files", "torch_private",
     "models", "data", "tasks", "numerics", "graph", "training", "targets", "passes", "methods", "engines",
-    "exports", "quantization", "measure", "parts", "tuning", "inspection", "diagnosis", "report", "comparison",
-    "shipping", "cli",
+    "exports", "quantization", "measure", "parts", "tuning", "inspection", "diagnosis", "report",
+    "comparison", "shipping", "cli",
 )  # fmt: skip
 
 

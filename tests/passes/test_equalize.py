@@ -333,7 +333,8 @@ def test_noise_is_estimated_as_it_is_measured(name: str, granularity: str):
     slopes = sensitivities(program, {node.name: axis, node.args[0].name: axis}, [x], items=len(x))
     rows = x if name == "linear" else x.movedim(1, -1).flatten(0, -2)
     values = noise_of.Spread(rows.amin(0), rows.amax(0), rows.square().sum(0).double(), len(rows))
-    reader = noise_of.reader_of(module, node, {node.args[0]: values}, slopes)
+    chosen = Options(weight_bits=bits, weight_granularity=granularity)
+    reader = noise_of.reader_of(module, node, {node.args[0]: values}, slopes, chosen)
     scale = torch.linspace(2.0, 0.5, inputs)
 
     def outputs(value: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
@@ -356,8 +357,7 @@ def test_noise_is_estimated_as_it_is_measured(name: str, granularity: str):
     divided = x / (scale if name == "linear" else scale.reshape(-1, 1, 1))
     power = outputs(x, weight).square().sum()
     measured = float(outputs(divided, error).square().sum() / power)
-    chosen = Options(weight_bits=bits, weight_granularity=granularity)
-    assert noise_of.weight_noise(reader, scale.double(), chosen) == pytest.approx(measured, rel=0.08)
+    assert noise_of.weight_noise(reader, scale.double()) == pytest.approx(measured, rel=0.08)
     noise = white(*x.shape, seed=3)
     measured = float(outputs(noise, weight).square().sum() / power)
     assert float(slopes[node.args[0].name].sum()) == pytest.approx(measured, rel=0.05)

@@ -38,7 +38,6 @@ from zeropoint.passes.rounding_noise import (
 from zeropoint.passes.scalings import insert_scalings, is_scaling, remove_scalings
 from zeropoint.passes.sensitivity import sensitivities
 from zeropoint.targets.options import Options
-from zeropoint.targets.recipe import matches
 
 ITEMS = 64  # items that are observed, at most
 LEAST = 8  # items that are observed at least, however large the network
@@ -112,8 +111,8 @@ def equalize(
     scaled: set[Node] = set()
     noise, remaining = 0.0, 0.0
     for region in regions:
-        readers = [reader_of(module, layer, seen, slopes) for layer in region.readers]
-        best = _best_scale(region, readers, seen, slopes, options, activations)
+        readers = [reader_of(module, layer, seen, slopes, options) for layer in region.readers]
+        best = _best_scale(region, readers, seen, slopes, activations)
         noise, remaining = noise + best.noise, remaining + best.remaining
         if best.scale is not None:
             _apply(module, region, best.scale)
@@ -125,7 +124,7 @@ def equalize(
 
 
 def _is_skipped(region: _Region, options: Options) -> bool:
-    return any(matches(fx.module_name(reader), options.skip) for reader in region.readers)
+    return any(options.layer(fx.module_name(reader)).float for reader in region.readers)
 
 
 def _regions(module: GraphModule) -> list[_Region]:
@@ -291,7 +290,6 @@ def _best_scale(
     readers: list[Reader],
     seen: dict[Node, Spread],
     slopes: dict[str, Tensor],
-    options: Options,
     activations: bool,
 ) -> _Scale:
     """The scale of the least noise, where that is little enough."""
@@ -305,12 +303,14 @@ def _best_scale(
     columns = [region.whole(one.input, relative(one.largest.amax(1).flatten())) for one in readers]
     weights = relative(torch.stack(columns).amax(0))
     reached, least = _clipped(region, seen)
+    taken = [one.row.activation_bits for one in readers if one.row.takes_integers]
+    bits = min((of for of in taken if of), default=None) if activations else None
 
     def noise(scale: Tensor) -> float:
         of = {node: scale[places] for node, places in region.places.items()}
-        total = FITTED * sum(weight_noise(reader, of[reader.input], options) for reader in readers)
-        if activations:
-            steps = [step_of(value, of[node], options.activation_bits) for node, value in values.items()]
+        total = FITTED * sum(weight_noise(reader, of[reader.input]) for reader in readers)
+        if bits is not None:
+            steps = [step_of(value, of[node], bits) for node, value in values.items()]
             scaled = [float((of[node] ** 2 * slopes[node.name]).sum()) for node in values]
             total += sum(gain * step**2 / 12 for gain, step in zip(scaled, steps, strict=True))
         return total

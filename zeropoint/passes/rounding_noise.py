@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import WEIGHTED, aten
 from zeropoint.targets.options import Options
+from zeropoint.targets.recipe import Row
 
 
 def is_convolution(node: Node) -> bool:
@@ -56,10 +57,15 @@ class Reader:
     area: int  # of the kernel
     gains: Tensor  # of squared noise in each output, (groups, outputs)
     mean_squares: Tensor  # of the channels, (groups, inputs)
+    row: Row  # what the recipe says of it
 
 
 def reader_of(
-    module: GraphModule, layer: Node, seen: dict[Node, Spread], slopes: dict[str, Tensor]
+    module: GraphModule,
+    layer: Node,
+    seen: dict[Node, Spread],
+    slopes: dict[str, Tensor],
+    options: Options,
 ) -> Reader:
     """A layer as the Reader of its input, whose statistics were ``seen``, with ``slopes`` at its output."""
     description = WEIGHTED[layer.target]
@@ -67,16 +73,20 @@ def reader_of(
     weight = by_group(layer, fx.tensor_of(module, parameter)).double()
     groups, area = len(weight), weight.shape[3]
     gains = slopes.get(layer.name, torch.zeros(groups)).reshape(groups, -1)
-    return Reader(read, weight.abs().amax(3), area, gains, seen[read].mean_square.reshape(groups, -1))
+    squares, row = seen[read].mean_square.reshape(groups, -1), options.layer(fx.module_name(layer))
+    return Reader(read, weight.abs().amax(3), area, gains, squares, row)
 
 
-def weight_noise(reader: Reader, scale: Tensor, options: Options) -> float:
+def weight_noise(reader: Reader, scale: Tensor) -> float:
     """What rounding the scaled weights adds to the outputs."""
+    bits = reader.row.weight_bits
+    if bits is None:
+        return 0.0
     grouped = scale.reshape(reader.mean_squares.shape)
     ends = (reader.largest * grouped.unsqueeze(1)).amax(2)
-    if options.weight_granularity == "per-tensor":
+    if reader.row.weight_granularity == "per-tensor":
         ends = ends.max().expand_as(ends)
-    steps = 2 * ends / ((1 << options.weight_bits) - 1)
+    steps = 2 * ends / ((1 << bits) - 1)
     inputs = (reader.mean_squares / grouped**2).sum(1)
     return reader.area * float(((steps.square() * reader.gains).sum(1) / 12 * inputs).sum())
 

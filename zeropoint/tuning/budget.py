@@ -72,6 +72,12 @@ class Budget:
         return self.minimize or (LATENCY if self.keeps_accuracy or self.frontier else LOSS)
 
     def __str__(self) -> str:
+        what = "the whole curve" if self.frontier else f"the least {self.objective}"
+        return f"{what} with {self.limits_text}" if self.limits_text else what
+
+    @property
+    def limits_text(self) -> str:
+        """The limits in words; empty without any."""
         limits = []
         if self.drop is not None:
             limits.append(f"a drop of at most {self.drop}")
@@ -81,8 +87,7 @@ class Budget:
             limits.append(f"at most {self.max_size / 1e6:g} MB")
         if self.max_latency is not None:
             limits.append(f"at most {self.max_latency * 1e3:g} ms")
-        what = "the whole curve" if self.frontier else f"the least {self.objective}"
-        return " and ".join([f"{what} with {limits[0]}", *limits[1:]]) if limits else what
+        return " and ".join(limits)
 
 
 def quantity(text: str, units: dict[str, float], option: str) -> float:

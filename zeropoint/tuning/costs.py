@@ -15,8 +15,8 @@ from zeropoint.tuning.frontier import Cost, Point
 Array = NDArray[np.float64]
 FLOAT_BYTES = 4
 PER_ELEMENT = 0.5e-9  # seconds to convert one between float and integers: 5 bytes at 10 GB/s
-# How firmly factors are held at 1, in relative errors: those of times are known from the engine's profile.
-HELD = {LOSS: 0.05, LATENCY: 0.2, SIZE: 0.01}
+# How firmly the logarithms of factors are held at 0: times are known from the engine's profile.
+HELD = {LOSS: 0.1, LATENCY: 0.5, SIZE: 0.1}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def of_tables(
 def refitted(costs: Costs, points: Sequence[Point]) -> Costs:
     """The Costs with factors for each format, and for conversions, with which they tell ``points`` best.
 
-    Least squares of relative errors, with factors held near 1 as far as the points leave them open.
+    Factors are held near 1 as far as the points leave them open.
     """
     for objective in (LOSS, LATENCY, SIZE):
         usable = [point for point in points if point.error is None and point.searched(objective) > 0]
@@ -143,13 +143,18 @@ def _parts(costs: Costs, formats: Mapping[str, str], objective: str) -> list[flo
 
 
 def _factors(parts: Array, held: float) -> Array:
-    """The factors of the columns with which rows add up to 1, none below 0, each held at 1 (ridge)."""
-    from scipy.optimize import nnls
+    """The factors of the columns with which rows add up to 1.
 
-    count = parts.shape[1]
-    system = np.vstack([parts, held * np.eye(count)])
-    wanted = np.concatenate([np.ones(len(parts)), np.full(count, held)])
-    found: Array = nnls(system, wanted)[0]
+    Least squares of logarithms, so that too much and too little by the same ratio weigh the same; those of
+    the factors count too, times ``held``.
+    """
+    from scipy.optimize import least_squares
+
+    def errors(logarithms: Array) -> Array:
+        told = np.log(np.maximum(parts @ np.exp(logarithms), 1e-12))
+        return np.concatenate([told, held * logarithms])
+
+    found: Array = np.exp(least_squares(errors, np.zeros(parts.shape[1])).x)
     return found
 
 

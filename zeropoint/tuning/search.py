@@ -375,7 +375,7 @@ def _nothing(frontier: Frontier, budget: Budget) -> str:
     for point in nearest(frontier.points, budget, frontier.limit)[:OFFERED]:
         parts = ", ".join(_missed(name, point, frontier) for name in misses(point, budget, frontier.limit))
         told.append(f"{describe(point)} misses {parts}")
-    return f"no model keeps {budget}; the nearest of {len(frontier.points)}: {'; '.join(told)}"
+    return f"no model has {budget.limits_text}; the nearest of {len(frontier.points)}: {'; '.join(told)}"
 
 
 def _missed(name: str, point: Point, frontier: Frontier) -> str:

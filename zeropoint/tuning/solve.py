@@ -1,6 +1,9 @@
 """Solve: the format of each layer that costs least within limits, as an integer linear program."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -39,13 +42,14 @@ def solve(costs: Costs, objective: str, limits: Mapping[str, float]) -> dict[str
             row = _row(costs, other)
             wanted = wanted / max(wanted.max(), 1e-30) + 1e-6 * row / max(row.max(), 1e-30)
     upper = np.concatenate([costs.allowed.ravel().astype(float), np.ones(pairs)])
-    found = milp(
-        wanted / max(wanted.max(), 1e-30),
-        constraints=constraints,
-        integrality=np.concatenate([np.ones(choices), np.zeros(pairs)]),
-        bounds=Bounds(0, upper),
-        options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-    )
+    with _quiet():
+        found = milp(
+            wanted / max(wanted.max(), 1e-30),
+            constraints=constraints,
+            integrality=np.concatenate([np.ones(choices), np.zeros(pairs)]),
+            bounds=Bounds(0, upper),
+            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+        )
     if found.x is None:
         return None
     columns = found.x[:choices].reshape(layers, formats).argmax(1)
@@ -71,6 +75,20 @@ def _conversions(costs: Costs) -> Array:
             rows[row, other * formats : (other + 1) * formats] -= sign * integer
             rows[row, layers * formats + number] = -1.0
     return rows
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is written to stdout: HiGHS prints lines of its own there, whatever it is told."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def check_solver() -> None:
