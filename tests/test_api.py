@@ -51,6 +51,9 @@ HOMES = {
     "TrainingOptions": "zeropoint.training.options",
     "Results": "zeropoint.measure.results",
     "Runner": "zeropoint.engines",
+    "Budget": "zeropoint.tuning.budget",
+    "Frontier": "zeropoint.tuning.frontier",
+    "tune": "zeropoint.tuning.search",
 }
 
 

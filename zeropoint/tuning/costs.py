@@ -17,6 +17,8 @@ FLOAT_BYTES = 4
 PER_ELEMENT = 0.5e-9  # seconds to convert one between float and integers: 5 bytes at 10 GB/s
 # How firmly the logarithms of factors are held at 0: times are known from the engine's profile.
 HELD = {LOSS: 0.1, LATENCY: 0.5, SIZE: 0.1}
+LOOSE = 0.002  # the same of conversions, of which little is known
+SHARE = 0.02  # of a whole
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ def refitted(costs: Costs, points: Sequence[Point]) -> Costs:
             continue
         rows = np.array([_parts(costs, point.formats, objective) for point in usable])
         wanted = np.array([point.searched(objective) for point in usable])
-        factors = _factors(rows / wanted[:, None], HELD[objective])
         count = len(costs.formats)
+        held = np.full(rows.shape[1], HELD[objective])
+        held[count + 1 :] = LOOSE
+        factors = _factors(rows / wanted[:, None], held)
         table = costs.table(objective) * factors[:count]
         if objective == LOSS:
             costs = replace(costs, noise=table)
@@ -142,7 +146,7 @@ def _parts(costs: Costs, formats: Mapping[str, str], objective: str) -> list[flo
     return parts
 
 
-def _factors(parts: Array, held: float) -> Array:
+def _factors(parts: Array, held: Array) -> Array:
     """The factors of the columns with which rows add up to 1.
 
     Least squares of logarithms, so that too much and too little by the same ratio weigh the same; those of
@@ -154,7 +158,10 @@ def _factors(parts: Array, held: float) -> Array:
         told = np.log(np.maximum(parts @ np.exp(logarithms), 1e-12))
         return np.concatenate([told, held * logarithms])
 
-    found: Array = np.exp(least_squares(errors, np.zeros(parts.shape[1])).x)
+    # A column that is next to nothing has no slope: it begins at a share of the whole.
+    means = parts.mean(0)
+    start = np.where((means > 0) & (means < SHARE), np.log(SHARE / np.maximum(means, 1e-30)), 0.0)
+    found: Array = np.exp(least_squares(errors, start).x)
     return found
 
 

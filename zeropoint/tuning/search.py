@@ -43,7 +43,7 @@ from zeropoint.tuning.frontier import (
     save,
 )
 from zeropoint.tuning.solve import check_solver, solve
-from zeropoint.tuning.start import able, begin, check_methods, check_metric
+from zeropoint.tuning.start import able, begin, check_methods, check_metric, first_measure
 
 PROBES = 2  # networks of random formats, measured so that costs are fitted to mixtures, too
 ROUNDS = 12  # of proposals, at most
@@ -88,6 +88,13 @@ def tune(
 
     Raises InputError for a budget that nothing measured keeps, with the nearest; for formats that no engine
     runs; a metric without targets; or a folder with another search.
+
+    >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
+    >>> budget = zp.Budget(min_sqnr=25, minimize="size")
+    >>> frontier = zp.tune(program, data, budget, out="smallest", engines=["onnxruntime"])
+    >>> smallest = frontier[frontier.chosen]
+    >>> smallest.sqnr_db >= 25, smallest.engine
+    (True, 'onnxruntime')
     """
     check_solver()
     check_program(program)
@@ -112,12 +119,13 @@ def tune(
         judged, read = data.validation, flat.validation
     fitting = Fitting(read, program)
     probe = check_task(program, fitting, chosen_task, judged)
-    check_metric(budget, probe)
+    measure = first_measure(program, fitting, chosen_task, probe)
+    check_metric(budget, measure)
     warn_of(options.processor, "the search")
     folder = make_folder(out)
     sized = at_batch(program, batch_size)
     setting = Setting(sized, flat, fitting, judged, chosen_task, folder, options, threads, loss, say)
-    search = Search(setting, begin(setting, budget, chosen_formats, probe), budget, time_limit)
+    search = Search(setting, begin(setting, budget, chosen_formats, probe, measure), budget, time_limit)
     with interruption_tells(lambda: f"{len(search.frontier.points)} models are saved in {folder}"):
         search.run(names, methods)
     return search.frontier

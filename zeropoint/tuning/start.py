@@ -5,14 +5,16 @@ from collections.abc import Sequence
 
 from zeropoint import engines as all_engines
 from zeropoint.data import Loaders
+from zeropoint.data.batches import Loader, limit
 from zeropoint.engines import unsupported
 from zeropoint.errors import InputError
-from zeropoint.measure.evaluate import Evaluation
+from zeropoint.graph.program import Program
+from zeropoint.measure.evaluate import Evaluation, evaluate_all
 from zeropoint.measure.fingerprint import fingerprint
 from zeropoint.methods import find as find_method
 from zeropoint.targets import machine
 from zeropoint.targets.options import Options
-from zeropoint.tasks import Measure
+from zeropoint.tasks import Measure, Task
 from zeropoint.tuning.budget import Budget
 from zeropoint.tuning.candidates import Setting
 from zeropoint.tuning.formats import FLOAT, Candidate
@@ -49,24 +51,27 @@ def check_methods(methods: Sequence[str], data: Loaders) -> None:
         raise InputError("the first of the methods makes every candidate; begin with static")
 
 
-def check_metric(budget: Budget, probe: Evaluation) -> None:
-    """Raises InputError for a limit of a drop where the data tells neither metric nor agreement."""
-    if budget.drop is not None and _measure(probe) is None:
+def first_measure(program: Program, data: Loader, task: Task | None, probe: Evaluation) -> Measure | None:
+    """What a drop is of: the first metric, else agreement with float32; None if the data tells neither."""
+    if probe.measures:
+        return probe.measures[0]
+    fidelity = evaluate_all({"": program}, limit(data, 1), float32=program, task=task)[""].fidelity
+    return probe.agreement if fidelity is not None and fidelity.agreement is not None else None
+
+
+def check_metric(budget: Budget, measure: Measure | None) -> None:
+    """Raises InputError for a limit of a drop where there is nothing that could drop."""
+    if budget.drop is not None and measure is None:
         raise InputError(
             "--max-drop needs a metric, and the data has no targets; give --min-sqnr, or data with targets"
         )
 
 
-def _measure(probe: Evaluation) -> Measure | None:
-    if probe.measures:
-        return probe.measures[0]
-    shared = probe.agreement
-    return shared if shared is not None and shared.unit == "%" else None
-
-
-def begin(setting: Setting, budget: Budget, formats: tuple[str, ...], probe: Evaluation) -> Frontier:
+def begin(
+    setting: Setting, budget: Budget, formats: tuple[str, ...], probe: Evaluation, measure: Measure | None
+) -> Frontier:
     """The Frontier that the folder holds of the same model, data and options, or an empty one."""
-    program, measure = setting.program, _measure(probe)
+    program = setting.program
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in setting.options.as_dict().items()}
     value = probe.values.get(measure.name) if measure is not None else None
     fresh = Frontier(
