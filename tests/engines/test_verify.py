@@ -80,3 +80,16 @@ def test_sqnr_by_hand():
     assert sqnr_db(signal, torch.tensor([3.0, 4.5])) == pytest.approx(20.0)  # 25 / 0.25
     assert sqnr_db(signal, signal) == float("inf")
     assert sqnr_db(signal, torch.zeros(2)) == 0.0
+
+
+def test_outputs_that_are_farther_from_float_than_the_simulation_s_are_wrong():
+    program = zp.quantize(residual(), calibration=[images()], options=options(), target="onnxruntime")
+    program = dataclasses.replace(program, example_inputs=(program.example_inputs[0][:1],))
+    (right,) = program.flat(*program.example_inputs)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(right.shape, generator=generator)
+    noise *= right.norm() / noise.norm() * 10 ** (-16 / 20)  # 16 dB, which a deep network may have
+    assert sqnr_db(right, right + noise) == pytest.approx(16, abs=0.1)
+    with pytest.raises(WrongError, match=r"has an SQNR of 1\d\.\d dB, where the simulation has [34]\d"):
+        check_lowering(program, lambda *_: (right + noise,), "onnxruntime", len(right))
+    check_lowering(program, lambda *_: (right + noise / 4,), "onnxruntime", len(right))  # 28 dB

@@ -294,7 +294,9 @@ def _edges_into(node: Node, read: list[Node], target: Target) -> list[Pair]:
             split = split or reader.target in SPLITS
         # Only a part of what is split goes here, and the rest may stay float.
         part = split and family(head) not in target.inputs and not _all_integers(reader, target)
-        if head is not operand and not part:
+        # Of a constant, as learned queries are, OpenVINO 2026.4.1 would fold the quantizer, and broadcast and
+        # transpose the integers wrongly: -2 dB.
+        if head is not operand and not part and not fx.is_stored(head):
             edges.append((head, reader))
     return edges
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
 from zeropoint.engines.decompositions import decompose, default_table, index_add
@@ -24,8 +24,9 @@ from zeropoint.errors import first_line
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
 from zeropoint.graph.attention import with_finite_masks
+from zeropoint.graph.constants import is_constant
 from zeropoint.graph.exported import has_branches
-from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten, weighted
+from zeropoint.graph.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten, weighted
 from zeropoint.graph.packing import pack
 from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import drop_wide, dynamic_ends, quantizers
@@ -45,6 +46,7 @@ def lower(program: Program, path: Path) -> None:
     drop_wide(module)
     _drop_dynamic(module)
     _stack_groups(module)
+    _keep_ranges_whole(module)
     products = [node for node in module.graph.nodes if is_product(node)]
     for node in products:
         node.target = torch.ops.zeropoint.product.default
@@ -128,6 +130,41 @@ def _stack_groups(module: GraphModule) -> None:
             part.meta.pop("val", None)
 
 
+def _keep_ranges_whole(module: GraphModule) -> None:
+    """Cuts what is of a linear layer, and of constants, to the least of the range that it is quantized to.
+
+    That changes nothing, but keeps OpenVINO 2026.4.1 from taking the constants into the ranges of the
+    quantizer, one for each channel, with which its linear layers compute garbage. A clamp it would drop.
+    """
+    for node in module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_TENSOR):
+        source, scale, zero_point, low, _ = node.args
+        if source.target in _AFFINE and _is_of_linear(source):
+            least = torch.tensor(float((low - zero_point) * scale))
+            with module.graph.inserting_before(node):
+                end = module.graph.get_attr(fx.set_tensor(module, f"{node.name}__least", least))
+                kept = module.graph.call_function(aten.maximum.default, (source, end))
+            kept.meta = dict(source.meta)
+            node.args = (kept, *node.args[1:])
+    module.recompile()
+
+
+def _is_of_linear(node: Node) -> bool:
+    """Whether a value is of a linear layer, by operators that work element by element with constants."""
+    while node.target in _AFFINE or node.target in CLAMPS:
+        computed = [one for one in node.all_input_nodes if not is_constant(one)]
+        if len(computed) != 1:
+            return False
+        (node,) = computed
+    return node.target is aten.linear.default
+
+
+_AFFINE = (
+    aten.mul.Tensor,
+    aten.div.Tensor,
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.batch_norm.default,
+)
 _UNPACKING = (aten._to_copy.default, aten.sub.Tensor, aten.mul.Tensor)
 
 
