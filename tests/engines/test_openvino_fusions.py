@@ -53,6 +53,20 @@ class Queried(nn.Module):
         return self.attention(self.queries.expand(x.shape[0], -1, -1), x, x)[0]
 
 
+class Windowed(nn.Module):
+    """Windows of a series, and a pool over all tokens whose channels lie side by side; (N, 20) to (N, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.pool = nn.AdaptiveAvgPool1d(1)
+
+    def forward(self, x):
+        """The outputs."""
+        tokens = torch.relu(self.first(x.unfold(1, 6, 2)))
+        return self.second(self.pool(tokens.transpose(1, 2)).flatten(1))
+
+
 MODELS = {
     "product with a number": (lambda: Scaled(lambda x, y: y * 0.25), (8,)),
     "residual sum, scaled": (lambda: Scaled(lambda x, y: x + y / 4), (8,)),
@@ -60,6 +74,7 @@ MODELS = {
     "scale and offset": (lambda: Scaled(lambda x, y: torch.relu(y) * SIGNED + 1.0), (8,)),
     "batch norm behind an activation": (Normalized, (8,)),
     "learned queries": (Queried, (20, 16)),
+    "windows, and a pool over tokens": (Windowed, (20,)),
 }
 
 

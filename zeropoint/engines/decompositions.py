@@ -8,7 +8,7 @@ example is put in the place of every operator of the case.
 import functools
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -224,6 +224,21 @@ def _sizes(graph: Graph) -> SizeOf:
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and size.node.expr not in known:
                 add(size.node.expr, aten.sym_size.int, (node, axis))
     return lambda size: of(size.node.expr)
+
+
+def pool_whole(x: Tensor, sizes: Sequence[int]) -> Any:
+    """Adaptive average pooling; to one place a mean, without the strides that PyTorch's own asks for."""
+    if any(size != 1 for size in sizes):
+        return NotImplemented
+    return x.mean(list(range(-len(sizes), 0)), keepdim=True)
+
+
+def unfold(x: Tensor, axis: int, size: int, step: int) -> Any:
+    """Windows of ``size`` along an axis, a new last axis, which PyTorch makes of strides."""
+    axis %= x.dim()
+    count = (x.shape[axis] - size) // step + 1
+    places = torch.arange(count)[:, None] * step + torch.arange(size)
+    return x.index_select(axis, places.flatten()).unflatten(axis, (count, size)).movedim(axis + 1, -1)
 
 
 def index_add(x: Tensor, axis: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:

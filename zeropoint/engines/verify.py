@@ -18,7 +18,7 @@ from zeropoint.targets.processor import mismatch
 # sums in another order, so a value may fall on the next step of its grid: 35 dB and more at 8 bits, and 20 in
 # deep networks at 4. What was wrong had 1.5 to 6.
 FLOAT, BFLOAT16, INT8, FEW_BITS = 40.0, 15.0, 12.0, 8.0
-# A quantized Program whose outputs are close to those with float activations is held to more: below CLEAR, the
+# A quantized Program of outputs close to those with float activations is held to more: below CLEAR, the
 # engine's may not be LOSS farther from these than the simulation's. Learned queries that OpenVINO got wrong
 # had 14 of 44 dB.
 CLEAR, LOSS = 25.0, 6.0

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from zeropoint.engines.decompositions import decompose, default_table, index_add
+from zeropoint.engines.decompositions import decompose, default_table, index_add, pool_whole, unfold
 from zeropoint.engines.openvino.kernels import CHOSEN_FOR, choose_kernels
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.openvino.profile import timed_convolutions
@@ -256,4 +256,6 @@ def _table() -> dict[Any, Any]:
 
     known = set(ops_to_not_decompose())
     parts = {target: parts for target, parts in default_table().items() if target not in known}
-    return parts | {aten.index_add.default: index_add}
+    own = {aten.index_add.default: index_add, aten.unfold.default: unfold}
+    pools = dict.fromkeys((aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default), pool_whole)
+    return parts | own | pools
