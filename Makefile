@@ -16,12 +16,14 @@ help:            ## this list
 
 install: .venv/installed ## set up .venv with zeropoint and every engine
 
-demo: .venv/installed ## compare methods and engines on the two built-in networks
+demo: .venv/installed ## compare methods and engines on the two built-in networks, and tune one
 	$(BIN)/zeropoint compare digits/resnet --data digits --methods fp32,dynamic,static,qat --bits W8A8,W4A4 --epochs 2 \
 		--out runs/digits-resnet
 	$(BIN)/zeropoint compare digits/mobilenet --data digits --methods fp32,static,qat --epochs 2 \
 		--engines onnxruntime,openvino --out runs/digits-mobilenet
 	$(BIN)/zeropoint report runs/digits-resnet runs/digits-mobilenet --out runs/report.html
+	$(BIN)/zeropoint tune digits/mobilenet --data digits --max-drop 0.5 --minimize size \
+		--engines onnxruntime,openvino --out runs/tune-digits-mobilenet
 
 # The report is tested in a browser. If none can be installed, those tests are skipped with a message.
 chromium:

@@ -157,6 +157,7 @@ ROW: dict[str, tuple[list[Any], str]] = {
     "weight_granularity": ([3], "one of the texts per-tensor, per-channel, per-group$"),
     "group_size": ([1, "32"], "an int of 2 or more, or None$"),
     "float": ([1], "True or False, or None$"),
+    "float_inputs": ([1], "True or False, or None$"),
 }
 TABLES = ((zp.Options, OPTIONS), (zp.TrainingOptions, TRAINING), (Row, ROW))
 FIELDS = [(owner, name) for owner, table in TABLES for name in table]

@@ -16,6 +16,7 @@ from zeropoint.training.options import TrainingOptions
 
 COMMANDS = [
     "compare", "quantize", "qat", "evaluate", "bench", "inspect", "diagnose", "report", "train",
+    "tune",
 ]  # fmt: skip
 
 

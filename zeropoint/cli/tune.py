@@ -91,9 +91,9 @@ def tune(
     loss: shared.Loss = None,
     json: shared.Json = False,
 ) -> None:
-    """Find the fastest or smallest model that keeps a budget, and show what else there is.
+    """Find the fastest or smallest model that keeps a budget.
 
-    Every layer gets a format of its own. What is reported was measured. The same command again goes on after
+    Every layer gets a format of its own. What is reported was measured, and what else there is is shown. The same command again goes on after
     an interruption; another budget uses what was measured.
     """
     from zeropoint.tuning.budget import DURATIONS, SIZES, TIMES, Budget, quantity

@@ -34,8 +34,8 @@ def terminal(frontier: Frontier) -> RenderableType:
             )
         )
         columns.append(Column("Drop (95%)\n" + measure.unit, lambda point: _drop(point, measure), "right"))
-    columns.append(Column("Foretold\nms", lambda point: known(point.predicted_ms, figures), "right"))
-    columns.append(Column("Foretold\ndB", lambda point: known(point.predicted_db, decibels), "right"))
+    columns.append(Column("Predicted\nms", lambda point: known(point.predicted_ms, figures), "right"))
+    columns.append(Column("Predicted\ndB", lambda point: known(point.predicted_db, decibels), "right"))
     notes = [f"measured: {count(len(frontier.points), 'model')}; those on the frontier are shown"]
     failed = [f"{describe(point)} failed: {point.error}" for point in frontier.points if point.error]
     return Group(
@@ -116,4 +116,5 @@ def _drop(point: Point, measure: Measure) -> str:
         return NOTHING
     scale = 100 if measure.unit == "%" else 1
     low, high = point.drop_low or 0.0, point.drop_high or 0.0
-    return f"{scale * point.drop:.2f} ({scale * low:.2f} to {scale * high:.2f})"
+    told = [f"{scale * value + 0.0:.2f}".replace("-0.00", "0.00") for value in (point.drop, low, high)]
+    return f"{told[0]} ({told[1]} to {told[2]})"
