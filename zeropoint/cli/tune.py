@@ -93,8 +93,8 @@ def tune(
 ) -> None:
     """Find the fastest or smallest model that keeps a budget.
 
-    Every layer gets a format of its own. What is reported was measured, and what else there is is shown. The same command again goes on after
-    an interruption; another budget uses what was measured.
+    Every layer gets a format of its own. What is reported was measured, and what else there is is shown. The
+    same command again goes on after an interruption; another budget uses what was measured.
     """
     from zeropoint.tuning.budget import DURATIONS, SIZES, TIMES, Budget, quantity
 

@@ -31,7 +31,7 @@ from zeropoint.tuning import candidates
 from zeropoint.tuning.budget import LATENCY, LOSS, SIZE, Budget
 from zeropoint.tuning.candidates import Setting
 from zeropoint.tuning.costs import Costs, of_tables, refitted
-from zeropoint.tuning.formats import DEFAULT, FLOAT, INT8, Candidate, checked
+from zeropoint.tuning.formats import DEFAULT, FLOAT, INT8, Candidate, checked, find
 from zeropoint.tuning.frontier import (
     Frontier,
     Point,
@@ -153,7 +153,6 @@ class Search:
         uniform = self._uniform(engine, methods[0])
         tables = {name: self.frontier.tables[point.name] for name, point in uniform.items()}
         costs = of_tables(tables, uniform, self.setting.program.module)
-        self._probe(engine, methods[0], costs)
         if self.budget.frontier:
             self._curve(engine, methods[0], costs)
         elif self.budget.keeps_accuracy and self.budget.objective != LOSS:
@@ -184,13 +183,31 @@ class Search:
         """The uniform model of each format that the engine can run."""
         floats = self._visit(Candidate.uniform(engine, FLOAT, method))
         found = {FLOAT: floats}
-        for name in self.frontier.formats:
+        for name in self._useful(engine, method):
             point = self._visit(Candidate.uniform(engine, name, method), floats)
             if point.error is None:
                 found[name] = point
             else:
                 self.setting.say(f"{name} is left out: {point.error}")
         return found
+
+    def _useful(self, engine: str, method: str) -> list[str]:
+        """The formats that the budget is about. Those that save size alone are made only where size counts.
+
+        Engines hold weights of fewer bits as 8 while they compute, and compute in float unless what enters is
+        of 8 bits, too. Formats more accurate than W8A8 are made only where W8A8 is not accurate enough.
+        """
+        formats, budget = self.frontier.formats, self.budget
+        if budget.frontier or SIZE in {*budget.limits, budget.objective}:
+            return list(formats)
+        wide = [name for name in formats if find(name).weight_bits >= find(INT8).weight_bits]
+        floats = self._visit(Candidate.uniform(engine, FLOAT, method))
+        uniform = self._visit(Candidate.uniform(engine, INT8, method), floats)
+        is_enough = budget.objective == LATENCY and uniform.error is None and self._keeps_accuracy(uniform)
+        useful = [FLOAT, INT8] if is_enough else wide
+        if left := [name for name in formats if name not in useful]:
+            self.setting.say(f"not made: {', '.join(left)}, which can make nothing faster here")
+        return useful
 
     def _probe(self, engine: str, method: str, costs: Costs) -> None:
         """Networks of random formats."""
@@ -205,7 +222,7 @@ class Search:
     def _close_in(self, engine: str, method: str, start: Costs) -> None:
         """Halves the range of noise, in dB, between what keeps the accuracy and what does not."""
         low, high = self._bracket(start)
-        tight = self.budget.limits
+        tight, probed = self.budget.limits, False
         for _ in range(ROUNDS):
             if high < CLOSE * low or self._is_over():
                 break
@@ -214,6 +231,10 @@ class Search:
             if formats is None or not self._gains(costs, formats):
                 # More noise may leave room for the other limits, or for a gain.
                 low = target
+                continue
+            if not probed:
+                self._probe(engine, method, start)
+                probed = True
                 continue
             point = self._propose(engine, method, costs, formats)
             tight = _tightened(tight, self.budget, point)
@@ -225,6 +246,7 @@ class Search:
     def _least_loss(self, engine: str, method: str, start: Costs) -> None:
         """Proposes the least noise within the limits, until what it proposes is what was measured last."""
         tight, last = self.budget.limits, None
+        self._probe(engine, method, start)
         for _ in range(ROUNDS):
             costs = refitted(start, self.visited)
             formats = solve(costs, LOSS, tight)
@@ -235,6 +257,7 @@ class Search:
 
     def _curve(self, engine: str, method: str, start: Costs) -> None:
         """Points at equal steps, in dB, from the least noise to the most: the fastest, and the smallest."""
+        self._probe(engine, method, start)
         objectives = [self.budget.minimize] if self.budget.minimize else [LATENCY, SIZE]
         for objective in objectives:
             for step in range(1, CURVE + 1):
