@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: help demo test test-arm chromium check lint bench bench-accuracy bench-qat memory docs examples install clean
+.PHONY: help demo test test-arm chromium check lint bench bench-accuracy bench-qat published memory docs examples install clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -65,6 +65,15 @@ bench-qat: .venv/installed ## quantization-aware training on the networks in DAT
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/qat.py $(DATA)
 
+PUBLISHED := runs/published
+$(PUBLISHED)/resnet18.safetensors: .venv/installed
+	DATA=$(DATA) $(BIN)/zeropoint train benchmarks/resnet18.py:make_model --data benchmarks/resnet18.py:make_loaders \
+		--epochs 10 --batch-size 64 --learning-rate 0.05 --out $@
+
+published: $(PUBLISHED)/resnet18.safetensors ## five published comparisons, measured here, with DATA=FOLDER: an hour
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	DATA=$(DATA) $(BIN)/python benchmarks/published.py $(DATA)
+
 memory: .venv/installed ## peak memory of calibration on few and on many images
 	$(BIN)/python benchmarks/memory.py --images 64 --images 4096
 
@@ -72,6 +81,7 @@ docs: .venv/installed ## build the documentation to build/docs, with an API refe
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python docs/constants.py
 	$(BIN)/python docs/rules.py
+	$(BIN)/python docs/concepts.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
 examples: .venv/installed ## run the scripts in examples/

@@ -2,7 +2,7 @@
 
     python benchmarks/published.py DATA                    all pages; DATA is a folder as for trained.py
     python benchmarks/published.py DATA --page sizes       only this one; repeatable
-    python benchmarks/published.py DATA --imagefolder DIR  accuracy of ResNet-18 and ResNet-50 on your own images
+    python benchmarks/published.py DATA --imagefolder DIR  ResNet-18 and ResNet-50 on your own images
     python benchmarks/published.py --quick --out FOLDER    tiny networks and one round: whether it runs
 
 The ResNet-18 of the page ``resnet18`` is trained first (``make published`` does both):

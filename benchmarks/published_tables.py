@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import zeropoint as zp
+from zeropoint.data.batches import split
 from zeropoint.graph.program import Program, parameter_bytes
 from zeropoint.measure.evaluate import Evaluation
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
@@ -101,9 +102,15 @@ def resnet50(judged: Subject, timed: Subject, timing: Timing, image: Tensor) -> 
         own = next(name for name, one in subject.network.named_modules() if isinstance(one, nn.Conv2d))
         programs[key] = {}
         for label, (method, chosen) in variants.items():
-            fixed = {key: tuple(own if one == first else one for one in value) for key, value in chosen.items()}
-            made = program if method == "fp32" else zp.quantize(
-                program, method, calibration=subject.calibration, options=zp.Options(**fixed)
+            fixed = {
+                key: tuple(own if one == first else one for one in value) for key, value in chosen.items()
+            }
+            made = (
+                program
+                if method == "fp32"
+                else zp.quantize(
+                    program, method, calibration=subject.calibration, options=zp.Options(**fixed)
+                )
             )
             programs[key][label] = made
     reference = programs["judged"]["`fp32`"]
@@ -149,8 +156,9 @@ def choices(subject: Subject, trained: Subject, engines: Sequence[str]) -> dict[
 
     def row(name: str, method: str = "static", **chosen: Any) -> list[str]:
         target = chosen.pop("target", "openvino")
+        calibration = chosen.pop("calibration", subject.calibration)
         options = zp.Options(**{"rounding": "nearest", **chosen})
-        made = zp.quantize(program, method, calibration=subject.calibration, target=target, options=options)
+        made = zp.quantize(program, method, calibration=calibration, target=target, options=options)
         score = _judged(made, subject, program)
         assert score.fidelity is not None
         numbers = [_percent(score.accuracy.top1), _percent(score.fidelity.agreement)]
@@ -173,12 +181,20 @@ def choices(subject: Subject, trained: Subject, engines: Sequence[str]) -> dict[
     ]
     bits = [row(at, rounding="gptq", **_bits(at)) for at in ("W8A16", "W8A8", "W4A8", "W4A4", "W2A8")]
     bits.append(row("W8A8 `weight-only`", "weight-only"))
+    images = torch.cat([split(batch)[0][0] for batch in subject.calibration])
+    counts = [
+        row(f"{count}", rounding="gptq", calibration=images[:count].split(32))
+        for count in (1, 4, 16, 64, 256)
+        if count <= len(images)
+    ]
+    counts.append(row("256, noise", rounding="gptq", calibration=torch.randn_like(images).split(32)))
     return {
         "ranges": (head, ranges),
         "ranges4": (head, coarse),
         "symmetry": (head, shapes),
         "granularity": (head, grains),
         "bits": (head, bits),
+        "images": (["images", *head[1:]], counts),
         "when": (["bits", "float, %", "`static`, %", "`qat`, %"], _when(trained)),
         "backends": (head, _backends(subject, engines)),
     }
@@ -211,7 +227,11 @@ def _when(subject: Subject) -> list[list[str]]:
 def _backends(subject: Subject, engines: Sequence[str]) -> list[list[str]]:
     """The same network as each engine's rules place quantizers, and for processors of other kinds."""
     program, rows = subject.program(), []
-    for target, processor in [*((one, "native") for one in engines), ("openvino", "arm"), ("openvino", "any")]:
+    for target, processor in [
+        *((one, "native") for one in engines),
+        ("openvino", "arm"),
+        ("openvino", "any"),
+    ]:
         options = zp.Options(processor=processor)
         made = zp.quantize(program, calibration=subject.calibration, target=target, options=options)
         run = zp.compile(made, target, threads=1, batch_size=50) if processor == "native" else made

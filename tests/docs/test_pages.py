@@ -89,7 +89,7 @@ def test_names_of_the_package_exist(page):
 
 def test_the_recipe_of_the_guide_is_one(tmp_path):
     (example,) = re.findall(
-        r"^```json\n(.*?)^```", (DOCS / "index.md").read_text(encoding="utf-8"), re.M | re.S
+        r"^```json\n(.*?)^```", (DOCS / "guide.md").read_text(encoding="utf-8"), re.M | re.S
     )
     (tmp_path / "recipe.json").write_text(example, encoding="utf-8")
     assert load(tmp_path / "recipe.json") == (

@@ -1,4 +1,6 @@
+import dataclasses
 import math
+import signal
 import warnings
 
 import pytest
@@ -177,6 +179,34 @@ def test_a_demo_network_trains_into_a_checkpoint(tmp_path):
     train_float("digits/mobilenet", loaders, out, TrainingOptions(epochs=1, learning_rate=0.1))
     assert load_file(out)["0.weight"].shape == (8, 1, 3, 3)
     assert [path.name for path in out.parent.iterdir()] == ["net.safetensors"]
+
+
+def test_a_float_training_goes_on_after_an_interruption(tmp_path):
+    class Stopping(list):
+        passes = 0
+
+        def __iter__(self):
+            for number, batch in enumerate(list.__iter__(self)):
+                self.passes += number == 1
+                if number == 1 and self.passes == 1:
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+    def network(out: str) -> dict:
+        return load_file(tmp_path / out)
+
+    digits = resolve("digits", batch_size=64, limit_batches=3)
+    options = TrainingOptions(epochs=2, learning_rate=0.1)
+    batches = Stopping(digits.train)
+    loaders = dataclasses.replace(digits, train=batches)
+    with pytest.raises(KeyboardInterrupt, match="training is saved at epoch 1"):
+        train_float("digits/mobilenet", loaders, tmp_path / "a.safetensors", options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.checkpoint"]
+    train_float("digits/mobilenet", loaders, tmp_path / "a.safetensors", options)
+    train_float("digits/mobilenet", loaders, tmp_path / "b.safetensors", options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+    expected = network("b.safetensors")
+    assert all(torch.equal(value, expected[key]) for key, value in network("a.safetensors").items())
 
 
 def test_a_failed_training_leaves_nothing_behind(tmp_path):

@@ -1,5 +1,7 @@
 """Training of float networks, to be quantized later."""
 
+import dataclasses
+import operator
 import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -9,6 +11,8 @@ from safetensors.torch import save
 from zeropoint.data.batches import Told
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
+from zeropoint.training import randomness
+from zeropoint.training.checkpoint import beside, checkpoint
 from zeropoint.training.loop import train
 from zeropoint.training.options import TrainingOptions
 from zeropoint.training.processes import is_first
@@ -28,6 +32,9 @@ def train_float(
 ) -> Training:
     """Trains the model that ``spec`` and ``weights`` name and writes it to ``out`` (.safetensors).
 
+    A checkpoint beside ``out`` keeps how far it has got: after an interruption the same call goes on from
+    there, to the same weights.
+
     Raises InputError as ``train`` and ``models.resolve`` do, if there is no training data, and, before
     training, if ``out`` cannot be written.
     """
@@ -43,9 +50,14 @@ def train_float(
         validation = loaders.validation
         if validation is not None:
             validation = Told(validation, "the validation data")
-        result = train(Task(module), data, validation, options)
+        same = dataclasses.replace(options, minutes=1.0)  # a resumption may save more often
+        read = operator.length_hint(data), randomness.fingerprint(options.seed, data)
+        kept = checkpoint(beside(out), *module.state_dict().values(), spec, loaders.name, same, read)
+        result = train(Task(module), data, validation, options, checkpoint=kept)
         if path is not None:
             state = {key: value.contiguous().clone() for key, value in module.state_dict().items()}
             # Not save_file, whose files no other user may read.
             path.write_bytes(save(state, metadata={"model": spec, "data": loaders.name}))
+    if path is not None:
+        beside(out).unlink(missing_ok=True)
     return result
