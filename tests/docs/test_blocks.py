@@ -1,7 +1,8 @@
 """The commands and the code of the pages for newcomers run as they stand, and print what the page shows.
 
-Of a page, blocks run in order in one folder: ``python`` in one namespace, or into the file of its title; ``console``
-line by line. What a command prints is compared without numbers, line breaks and what depends on the machine.
+Of a page, blocks run in order in one folder: ``python`` in one namespace, or into the file of its title;
+``console`` line by line. What a command prints is compared without numbers and line breaks, and without what
+depends on the machine.
 """
 
 import importlib.util
