@@ -227,6 +227,16 @@ def test_doctoring_itself_is_harmless(saved, tmp_path):
     same_program(residual(), load(doctored(saved, tmp_path / "b.pt2", lambda members: None)))
 
 
+def test_weights_are_compressed_if_they_are_integers(tmp_path):
+    program = zp.capture(nn.Linear(64, 64), torch.randn(4, 64))
+    zp.quantize(program, "weight-only", calibration=[torch.randn(4, 64)]).save(tmp_path / "a.pt2")
+    with zipfile.ZipFile(tmp_path / "a.pt2") as archive:
+        weights = [one for one in archive.infolist() if "/weight_" in one.filename]
+    compressed = {one.file_size: one.compress_type == zipfile.ZIP_DEFLATED for one in weights}
+    assert compressed == {64 * 64: True, 64 * 4: False}  # integers; scales and biases
+    assert torch.export.load(tmp_path / "a.pt2").module()(torch.zeros(2, 64)).shape == (2, 64)
+
+
 @pytest.mark.parametrize("share", [0, 1, 100, 0.3, 0.9, 0.999])
 def test_truncated(saved, tmp_path, marker, share):
     content = saved.read_bytes()

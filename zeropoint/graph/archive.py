@@ -25,6 +25,8 @@ DIGESTS = "extra/digests.json"
 """The member that holds the digest of every other member, by its name."""
 # Members may be this many times as large as the file, and this many bytes beside: JSON shrinks to a twelfth.
 MOST_UNPACKED, UNPACKED_BESIDE = 50, 2**24
+LEVEL = 1  # of zlib for weights; level 6 makes them 0.3% smaller
+_BYTES = (1, 2)  # uint8 and int8, as torch writes types of tensors
 # ATen's operators, but not the one that maps a file, and the arithmetic of sizes.
 _OPERATOR = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_\w+|math\.(ceil|floor|trunc|sqrt)"
@@ -58,7 +60,7 @@ def repack(
     """Copies a ``.pt2`` archive, members with the endings ``deflate`` compressed; torch reads either kind.
 
     The graph is JSON of about 1 kB an operator, which would outweigh the weights of a small network; it
-    shrinks to a twelfth, a compiled library to a quarter. Members with the endings ``drop`` are left out, the
+    shrinks to a twelfth, a compiled library to a quarter, 8-bit weights by 4 to 9%: most are small. Members with the endings ``drop`` are left out, the
     texts ``add`` put in under their names, and members changed as ``edit`` says for their ending. The digests
     of all are added.
     """
@@ -71,13 +73,24 @@ def repack(
                 for ending, change in (edit or {}).items():
                     if member.filename.endswith(ending):
                         content = change(content)
-                packed.writestr(member.filename, content, kind)
+                level = None if member.filename.endswith(".json") else LEVEL
+                packed.writestr(member.filename, content, kind, level)
                 written[member.filename.partition("/")[2]] = content
         root = packed.namelist()[0].partition("/")[0]
         for name, text in (add or {}).items():
             packed.writestr(f"{root}/{name}", text)
             written[name] = text.encode()
         packed.writestr(f"{root}/{DIGESTS}", digests(written), zipfile.ZIP_DEFLATED)
+
+
+def integer_weights(source: IO[bytes]) -> tuple[str, ...]:
+    """The endings of the members with 8-bit integers, as which ``pack`` stores weights."""
+    with zipfile.ZipFile(source) as plain:
+        (name,) = (
+            name for name in plain.namelist() if name.endswith("/data/weights/model_weights_config.json")
+        )
+        weights = json.loads(plain.read(name))["config"].values()
+    return tuple(f"/{one['path_name']}" for one in weights if one["tensor_meta"]["dtype"] in _BYTES)
 
 
 def digests(members: Mapping[str, bytes]) -> str:

@@ -143,7 +143,7 @@ class Program:
         plain = io.BytesIO()  # torch's own writer to disk does not say why it fails
         torch.export.save(packed, plain, extra_files={METADATA: json.dumps(metadata)})
         with atomic_write(path) as temporary:
-            archive.repack(plain, temporary, deflate=(".json",))
+            archive.repack(plain, temporary, deflate=(".json", *archive.integer_weights(plain)))
 
 
 _METADATA_FIELDS = tuple(
