@@ -60,9 +60,9 @@ def repack(
     """Copies a ``.pt2`` archive, members with the endings ``deflate`` compressed; torch reads either kind.
 
     The graph is JSON of about 1 kB an operator, which would outweigh the weights of a small network; it
-    shrinks to a twelfth, a compiled library to a quarter, 8-bit weights by 4 to 9%: most are small. Members with the endings ``drop`` are left out, the
-    texts ``add`` put in under their names, and members changed as ``edit`` says for their ending. The digests
-    of all are added.
+    shrinks to a twelfth, a compiled library to a quarter, 8-bit weights by 4 to 9%: most are small. Members
+    with the endings ``drop`` are left out, the texts ``add`` put in under their names, and members changed as
+    ``edit`` says for their ending. The digests of all are added.
     """
     written: dict[str, bytes] = {}
     with zipfile.ZipFile(source) as plain, zipfile.ZipFile(destination, "w") as packed:
