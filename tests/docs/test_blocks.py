@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PATH = [DOCS / "path" / f"{name}.md" for name in
         ("install", "first-table", "your-model", "reading", "lost-accuracy", "deploy")]  # fmt: skip
-ALONE = [DOCS / "cookbook.md", DOCS / "inspect.md", *sorted((DOCS / "coming-from").glob("*.md"))]
+ALONE = [DOCS / "cookbook.md", *sorted((DOCS / "coming-from").glob("*.md"))]
 ALONE += sorted((DOCS / "published").glob("*.md"))
 OTHERS = {"torch.ao": "torch.ao", "torchao": "torchao", "NNCF": "nncf", "AIMET": "aimet_torch"}
 BLOCK = re.compile(r"^```(python|console|bash)(?: title=\"([^\"]+)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
