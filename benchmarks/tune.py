@@ -34,7 +34,6 @@ from zeropoint.tuning import candidates
 from zeropoint.tuning.budget import LATENCY, LOSS
 from zeropoint.tuning.costs import of_tables, refitted
 from zeropoint.tuning.formats import Candidate
-from zeropoint.tuning.search import Search
 from zeropoint.tuning.solve import solve
 
 NETWORKS = ("resnet20", "mobilenetv2", "digits/mobilenet")
@@ -131,7 +130,7 @@ def foretold(one: Case, out: Path) -> dict[str, Any]:
     tables = {name: found.tables[point.name] for name, point in uniform.items()}
     start = of_tables(tables, uniform, one.program.module)
     costs = refitted(start, found.points)
-    search = _again(one, out, found, budget)
+    setting = _setting(one, out)
     generator = random.Random(1)
     least, most = float(costs.noise.min(1).sum()) + 1e-6, float(costs.noise.max(1).sum())
     told: list[tuple[float, float]] = []
@@ -146,7 +145,7 @@ def foretold(one: Case, out: Path) -> dict[str, Any]:
         if not formats:
             continue
         point = candidates.measured(
-            search.setting, Candidate(ENGINE, "static", formats), uniform["W8A8"], uniform["float"]
+            setting, Candidate(ENGINE, "static", formats), uniform["W8A8"], uniform["float"]
         )[0]
         if point.error is None and point.noise:
             told.append((costs.predicted(formats, LATENCY), costs.predicted(formats, LOSS)))
@@ -164,11 +163,11 @@ def foretold(one: Case, out: Path) -> dict[str, Any]:
     }
 
 
-def _again(one: Case, out: Path, found: zp.Frontier, budget: zp.Budget) -> Search:
-    """A search in the folder of another, to measure models with."""
+def _setting(one: Case, out: Path) -> candidates.Setting:
+    """That of a search in this folder, to measure models with."""
     program = one.program
     data = flat_loaders(one.data, program.signature)
-    setting = candidates.Setting(
+    return candidates.Setting(
         at_batch(program, 1),
         data,
         data.evaluation,
@@ -180,7 +179,6 @@ def _again(one: Case, out: Path, found: zp.Frontier, budget: zp.Budget) -> Searc
         None,
         print,
     )
-    return Search(setting, found, budget, None)
 
 
 def nncf(one: Case, out: Path) -> dict[str, Any]:
