@@ -106,6 +106,17 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def empty_removed(folder: Path) -> Iterator[None]:
+    """Removes the folder if the block fails before anything is written to it."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # of a folder with files in it
+            folder.rmdir()
+        raise
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """The folder at ``path``, created if it is missing; raises InputError if that fails."""
     try:

@@ -59,6 +59,7 @@ def compare(
     postprocess: shared.Postprocess = None,
     max_drop: shared.MaxDrop = None,
     loss: shared.Loss = None,
+    workers: shared.Workers = None,
     json: shared.Json = False,
 ) -> None:
     """Measure every method on every engine, one row each.
@@ -84,6 +85,7 @@ def compare(
             {
                 "--max-drop": (max_drop is not None, "its table has no verdict"),
                 "--out": (out is not None, "its table is only printed; --json prints all of it"),
+                "--workers": (workers is not None, "its table is measured here"),
                 "--loss": (loss is not None, of_parts.NO_LOSS),
                 "--free-sizes": (free_sizes, of_parts.NO_FREE_SIZES),
                 "--latency-batch-size": (latency_batch_size != 1, "a whole batch of --batch-size is timed"),
@@ -116,6 +118,7 @@ def compare(
             task=chosen,
             max_drop=max_drop,
             loss=own,
+            workers=workers,
             command=output.command_line(),
             say=progress.say,
         )

@@ -274,6 +274,13 @@ Parts = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Number of threads when latency is measured.")]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute on the machines of a Ray cluster: ray, for that of this machine, or ray://HOST:10001;"
+        " default: here."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
 
 

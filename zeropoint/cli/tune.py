@@ -89,6 +89,7 @@ def tune(
     higher_is_better: shared.HigherIsBetter = None,
     postprocess: shared.Postprocess = None,
     loss: shared.Loss = None,
+    workers: shared.Workers = None,
     json: shared.Json = False,
 ) -> None:
     """Find the fastest or smallest model that keeps a budget.
@@ -137,6 +138,7 @@ def tune(
             task=made,
             loss=own,
             time_limit=seconds,
+            workers=workers,
             say=progress.say,
             **given,
         )

@@ -1,8 +1,10 @@
 """Compare: every method on every engine, measured on this machine, resumable row by row."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ import torch
 from zeropoint import tasks
 from zeropoint.comparison import samples
 from zeropoint.comparison.runners import reference, runner, timed
-from zeropoint.comparison.start import PROGRAMS, Run, begin, check, check_methods, unfinished
+from zeropoint.comparison.start import ARTEFACTS, PROGRAMS, Run, begin, check, check_methods, unfinished
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
 from zeropoint.engines import Runner, installed, target, unsupported
@@ -22,6 +24,7 @@ from zeropoint.measure import layers, parity, pictures
 from zeropoint.measure.changed import ChangedSample
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.fidelity import Fidelity
+from zeropoint.measure.fingerprint import fingerprint
 from zeropoint.measure.integers import integers
 from zeropoint.measure.kept import MaxDrop
 from zeropoint.measure.layerwise import layerwise
@@ -38,6 +41,7 @@ from zeropoint.tasks import Task
 from zeropoint.training.checkpoint import beside
 from zeropoint.training.task import OwnLoss
 from zeropoint.tuning.choose import by_placement
+from zeropoint.tuning.workers import Does, Work, check_workers, opened
 
 DEFAULT_METHODS = ("fp32", "bf16", "dynamic", "static")
 LOOKED_AT = 32  # items that layers are looked at on
@@ -60,6 +64,7 @@ def compare(
     postprocess: Callable[[Any], Any] | None = None,
     max_drop: str | float | None = None,
     loss: OwnLoss | None = None,
+    workers: str | None = None,
     command: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Results:
@@ -71,6 +76,8 @@ def compare(
     ``batch_size`` are those of the latency; accuracy is evaluated on all cores. ``engines`` None: those
     installed. Rows that ``out`` already holds from the same model, data and options are kept; quantized
     Programs in it are used again, and unfinished ones are continued. At the end all rows are timed together.
+    ``workers`` None computes all rows here; ``ray`` on the Ray cluster of this machine, ``ray://HOST:10001``
+    on another. They are timed here.
     ``say`` is called with a line of text at the start of each stage.
 
     ``task``, ``metrics``, ``higher_is_better`` and ``postprocess`` are those of ``evaluate``. The first
@@ -87,6 +94,7 @@ def compare(
     ['fp32 on openvino', 'static on openvino']
     """
     check_program(program)
+    check_workers(workers)
     check_value("threads", threads, Count)
     check_value("batch_size", batch_size, Count)
     if not isinstance(data, Loaders):
@@ -115,41 +123,80 @@ def compare(
     rules = [target(name, options.processor) for name in engines if quantizes]
     results = dataclasses.replace(results, remarks=tuple(line for one in rules if (line := one.remark())))
     save_results(results, folder)
-    with unfinished(folder):
+    with unfinished(folder), opened(workers, run, _fingerprint) as does:
         samples.save(samples.of_data(run.program, data, batches), folder)
-        results = timed(run, _all_rows(run, results, methods, engines, variants))
+        results = timed(run, _all_rows(run, does, results, methods, engines, variants))
         save_results(results, folder)
     return results
 
 
+def _fingerprint(run: Run) -> str:
+    return fingerprint(run.program, run.data)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A method with its bits on engines that share a Program."""
+
+    method: str
+    options: Options
+    engines: Sequence[str]
+
+
 def _all_rows(
-    run: Run, results: Results, methods: list[str], engines: list[str], variants: list[Options]
+    run: Run, does: Does, results: Results, methods: list[str], engines: list[str], variants: list[Options]
 ) -> Results:
     """The results with every row that they lack."""
+    groups = [
+        Group(method, variant, group)
+        for method in methods
+        for variant in {find(method).bits(variant): variant for variant in variants}.values()
+        for group in by_placement(run.program, method, engines, variant)
+    ]
     before = torch.get_num_threads()
     try:
-        for method in methods:
-            for variant in {find(method).bits(variant): variant for variant in variants}.values():
-                for group in by_placement(run.program, method, engines, variant):
-                    results = _measured(run, results, method, variant, group)
+        # Float32 first: what it is compiled to is what all others are compared with.
+        for is_float in (True, False):
+            results = _measured(run, does, results, [g for g in groups if (g.method == "fp32") is is_float])
     finally:
         torch.set_num_threads(before)
     return results
 
 
-def _measured(run: Run, results: Results, method: str, options: Options, group: Sequence[str]) -> Results:
-    """The results with the rows of one method on a ``group`` of engines that share a Program."""
-    reasons = {name: unsupported(name, method, options) for name in group}
-    what = named(method, options).removesuffix(" W8A8")
-    skipped = {f"{what} on {name}": reason for name, reason in reasons.items() if reason}
-    results = dataclasses.replace(results, skipped=results.skipped | skipped)
-    done = {row.engine for row in results.rows if row.error is None and _is_of(row, method, options)}
-    able = [name for name in group if not reasons[name]]
-    for row, images in _rows(run, method, options, [name for name in able if name not in done], *able[:1]):
-        kept = [old for old in results.rows if old.name != row.name]
-        results = dataclasses.replace(results, rows=(*kept, row), images=images or results.images)
+def _measured(run: Run, does: Does, results: Results, groups: Sequence[Group]) -> Results:
+    """The results with the rows of the groups that they lack, in the order of the groups."""
+    works, skipped = [], dict(results.skipped)
+    for group in groups:
+        method, options = group.method, group.options
+        reasons = {name: unsupported(name, method, options) for name in group.engines}
+        what = named(method, options).removesuffix(" W8A8")
+        skipped |= {f"{what} on {name}": reason for name, reason in reasons.items() if reason}
+        done = {row.engine for row in results.rows if row.error is None and _is_of(row, method, options)}
+        able = [name for name in group.engines if not reasons[name]]
+        if names := [name for name in able if name not in done]:
+            call = functools.partial(_rows, method=method, options=options, names=names, target=able[0])
+            works.append(Work(f"{what} on {', '.join(names)}", call, _read(run, method)))
+    results, new = dataclasses.replace(results, skipped=skipped), list[Row]()
+    for row, images in does(works):
+        kept = [old for old in results.rows if old.name != row.name and old not in new]
+        new = sorted([*new, row], key=lambda one: _place(one, groups))
+        results = dataclasses.replace(results, rows=(*kept, *new), images=images or results.images)
         save_results(results, run.folder)
     return results
+
+
+def _place(row: Row, groups: Sequence[Group]) -> int:
+    """The number of the group that a row is of."""
+    numbered = enumerate(groups)
+    here = (n for n, g in numbered if row.engine in g.engines and _is_of(row, g.method, g.options))
+    return next(here, len(groups))
+
+
+def _read(run: Run, method: str) -> tuple[str, ...]:
+    """The files in the run folder that rows of a method read: float32's, and what is half done."""
+    names = ("fp32", method)
+    files = [path for part in (PROGRAMS, ARTEFACTS) for path in sorted((run.folder / part).glob("*.*"))]
+    return tuple(str(one.relative_to(run.folder)) for one in files if one.name.startswith(names))
 
 
 def _is_of(row: Row, method: str, options: Options) -> bool:
@@ -160,8 +207,6 @@ def _rows(
     run: Run, method: str, options: Options, names: list[str], target: str = ""
 ) -> Iterator[tuple[Row, int]]:
     """A row for each engine, with the number of images evaluated; one pass over the data serves all."""
-    if not names:
-        return
     program, what = _quantized(run, method, options, target), named(method, options)
     eager = reference(run, EAGER, machine.cores())
     runners: dict[str, Runner] = {}

@@ -85,6 +85,15 @@ def measured(
     return replace(point, seconds=time.perf_counter() - started), costs
 
 
+def read(setting: Setting, candidate: Candidate, *others: Point | None) -> tuple[str, ...]:
+    """The files of the run folder that ``measured`` reads: artefacts of others, and what is half done."""
+    paths = [beside(setting.folder / str(_program_of(setting, candidate)))]
+    for point in others:
+        if point is not None and point.artefact is not None:
+            paths += engine(point.engine).files(setting.folder / point.artefact)
+    return tuple(_inside(setting, path) for path in paths if path.exists())
+
+
 def _table(setting: Setting, candidate: Candidate, program: Program, path: Path) -> Table:
     """What each layer costs: its error with the weights as they were fitted, and the time of its kernels."""
     noise: dict[str, float] = {}

@@ -20,6 +20,7 @@ FILE, SCHEMA = "tune.json", 1
 FIX = "delete it and tune again"
 ALIKE = 1.01  # times the least: what is as fast, or as small
 POINT = 0.01  # of a metric in percent
+OFFERED = 3  # points that are told where none keeps the budget
 WIDE = 8.0  # times the noise of a model, or a share of it: what is about as much
 
 
@@ -239,3 +240,23 @@ def describe(point: Point) -> str:
     mixed = ", ".join(f"{name} in {count} layers" for name, count in counts.most_common())
     what = point.uniform or f"a mixture ({mixed})"
     return f"{point.method} {what} on {point.engine}"
+
+
+def nothing_keeps(frontier: Frontier, budget: Budget) -> str:
+    """In a line, that nothing keeps the budget, the nearest, and what each misses."""
+    told = []
+    for point in nearest(frontier.points, budget, frontier.limit)[:OFFERED]:
+        parts = ", ".join(_missed(name, point, frontier) for name in misses(point, budget, frontier.limit))
+        told.append(f"{describe(point)} misses {parts}")
+    return f"no model has {budget.limits_text}; the nearest of {len(frontier.points)}: {'; '.join(told)}"
+
+
+def _missed(name: str, point: Point, frontier: Frontier) -> str:
+    percent = frontier.measure is not None and frontier.measure.unit == "%"
+    drop = "unknown" if point.drop is None else f"{point.drop * (100 if percent else 1):.3g}"
+    return {
+        "drop": f"the drop ({drop})",
+        "SQNR": f"the SQNR ({point.sqnr_db or 0:.1f} dB)",
+        LATENCY: f"the latency ({point.latency_ms or 0:.3g} ms)",
+        SIZE: f"the size ({(point.size_bytes or 0) / 1e6:.3g} MB)",
+    }[name]

@@ -6,23 +6,23 @@ integer linear program (as in HAWQ-V3, Yao et al. 2021, arXiv 2011.10680, sectio
 made and measured, the costs are fitted to all that was measured, and it proposes again.
 """
 
-import dataclasses
 import math
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zeropoint import tasks
 from zeropoint.data import Loaders
 from zeropoint.engines import installed
 from zeropoint.errors import Count, InputError, Positive, check_value, interruption_tells
-from zeropoint.files import make_folder
+from zeropoint.files import empty_removed, make_folder
 from zeropoint.graph.program import Program, at_batch, check_program
 from zeropoint.graph.signature import flat_loaders
 from zeropoint.measure.evaluate import Fitting
 from zeropoint.measure.evaluate import check as check_task
+from zeropoint.measure.fingerprint import fingerprint
 from zeropoint.targets.options import Options
 from zeropoint.targets.processor import warn_of
 from zeropoint.tasks import Task
@@ -36,21 +36,21 @@ from zeropoint.tuning.frontier import (
     Frontier,
     Point,
     choose,
-    describe,
     is_lucky,
     misses,
     nearest,
-    save,
+    nothing_keeps,
 )
+from zeropoint.tuning.record import Asked, Record
 from zeropoint.tuning.solve import check_solver, solve
 from zeropoint.tuning.start import able, begin, check_methods, check_metric, first_measure
+from zeropoint.tuning.workers import check_workers, opened
 
 PROBES = 2  # networks of random formats, measured so that costs are fitted to mixtures, too
 ROUNDS = 12  # of proposals, at most
 CURVE = 6  # points of a curve
 CLOSE = 1.12  # between the noise that keeps the accuracy and that which does not: 0.5 dB
 GAIN = 0.995  # times the least cost so far: proposals must promise less
-OFFERED = 3  # points that are told where none keeps the budget
 
 
 def tune(
@@ -71,6 +71,7 @@ def tune(
     postprocess: Callable[[Any], Any] | None = None,
     loss: OwnLoss | None = None,
     time_limit: float | None = None,
+    workers: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Frontier:
     """Searches the format of each layer with which the model keeps a ``budget`` at the least cost.
@@ -79,8 +80,9 @@ def tune(
     them. ``engines`` None: those installed; the one whose W8A8 model costs least is searched. The first of
     ``methods`` makes all candidates, the others the best ones again: ``static-best``, and ``qat`` with train
     data. Metrics are measured on ``data.validation`` if there is one, else on ``data.evaluation``.
-    ``time_limit``, in seconds, ends the search after the candidate under way. The other arguments are those
-    of ``compare``.
+    ``time_limit``, in seconds, ends the search after the candidate under way. ``workers`` None makes all
+    candidates here; ``ray`` on the Ray cluster of this machine, ``ray://HOST:10001`` on another. The other
+    arguments are those of ``compare``.
 
     ``out`` is the run folder: tune.json, ``programs`` and ``artefacts``. Models that it holds are not
     measured again: the same call goes on after an interruption, to the same result, and another budget uses
@@ -97,6 +99,7 @@ def tune(
     (True, 'onnxruntime')
     """
     check_solver()
+    check_workers(workers)
     check_program(program)
     check_value("threads", threads, Count)
     check_value("batch_size", batch_size, Count)
@@ -125,34 +128,32 @@ def tune(
     folder = make_folder(out)
     sized = at_batch(program, batch_size)
     setting = Setting(sized, flat, fitting, judged, chosen_task, folder, options, threads, loss, say)
-    search = Search(setting, begin(setting, budget, chosen_formats, probe, measure), budget, time_limit)
-    with interruption_tells(lambda: f"{len(search.frontier.points)} models are saved in {folder}"):
-        search.run(names, methods)
-    return search.frontier
+    frontier = begin(setting, budget, chosen_formats, probe, measure)
+    with empty_removed(folder), opened(workers, setting, _fingerprint) as does:
+        record = Record(setting, frontier, budget, time_limit, does)
+        with interruption_tells(lambda: f"{len(record.frontier.points)} models are saved in {folder}"):
+            Search(record, budget).run(names, methods)
+    return record.frontier
+
+
+def _fingerprint(setting: Setting) -> str:
+    return fingerprint(setting.program, setting.data)
 
 
 @dataclass
 class Search:
-    """A search under way. ``visited``: the points that this run has asked for, in order.
+    """What a search asks for, by what is on its record."""
 
-    A run that goes on visits the same points in the same order, with the numbers of the file: proposals
-    depend on nothing else, so that they are the same.
-    """
-
-    setting: Setting
-    frontier: Frontier
+    record: Record
     budget: Budget
-    time_limit: float | None
-    visited: list[Point] = field(default_factory=list)
-    spent: float = 0.0
 
     def run(self, engines: Sequence[str], methods: Sequence[str]) -> None:
         """Measures, proposes, chooses; raises InputError where nothing keeps the budget."""
         engine = self._fastest(engines, methods[0])
-        self._update(engine=engine)
+        self.record.update(engine=engine)
         uniform = self._uniform(engine, methods[0])
-        tables = {name: self.frontier.tables[point.name] for name, point in uniform.items()}
-        costs = of_tables(tables, uniform, self.setting.program.module)
+        tables = {name: self.record.frontier.tables[point.name] for name, point in uniform.items()}
+        costs = of_tables(tables, uniform, self.record.setting.program.module)
         if self.budget.frontier:
             self._curve(engine, methods[0], costs)
         elif self.budget.keeps_accuracy and self.budget.objective != LOSS:
@@ -168,27 +169,29 @@ class Search:
         """The engine whose uniform W8A8 model costs least; all are timed one beside the other."""
         least: dict[str, float] = {}
         objective = SIZE if self.budget.objective == SIZE or set(self.budget.limits) == {SIZE} else LATENCY
-        for name in engines:
-            floats = self._visit(Candidate.uniform(name, FLOAT, method))
-            point = self._visit(Candidate.uniform(name, INT8, method), floats)
+        visit, uniform = self.record.visit, Candidate.uniform
+        all_floats = visit([Asked(uniform(name, FLOAT, method)) for name in engines])
+        points = visit([Asked(uniform(one.engine, INT8, method), one) for one in all_floats])
+        for name, floats, point in zip(engines, all_floats, points, strict=True):
             if point.error is None and floats.error is None:
                 least[name] = point.searched(objective)
             else:
-                self.setting.say(f"{name} is left out: {floats.error or point.error}")
+                self.record.setting.say(f"{name} is left out: {floats.error or point.error}")
         if not least:
             raise InputError("no engine can run the model in float and in W8A8; see zeropoint compare")
         return min(least, key=least.__getitem__)
 
     def _uniform(self, engine: str, method: str) -> dict[str, Point]:
         """The uniform model of each format that the engine can run."""
-        floats = self._visit(Candidate.uniform(engine, FLOAT, method))
-        found = {FLOAT: floats}
-        for name in self._useful(engine, method):
-            point = self._visit(Candidate.uniform(engine, name, method), floats)
+        visit, uniform = self.record.visit, Candidate.uniform
+        [floats] = visit([Asked(uniform(engine, FLOAT, method))])
+        found, formats = {FLOAT: floats}, self._useful(engine, method)
+        points = visit([Asked(uniform(engine, name, method), floats) for name in formats])
+        for name, point in zip(formats, points, strict=True):
             if point.error is None:
                 found[name] = point
             else:
-                self.setting.say(f"{name} is left out: {point.error}")
+                self.record.setting.say(f"{name} is left out: {point.error}")
         return found
 
     def _useful(self, engine: str, method: str) -> list[str]:
@@ -197,36 +200,38 @@ class Search:
         Engines hold weights of fewer bits as 8 while they compute, and compute in float unless what enters is
         of 8 bits, too. Formats more accurate than W8A8 are made only where W8A8 is not accurate enough.
         """
-        formats, budget = self.frontier.formats, self.budget
+        formats, budget = self.record.frontier.formats, self.budget
         if budget.frontier or SIZE in {*budget.limits, budget.objective}:
             return list(formats)
         wide = [name for name in formats if find(name).weight_bits >= find(INT8).weight_bits]
-        floats = self._visit(Candidate.uniform(engine, FLOAT, method))
-        uniform = self._visit(Candidate.uniform(engine, INT8, method), floats)
+        [floats] = self.record.visit([Asked(Candidate.uniform(engine, FLOAT, method))])
+        [uniform] = self.record.visit([Asked(Candidate.uniform(engine, INT8, method), floats)])
         is_enough = budget.objective == LATENCY and uniform.error is None and self._keeps_accuracy(uniform)
         useful = [FLOAT, INT8] if is_enough else wide
         if left := [name for name in formats if name not in useful]:
-            self.setting.say(f"not made: {', '.join(left)}, which can make nothing faster here")
+            self.record.setting.say(f"not made: {', '.join(left)}, which can make nothing faster here")
         return useful
 
     def _probe(self, engine: str, method: str, costs: Costs) -> None:
         """Networks of random formats."""
-        generator = random.Random(self.setting.options.seed)
+        generator = random.Random(self.record.setting.options.seed)
+        probes = []
         for _ in range(PROBES):
             columns = [
                 generator.choice([one for one in range(len(costs.formats)) if row[one]])
                 for row in costs.allowed
             ]
-            self._propose(engine, method, costs, costs.named(columns))
+            probes.append(costs.named(columns))
+        self._propose(engine, method, costs, probes)
 
     def _close_in(self, engine: str, method: str, start: Costs) -> None:
         """Halves the range of noise, in dB, between what keeps the accuracy and what does not."""
         low, high = self._bracket(start)
         tight, probed = self.budget.limits, False
         for _ in range(ROUNDS):
-            if high < CLOSE * low or self._is_over():
+            if high < CLOSE * low or self.record.is_over():
                 break
-            costs, target = refitted(start, self.visited), math.sqrt(low * high)
+            costs, target = refitted(start, self.record.visited), math.sqrt(low * high)
             formats = solve(costs, self.budget.objective, {**tight, LOSS: target})
             if formats is None or not self._gains(costs, formats):
                 # More noise may leave room for the other limits, or for a gain.
@@ -236,7 +241,7 @@ class Search:
                 self._probe(engine, method, start)
                 probed = True
                 continue
-            point = self._propose(engine, method, costs, formats)
+            [point] = self._propose(engine, method, costs, [formats])
             tight = _tightened(tight, self.budget, point)
             if point.error is None and self._keeps_accuracy(point):
                 low = target
@@ -248,136 +253,103 @@ class Search:
         tight, last = self.budget.limits, None
         self._probe(engine, method, start)
         for _ in range(ROUNDS):
-            costs = refitted(start, self.visited)
+            costs = refitted(start, self.record.visited)
             formats = solve(costs, LOSS, tight)
-            if formats is None or formats == last or self._is_over():
+            if formats is None or formats == last or self.record.is_over():
                 break
             last = formats
-            tight = _tightened(tight, self.budget, self._propose(engine, method, costs, formats))
+            [point] = self._propose(engine, method, costs, [formats])
+            tight = _tightened(tight, self.budget, point)
 
     def _curve(self, engine: str, method: str, start: Costs) -> None:
         """Points at equal steps, in dB, from the least noise to the most: the fastest, and the smallest."""
         self._probe(engine, method, start)
         objectives = [self.budget.minimize] if self.budget.minimize else [LATENCY, SIZE]
         for objective in objectives:
-            for step in range(1, CURVE + 1):
-                costs = refitted(start, self.visited)
-                least, most = _least_noise(costs), _most_noise(costs)
-                noise = least * (most / least) ** (step / CURVE)
-                formats = solve(costs, objective, {**self.budget.limits, LOSS: noise})
-                if formats is not None and not self._is_over():
-                    self._propose(engine, method, costs, formats)
+            costs = refitted(start, self.record.visited)
+            least, most = _least_noise(costs), _most_noise(costs)
+            noises = [least * (most / least) ** (step / CURVE) for step in range(1, CURVE + 1)]
+            solved = [solve(costs, objective, {**self.budget.limits, LOSS: noise}) for noise in noises]
+            self._propose(engine, method, costs, [one for one in solved if one], may_stop=True)
 
     def _better(self, methods: Sequence[str]) -> None:
         """Makes the best two again by methods that take longer: what was chosen, and what nearly was."""
         for method in methods:
-            kept = choose(self.visited, self.budget, self.frontier.limit)
+            kept = choose(self.record.visited, self.budget, self.record.frontier.limit)
             near = [
                 point
-                for point in nearest(self.visited, self.budget, self.frontier.limit)
+                for point in nearest(self.record.visited, self.budget, self.record.frontier.limit)
                 if kept is None or point.cost(self.budget.objective) < GAIN * kept.cost(self.budget.objective)
             ]
-            for point in [*near[:1], *([kept] if kept else [])]:
-                if not (self._is_over() or set(point.formats.values()) == {FLOAT}):
-                    self._visit(Candidate(point.engine, method, point.formats), self._beside(point.engine))
+            best = [one for one in [*near[:1], *([kept] if kept else [])] if one.uniform != FLOAT]
+            again = [
+                Asked(Candidate(one.engine, method, one.formats), self.record.beside(one.engine))
+                for one in best
+            ]
+            self.record.visit(again, may_stop=True)
 
     def _finish(self) -> None:
         """Times the frontier together, and chooses; raises InputError where nothing keeps the budget."""
-        limit = self.frontier.limit
-        points = [replace(point, latency_ms=point.search_ms) for point in self.frontier.points]
-        self._update(points=tuple(points))
-        shown = {point.name: point for point in self.frontier.best}
+        limit = self.record.frontier.limit
+        points = [replace(point, latency_ms=point.search_ms) for point in self.record.frontier.points]
+        self.record.update(points=tuple(points))
+        shown = {point.name: point for point in self.record.frontier.best}
         if chosen := choose(points, self.budget, limit):
             shown[chosen.name] = chosen
-        self.setting.say(f"timing the {len(shown)} best, interleaved")
-        times = candidates.timed(self.setting, shown)
+        self.record.setting.say(f"timing the {len(shown)} best, interleaved")
+        times = candidates.timed(self.record.setting, shown)
         points = [replace(one, latency_ms=times.get(one.name, one.latency_ms)) for one in points]
         able = [point for point in points if point.name in shown]
         chosen = None if self.budget.frontier else choose(able, self.budget, limit)
-        self._update(points=tuple(points), chosen=chosen.name if chosen else None)
+        self.record.update(points=tuple(points), chosen=chosen.name if chosen else None)
         if chosen is None and not self.budget.frontier:
-            raise InputError(_nothing(self.frontier, self.budget))
+            raise InputError(nothing_keeps(self.record.frontier, self.budget))
 
     # What these need.
 
-    def _visit(
+    def _propose(
         self,
-        candidate: Candidate,
-        beside: Point | None = None,
-        predicted: tuple[float, float] | None = None,
-    ) -> Point:
-        """The point of a candidate, from the file or measured now."""
-        known = next((point for point in self.frontier.points if point.name == candidate.name), None)
-        if known is None:
-            self._tell(candidate)
-            floats = self._known(candidate.engine, FLOAT)
-            known, table = candidates.measured(self.setting, candidate, beside, floats)
-            if predicted is not None:
-                known = replace(known, predicted_ms=predicted[0], predicted_db=predicted[1])
-            tables = self.frontier.tables | ({known.name: table} if table else {})
-            self._update(points=(*self.frontier.points, known), tables=tables)
-        # The frontier's models are timed again at the end, which must not change what is proposed.
-        known = replace(known, latency_ms=known.search_ms)
-        if known.name not in {point.name for point in self.visited}:
-            self.visited.append(known)
-            self.spent += known.seconds
-        return known
-
-    def _propose(self, engine: str, method: str, costs: Costs, formats: dict[str, str]) -> Point:
-        """The point of proposed formats, with what the costs foretell of it."""
-        noise = max(costs.predicted(formats, LOSS), 1e-12)
-        predicted = 1e3 * costs.predicted(formats, LATENCY), -10 * math.log10(noise)
-        return self._visit(Candidate(engine, method, formats), self._beside(engine), predicted)
-
-    def _known(self, engine: str, format: str) -> Point | None:
-        points = (point for point in self.visited if point.engine == engine and point.uniform == format)
-        return next((point for point in points if point.error is None), None)
-
-    def _beside(self, engine: str) -> Point | None:
-        return self._known(engine, INT8) or self._known(engine, FLOAT)
+        engine: str,
+        method: str,
+        costs: Costs,
+        proposals: Sequence[dict[str, str]],
+        *,
+        may_stop: bool = False,
+    ) -> list[Point]:
+        """The points of proposed formats, with what the costs foretell of them."""
+        asked = []
+        for formats in proposals:
+            noise = max(costs.predicted(formats, LOSS), 1e-12)
+            predicted = 1e3 * costs.predicted(formats, LATENCY), -10 * math.log10(noise)
+            asked.append(Asked(Candidate(engine, method, formats), self.record.beside(engine), predicted))
+        return self.record.visit(asked, may_stop=may_stop)
 
     def _keeps_accuracy(self, point: Point) -> bool:
-        missed = misses(point, replace(self.budget, max_size=None, max_latency=None), self.frontier.limit)
-        return not missed and not is_lucky(point, self.visited, self.frontier.limit)
+        limit = self.record.frontier.limit
+        missed = misses(point, replace(self.budget, max_size=None, max_latency=None), limit)
+        return not missed and not is_lucky(point, self.record.visited, limit)
 
     def _bracket(self, costs: Costs) -> tuple[float, float]:
         """Noise that keeps the accuracy, as far as is known, and noise that does not."""
         if self.budget.min_sqnr is not None:
             asked = 10 ** (-self.budget.min_sqnr / 10)
-            if self.frontier.limit is None:
+            if self.record.frontier.limit is None:
                 return asked / CLOSE**2, asked * CLOSE**2
-        fitted = refitted(costs, self.visited)
+        fitted = refitted(costs, self.record.visited)
         low, high = _least_noise(fitted), _most_noise(fitted) * CLOSE
-        for point in self.visited:
+        for point in self.record.visited:
             if point.error is None and point.noise and self._keeps_accuracy(point):
                 low = max(low, point.noise)
-        over = [p.noise for p in self.visited if p.error is None and p.noise > low]
+        over = [p.noise for p in self.record.visited if p.error is None and p.noise > low]
         return low, min([high, *over]) if over else max(high, low)
 
     def _gains(self, costs: Costs, formats: dict[str, str]) -> bool:
         """Whether formats promise less than the least cost of what keeps the budget so far."""
-        kept = choose(self.visited, self.budget, self.frontier.limit)
+        kept = choose(self.record.visited, self.budget, self.record.frontier.limit)
         objective = self.budget.objective
         if kept is None:
             return True
         return costs.predicted(formats, objective) < GAIN * kept.searched(objective)
-
-    def _is_over(self) -> bool:
-        return self.time_limit is not None and self.spent >= self.time_limit
-
-    def _update(self, **changed: Any) -> None:
-        self.frontier = dataclasses.replace(self.frontier, **changed)
-        save(self.frontier, self.setting.folder)
-
-    def _tell(self, candidate: Candidate) -> None:
-        """Says what comes next, the best so far, and the time that is left."""
-        kept = None if self.budget.frontier else choose(self.visited, self.budget, self.frontier.limit)
-        parts = [f"model {len(self.frontier.points) + 1}: {candidate.name}"]
-        if kept:
-            parts.append(f"best so far {kept.search_ms:.3g} ms, {(kept.size_bytes or 0) / 1e6:.3g} MB")
-        if self.time_limit is not None:
-            parts.append(f"{max(self.time_limit - self.spent, 0) / 60:.1f} min left")
-        self.setting.say("; ".join(parts))
 
 
 def _tightened(tight: dict[str, float], budget: Budget, point: Point) -> dict[str, float]:
@@ -398,23 +370,3 @@ def _most_noise(costs: Costs) -> float:
 def _least_noise(costs: Costs) -> float:
     """What a single layer adds at its least, where the rest is float."""
     return max(float(costs.noise[costs.noise > 0].min(initial=1.0)), 1e-9)
-
-
-def _nothing(frontier: Frontier, budget: Budget) -> str:
-    """In a line, that nothing keeps the budget, the nearest, and what each misses."""
-    told = []
-    for point in nearest(frontier.points, budget, frontier.limit)[:OFFERED]:
-        parts = ", ".join(_missed(name, point, frontier) for name in misses(point, budget, frontier.limit))
-        told.append(f"{describe(point)} misses {parts}")
-    return f"no model has {budget.limits_text}; the nearest of {len(frontier.points)}: {'; '.join(told)}"
-
-
-def _missed(name: str, point: Point, frontier: Frontier) -> str:
-    percent = frontier.measure is not None and frontier.measure.unit == "%"
-    drop = "unknown" if point.drop is None else f"{point.drop * (100 if percent else 1):.3g}"
-    return {
-        "drop": f"the drop ({drop})",
-        "SQNR": f"the SQNR ({point.sqnr_db or 0:.1f} dB)",
-        LATENCY: f"the latency ({point.latency_ms or 0:.3g} ms)",
-        SIZE: f"the size ({(point.size_bytes or 0) / 1e6:.3g} MB)",
-    }[name]
