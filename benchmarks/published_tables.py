@@ -164,7 +164,7 @@ def choices(subject: Subject, trained: Subject, engines: Sequence[str]) -> dict[
         numbers = [_percent(score.accuracy.top1), _percent(score.fidelity.agreement)]
         return [name, *numbers, f"{score.fidelity.sqnr_db:.1f}", _sizes(made)[0]]
 
-    head = ["", "top-1, %", "agreement, %", "SQNR, dB", "weights, MB"]
+    head = ["choice", "top-1, %", "agreement, %", "SQNR, dB", "weights, MB"]
     names = {"minmax": "min-max", "moving-average": "moving average of batches", "percentile": "percentile"}
     names |= {"entropy": "histogram, entropy", "mse": "histogram, squared error (L2)"}
     ranges = [row(name, ranges=key) for key, name in names.items()]

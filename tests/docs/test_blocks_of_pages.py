@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ BLOCK = re.compile(r"^```(python|console|bash)(?: title=\"([^\"]+)\")?\n(.*?)^``
 def given() -> dict[str, Any]:
     """The names that pages take for granted: a model and its data."""
     torch.manual_seed(0)
-    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers = {"conv1": nn.Conv2d(3, 8, 3), "bn1": nn.BatchNorm2d(8), "relu": nn.ReLU()}
+    layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(8, 4)}
     images = [torch.randn(4, 3, 12, 12) for _ in range(2)]
     labelled = [(batch, torch.arange(4)) for batch in images]
-    names = {"model": nn.Sequential(*layers, nn.Linear(8, 4)).eval(), "example": images[0]}
+    names = {"model": nn.Sequential(OrderedDict(layers)).eval(), "example": images[0]}
     return names | {"batches": images, "train_loader": labelled, "evaluation_loader": labelled}
 
 
