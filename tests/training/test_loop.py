@@ -181,7 +181,11 @@ def test_a_demo_network_trains_into_a_checkpoint(tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["net.safetensors"]
 
 
-def test_a_float_training_goes_on_after_an_interruption(tmp_path):
+def test_a_float_training_goes_on_after_an_interruption(tmp_path, request):
+    # A process in the background begins with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
     class Stopping:
         """A loader; at the second batch of its fifth pass, in the second epoch, the user stops."""
 
