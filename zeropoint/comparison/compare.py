@@ -15,6 +15,7 @@ from zeropoint.comparison.runners import reference, runner, timed
 from zeropoint.comparison.start import ARTEFACTS, PROGRAMS, Run, begin, check, check_methods, unfinished
 from zeropoint.data import Loaders
 from zeropoint.data.batches import example_inputs
+from zeropoint.data.loaders import check_loaders
 from zeropoint.engines import Runner, installed, target, unsupported
 from zeropoint.errors import Count, InputError, check_value, first_line
 from zeropoint.files import make_folder
@@ -97,10 +98,7 @@ def compare(
     check_workers(workers)
     check_value("threads", threads, Count)
     check_value("batch_size", batch_size, Count)
-    if not isinstance(data, Loaders):
-        raise InputError(
-            f"the data is a {type(data).__name__}; give zp.Loaders(name, calibration, evaluation)"
-        )
+    check_loaders(data)
     methods = list(dict.fromkeys(methods))
     engines = list(dict.fromkeys(installed() if engines is None else engines))
     options = options or Options()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zeropoint.data import Loaders
-from zeropoint.data.batches import Loader, example_inputs
+from zeropoint.data.batches import Loader, example_inputs, items_of
 from zeropoint.engines import find as engine
 from zeropoint.engines import installed, missing, refusal, target
 from zeropoint.errors import InputError, interruption_tells
@@ -126,7 +126,7 @@ def begin(run: Run, command: str, probe: Evaluation, max_drop: str, *, trains: b
         model=run.program.origin or "a model",
         data=run.data.name,
         threads=run.threads,
-        batch_size=len(run.program.example_inputs[0]) if run.program.example_inputs[0].dim() else 1,
+        batch_size=items_of(run.program.example_inputs),
         images=0,
         machine=machine.describe(),
         options=options,

@@ -66,3 +66,11 @@ def limited(loaders: Loaders, n: int | None) -> Loaders:
         train=None if loaders.train is None else limit(loaders.train, n),
         validation=None if loaders.validation is None else limit(loaders.validation, n),
     )
+
+
+def check_loaders(data: object) -> None:
+    """Raises InputError for what is no Loaders."""
+    if not isinstance(data, Loaders):
+        raise InputError(
+            f"the data is a {type(data).__name__}; give zp.Loaders(name, calibration, evaluation)"
+        )

@@ -1,12 +1,13 @@
 """What is printed of a search: the models on its frontier, the one chosen, what its layers got and why."""
 
 import math
+from collections import Counter
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from zeropoint.report.columns import Column, table
-from zeropoint.report.figures import NOTHING, count, decibels, figures, known, megabytes, value_text
+from zeropoint.report.figures import NOTHING, count, decibels, figures, known, megabytes, percent, value_text
 from zeropoint.tasks import Measure
 from zeropoint.tuning.formats import FLOAT, INT8
 from zeropoint.tuning.frontier import Frontier, Point, describe
@@ -95,20 +96,14 @@ def _saved(weights: int, name: str) -> str:
 def described(point: Point) -> str:
     """The method, formats and engine, short."""
     if point.uniform:
-        return (
-            f"{point.method} {point.uniform} {point.engine}"
-            if point.uniform != FLOAT
-            else f"fp32 {point.engine}"
-        )
-    counts: dict[str, int] = {}
-    for name in point.formats.values():
-        counts[name] = counts.get(name, 0) + 1
-    ranked = sorted(counts.items(), key=lambda item: -item[1])
-    return f"{point.method} {' '.join(f'{n}×{name}' for name, n in ranked)} {point.engine}"
+        made = "fp32" if point.uniform == FLOAT else f"{point.method} {point.uniform}"
+        return f"{made} {point.engine}"
+    counts = Counter(point.formats.values()).most_common()
+    return f"{point.method} {' '.join(f'{n}×{name}' for name, n in counts)} {point.engine}"
 
 
 def _value(value: float, measure: Measure) -> str:
-    return f"{100 * value:.2f}" if measure.unit == "%" else figures(value)
+    return percent(value) if measure.unit == "%" else figures(value)
 
 
 def _drop(point: Point, measure: Measure) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from zeropoint.data import Loaders
-from zeropoint.data.batches import Loader
+from zeropoint.data.batches import Loader, items_of
 from zeropoint.engines import Runner, load_artefact, lower
 from zeropoint.engines import find as engine
 from zeropoint.engines.verify import check_lowering
@@ -68,8 +68,8 @@ def measured(
     Of a uniform one also the Table, else an empty one. It is timed beside another point, by their ratio, and
     compared with the float model ``floats`` of the same engine; None for eager PyTorch.
     """
-    started, point = time.perf_counter(), Point(candidate.name, candidate.engine, candidate.method, {})
-    point, costs = replace(point, formats=dict(candidate.formats)), Table()
+    started, costs = time.perf_counter(), Table()
+    point = Point(candidate.name, candidate.engine, candidate.method, dict(candidate.formats))
     try:
         program, path = _made(setting, candidate)
         point = replace(point, artefact=_inside(setting, path), program=_program_of(setting, candidate))
@@ -105,7 +105,7 @@ def _table(setting: Setting, candidate: Candidate, program: Program, path: Path)
             name = fx.module_name(seen.node)
             noise[name] = noise.get(name, 0.0) + seen.at_outputs / max(looked.signal, 1e-30)
     layers = [node for node in program.module.graph.nodes if _is_layer(node)]
-    sized = at_batch(program, _batch(setting))
+    sized = at_batch(program, items_of(setting.program.example_inputs))
     seconds = kernel_seconds(sized, candidate.engine, path, layers, setting.threads)
     found = Table()
     for node in layers:
@@ -144,7 +144,7 @@ def _made(setting: Setting, candidate: Candidate) -> tuple[Program, Path]:
         )
         program.save(file)
         beside(file).unlink(missing_ok=True)
-    sized = at_batch(program, _batch(setting))
+    sized = at_batch(program, items_of(setting.program.example_inputs))
     path = setting.folder / ARTEFACTS / f"{candidate.name}{made.artefact_name(sized)}"
     lower(sized, candidate.engine, path, setting.threads)
     return program, path
@@ -159,7 +159,12 @@ def _evaluated(
 ) -> Evaluation:
     cores = machine.cores()
     runner = load_artefact(candidate.engine, path, cores, program)
-    check_lowering(program, runner.run, candidate.engine, 1 if program.dynamic_batch else _batch(setting))
+    check_lowering(
+        program,
+        runner.run,
+        candidate.engine,
+        1 if program.dynamic_batch else items_of(setting.program.example_inputs),
+    )
     reference = (
         setting.program if floats is None else _reference(setting, floats.engine, str(floats.artefact))
     )
@@ -221,11 +226,6 @@ def _call(setting: Setting, point: Point) -> Callable[[], object]:
 
 def _inside(setting: Setting, path: Path) -> str:
     return str(path.relative_to(setting.folder))
-
-
-def _batch(setting: Setting) -> int:
-    first = setting.program.example_inputs[0]
-    return len(first) if first.dim() else 1
 
 
 def _is_layer(node: Node) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from zeropoint import tasks
 from zeropoint.data import Loaders
+from zeropoint.data.loaders import check_loaders
 from zeropoint.engines import installed
 from zeropoint.errors import Count, InputError, Positive, check_value, interruption_tells
 from zeropoint.files import empty_removed, make_folder
@@ -106,10 +107,7 @@ def tune(
     check_value("time_limit", time_limit, Positive | None)
     if program.method != "fp32":
         raise InputError(f"the Program is {program.method} already; tune the float one")
-    if not isinstance(data, Loaders):
-        raise InputError(
-            f"the data is a {type(data).__name__}; give zp.Loaders(name, calibration, evaluation)"
-        )
+    check_loaders(data)
     options = options or Options()
     names = list(dict.fromkeys(installed() if engines is None else engines))
     chosen_formats, methods = checked(formats), list(dict.fromkeys(methods))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from zeropoint import engines as all_engines
 from zeropoint.data import Loaders
-from zeropoint.data.batches import Loader, limit
+from zeropoint.data.batches import Loader, items_of, limit
 from zeropoint.engines import unsupported
 from zeropoint.errors import InputError
 from zeropoint.graph.program import Program
@@ -79,7 +79,7 @@ def begin(
         data=setting.data.name,
         budget=str(budget),
         threads=setting.threads,
-        batch_size=len(program.example_inputs[0]) if program.example_inputs[0].dim() else 1,
+        batch_size=items_of(program.example_inputs),
         machine=machine.describe(),
         options=options,
         fingerprint=fingerprint(program, setting.data),
