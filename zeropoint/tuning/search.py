@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from zeropoint import tasks
@@ -129,9 +130,14 @@ def tune(
     frontier = begin(setting, budget, chosen_formats, probe, measure)
     with empty_removed(folder), opened(workers, setting, _fingerprint) as does:
         record = Record(setting, frontier, budget, time_limit, does)
-        with interruption_tells(lambda: f"{len(record.frontier.points)} models are saved in {folder}"):
+        with interruption_tells(lambda: _saved(record.frontier, folder)):
             Search(record, budget).run(names, methods)
     return record.frontier
+
+
+def _saved(frontier: Frontier, folder: Path) -> str:
+    number = len(frontier.points)
+    return f"{number} model{'s are' if number != 1 else ' is'} saved in {folder}"
 
 
 def _fingerprint(setting: Setting) -> str:
