@@ -14,9 +14,9 @@ from networks import Residual, randomized
 from torch.utils.data import DataLoader, Subset
 
 import zeropoint as zp
-from zeropoint.comparison import samples
 from zeropoint.data import images as prepare
 from zeropoint.data.batches import image_files
+from zeropoint.measure import samples
 from zeropoint.measure.results import Parity, Results, Row
 from zeropoint.models.vision import torchvision
 from zeropoint.report.files import load, save

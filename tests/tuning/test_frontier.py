@@ -7,6 +7,7 @@ import pytest
 
 from zeropoint.errors import InputError
 from zeropoint.measure.kept import MaxDrop
+from zeropoint.measure.latency import Latency
 from zeropoint.tasks.bootstrap import Change
 from zeropoint.tasks.metric import Measure
 from zeropoint.tuning.budget import Budget
@@ -28,8 +29,9 @@ TOP1 = Measure("top-1", "%")
 
 
 def point(name, ms=1.0, size=100, db=30.0, drop=0.0, **more):
+    latency = Latency(ms, ms, ms)
     return Point(
-        name, "openvino", "static", {"a": name}, size, ms, ms, db, drop=drop, value=0.9 - drop, **more
+        name, "openvino", "static", {"a": name}, size, ms, latency, db, drop=drop, value=0.9 - drop, **more
     )
 
 

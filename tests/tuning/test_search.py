@@ -7,19 +7,25 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from networks import images, residual
 from torch import nn
 
+from zeropoint.comparison.compare import compare
 from zeropoint.data import Loaders
 from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
 from zeropoint.graph.program import load as load_program
+from zeropoint.measure.latency import Latency
+from zeropoint.report.files import load as load_results
+from zeropoint.report.html import write as write_report
+from zeropoint.shipping.ship import ship_run
 from zeropoint.tuning import candidates
 from zeropoint.tuning.budget import Budget
 from zeropoint.tuning.formats import Candidate
-from zeropoint.tuning.frontier import load
+from zeropoint.tuning.frontier import load, save
 from zeropoint.tuning.search import tune
 
 pytestmark = pytest.mark.slow  # every one makes several models
@@ -49,7 +55,7 @@ def exact_times(monkeypatch):
 
     def seconds(setting, point, beside=None):
         digest = hashlib.sha256(repr(sorted(point.formats.items())).encode()).digest()
-        return 1.0 + digest[0] / 256
+        return Latency(median := 1.0 + digest[0] / 256, 1.1 * median, 1.2 * median)
 
     monkeypatch.setattr(candidates, "_latency", seconds)
     monkeypatch.setattr(
@@ -120,6 +126,39 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result(tmp_path, monkeypatch
     assert again.chosen == whole.chosen
 
 
+def test_what_was_chosen_is_shipped_and_drawn(tmp_path):
+    data, run = loaders(), tmp_path / "run"
+    found = search(run, Budget(frontier=True), data=data)
+    # Of a tiny network no mixture may be worth it: one is chosen by hand.
+    chosen = next(point for point in found.points if not point.uniform and point.program)
+    save(dataclasses.replace(found, budget="the least size", chosen=chosen.name), run)
+    manifest = ship_run(run, tmp_path / "shipped")
+    assert manifest["measured"]["latency_ms"]["p50"] == pytest.approx(chosen.latency_ms.p50)
+    golden = np.load(tmp_path / "shipped/golden/outputs.npz")
+    program = load_program(run / chosen.program)
+    expected = program(data.evaluation[0][0][:4]).numpy()
+    assert np.abs(next(iter(golden.values())) - expected).max() < 0.02 * np.abs(expected).max()
+    write_report([run], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Format of each layer" in page
+    layers = [name for name, format in chosen.formats.items() if format != "W8A8"]
+    assert all(f'<th scope="row">{name}</th>' in page for name in layers)
+    results = load_results(run)
+    assert len({row.name for row in results.rows}) == len(found.points)
+    assert results.chosen.startswith("static mixed ")
+
+
+def test_a_search_and_a_comparison_do_not_share_a_folder(tmp_path):
+    search(tmp_path / "search", time_limit=0.01)
+    with pytest.raises(InputError, match="holds a search of zeropoint tune; give another --out"):
+        compare(residual(), loaders(), out=tmp_path / "search", engines=["onnxruntime"])
+    assert load(tmp_path / "search").chosen
+    (tmp_path / "comparison").mkdir()
+    (tmp_path / "comparison/results.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a comparison; give another --out"):
+        search(tmp_path / "comparison")
+
+
 def test_another_budget_uses_what_was_measured(tmp_path, monkeypatch):
     first = search(tmp_path)
     made = []
@@ -149,7 +188,8 @@ def test_a_curve_goes_from_float_to_the_fewest_bits(tmp_path):
     assert found.chosen is None
     best = found.best
     assert len(best) >= 2
-    assert [p.latency_ms for p in best] == sorted(p.latency_ms for p in best)
+    times = [point.latency_ms.p50 for point in best]
+    assert times == sorted(times)
     assert len(found.points) > len(FORMATS) + 2
 
 

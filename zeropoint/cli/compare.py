@@ -9,9 +9,8 @@ import typer
 from zeropoint import progress
 from zeropoint.cli import options as shared
 from zeropoint.cli import output
-from zeropoint.cli.report import draw
+from zeropoint.cli.report import draw_or_say
 from zeropoint.cli.run import interruptible
-from zeropoint.errors import InputError, interruption_tells
 from zeropoint.targets.options import Options
 
 Methods = Annotated[
@@ -129,14 +128,4 @@ def compare(
         return
     output.print_table(terminal(results), key=3)
     output.say(f"Results: {folder}/results.json, results.csv, results.md", style="dim")
-    _draw_report(folder)
-
-
-def _draw_report(folder: Path) -> None:
-    """Draws the report; the comparison is done, even if it cannot be drawn."""
-    then = f"zeropoint report {folder} draws the report"
-    try:
-        with interruptible(then), interruption_tells(lambda: f"all rows are saved in {folder}"):
-            draw([folder], folder / "report.html")
-    except InputError as error:
-        output.say(f"No report: {error}", style="dim")
+    draw_or_say(folder)

@@ -11,12 +11,13 @@ from zeropoint.files import check_new
 
 
 def ship(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that compare wrote.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that compare or tune wrote.")],
     out: Annotated[Path, typer.Option(help="New folder to write.")],
     row: Annotated[
         str | None,
         typer.Option(
-            help="The row: method, bits and engine, as in 'static W8A8 openvino'; default: the verdict's."
+            help="The row: method, bits and engine, as in 'static W8A8 openvino'; default: the verdict's,"
+            " or the one that tune chose."
         ),
     ] = None,
     layout: Annotated[
@@ -29,7 +30,7 @@ def ship(
         bool, typer.Option("--anyway", help="Ship a row even if it computes something else than its Program.")
     ] = False,
 ) -> None:
-    """Write a row of a comparison as a folder that runs anywhere.
+    """Write a row of a comparison, or what tune chose, as a folder that runs anywhere.
 
     It holds the artefact, golden outputs, and predict.py and verify.py, which need the engine and NumPy
     alone: not zeropoint. Copy it anywhere, and run python verify.py there.

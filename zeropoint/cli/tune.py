@@ -8,6 +8,7 @@ import typer
 from zeropoint import progress
 from zeropoint.cli import options as shared
 from zeropoint.cli import output
+from zeropoint.cli.report import draw_or_say
 from zeropoint.cli.run import interruptible
 from zeropoint.targets.options import Options
 
@@ -139,6 +140,7 @@ def tune(
             loss=own,
             time_limit=seconds,
             workers=workers,
+            command=output.command_line(),
             say=progress.say,
             **given,
         )
@@ -151,3 +153,5 @@ def tune(
         point = found[found.chosen]
         output.say(f"Model: {folder}/{point.program or point.artefact}", style="dim")
         output.say(f"Artefact: {folder}/{point.artefact}", style="dim")
+        output.say(f"To deploy it: zeropoint ship {folder} --out DIR", style="dim")
+    draw_or_say(folder)

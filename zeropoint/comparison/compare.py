@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from zeropoint import tasks
-from zeropoint.comparison import samples
 from zeropoint.comparison.runners import reference, runner, timed
 from zeropoint.comparison.start import ARTEFACTS, PROGRAMS, Run, begin, check, check_methods, unfinished
 from zeropoint.data import Loaders
@@ -21,7 +20,7 @@ from zeropoint.errors import Count, InputError, check_value, first_line
 from zeropoint.files import make_folder
 from zeropoint.graph.program import Program, at_batch, check_program, load, parameter_bytes
 from zeropoint.graph.signature import flat_loaders
-from zeropoint.measure import layers, parity, pictures
+from zeropoint.measure import layers, parity, pictures, samples
 from zeropoint.measure.changed import ChangedSample
 from zeropoint.measure.evaluate import Evaluation, Fitting, evaluate_all
 from zeropoint.measure.fidelity import Fidelity

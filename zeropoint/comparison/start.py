@@ -22,6 +22,7 @@ from zeropoint.measure.evaluate import Evaluation
 from zeropoint.measure.evaluate import check as check_task
 from zeropoint.measure.fingerprint import fingerprint
 from zeropoint.measure.results import Results
+from zeropoint.measure.samples import SHIPPING
 from zeropoint.methods import find, named
 from zeropoint.methods.trainable import check_training
 from zeropoint.models.userfile import identity
@@ -31,8 +32,9 @@ from zeropoint.targets.options import Options
 from zeropoint.tasks import Task
 from zeropoint.training import randomness
 from zeropoint.training.task import OwnLoss
+from zeropoint.tuning.frontier import FILE as SEARCH
 
-PROGRAMS, ARTEFACTS, SHIPPING = "programs", "artefacts", "shipping"  # folders in the run folder
+PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
 RESULTS = ("results.json", "results.csv", "results.md")  # files in it
 BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
 SAME = ("model", "data", "task", "metrics", "threads", "batch_size", "options", "machine", "fingerprint")
@@ -138,6 +140,8 @@ def begin(run: Run, command: str, probe: Evaluation, max_drop: str, *, trains: b
         max_drop=max_drop,
         own=_own(run, trains),
     )
+    if (run.folder / SEARCH).exists():
+        raise InputError(f"{run.folder} holds a search of zeropoint tune; give another --out")
     if not (run.folder / RESULTS[0]).exists():
         _clear(run.folder)  # of a comparison whose results were deleted
         return fresh

@@ -14,6 +14,7 @@ EAGER = "torch"
 """The engine whose float32 rows are eager PyTorch: the reference for speed and accuracy."""
 TOP1 = Measure("top-1", "%")
 AGREEMENT = Measure("agreement", "%")
+MIXED = "mixed"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Row:
     float32's size over this one's. ``int8_share``: of the multiply-accumulates, those that the engine does in
     int8, a fraction of 1; ``fallbacks``: the operators that are quantized and that it does in float all the
     same. ``changed_samples``: those whose outputs moved most from float32's, ``changed_classes``: those with
-    other answers, the worst first. ``artefact``: path in the run folder. ``error``: one line where the row
+    other answers, the worst first. ``mixture``: what tells a row whose layers have several formats from
+    others; "" if they have one. ``artefact``: path in the run folder. ``error``: one line where the row
     failed; an SQNR or loss that shows NaN or infinity in the outputs sets it.
     """
 
@@ -78,6 +80,7 @@ class Row:
     outputs_db: dict[str, float | None] = dataclasses.field(default_factory=dict)
     changed_samples: tuple[ChangedSample, ...] = ()
     changed_classes: tuple[ChangedClass, ...] = ()
+    mixture: str = ""
 
     def __post_init__(self) -> None:
         if self.top1 is not None and not self.values:  # results of earlier versions
@@ -103,7 +106,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """How messages name the row: "static on openvino", or "static W4A8 on openvino"."""
+        """How messages name the row: "static on openvino", "static W4A8 on openvino"."""
+        if self.mixture:
+            return f"{self.method} {self.bits} {self.mixture} on {self.engine}"
         bits = f" {self.bits}" if self.quantized and self.bits != "W8A8" else ""
         return f"{self.method}{bits} on {self.engine}"
 
@@ -115,8 +120,8 @@ class Row:
 
     @property
     def bits(self) -> str:
-        """Those of weights and activations, as in W8A8."""
-        return f"W{self.weight_bits}A{self.activation_bits}"
+        """Those of weights and activations, as in W8A8, or mixed."""
+        return MIXED if self.mixture else f"W{self.weight_bits}A{self.activation_bits}"
 
     @property
     def is_wrong(self) -> bool:
@@ -142,6 +147,8 @@ class Results:
     ``measures``: its metrics, of which verdicts speak of the first, and ``fidelity``: what ``agreement`` of a
     row is, None if the task has none. ``max_drop``: how much worse than float32's the first metric may be, as
     in 0.5 or 2%, "" for the default. ``own``: the user's functions and training data, each with a hash.
+    ``budget``, ``chosen``: of a search, what was asked for in words, and the name of the row that it chose,
+    "" if none keeps the budget.
 
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> results = zp.compare(program, data, out="run", methods=["static"], engines=["openvino"])
@@ -170,6 +177,8 @@ class Results:
     fidelity: Measure | None = AGREEMENT
     max_drop: str = ""
     own: dict[str, str] = dataclasses.field(default_factory=dict)
+    budget: str = ""
+    chosen: str = ""
 
     @property
     def metrics(self) -> tuple[Measure, ...]:

@@ -94,6 +94,8 @@ def tradeoff(runs: Mapping[str, Results]) -> go.Figure | None:
         figure.add_scatter(**_front([one for one in points if one.run == run], colours.get(run), several))
     for name, members in groups.items():
         figure.add_scatter(**_bubbles(name, members, points, engines, colours[name], several))
+    if ringed := [one for one in points if one.row.name == runs[one.run].chosen]:
+        figure.add_scatter(**_ring(ringed))
     for name, symbol in engines.items():  # the legend of the markers
         figure.add_scatter(
             x=[None],
@@ -117,6 +119,18 @@ def _front(points: Sequence[_Point], colour: str | None, several: bool) -> dict[
         "line": {"shape": "hv", "dash": "dash", "width": 1.5, "color": colour if several else NEUTRAL},
         "name": literal(f"Pareto front of {points[0].run}") if several else "Pareto front",
         "showlegend": not several,
+        "hoverinfo": "skip",
+    }
+
+
+def _ring(points: Sequence[_Point]) -> dict[str, Any]:
+    """A ring around what searches chose."""
+    return {
+        "x": [point.time for point in points],
+        "y": [point.height for point in points],
+        "mode": "markers",
+        "name": "chosen",
+        "marker": {"symbol": "circle-open", "size": 42, "color": NEUTRAL, "line": {"width": 2}},
         "hoverinfo": "skip",
     }
 

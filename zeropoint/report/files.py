@@ -15,6 +15,9 @@ from zeropoint.measure.latency import Latency
 from zeropoint.measure.results import Parity, Results, Row
 from zeropoint.report.table import markdown
 from zeropoint.tasks.bootstrap import Change
+from zeropoint.tuning.frontier import FILE as SEARCH
+from zeropoint.tuning.frontier import load as load_search
+from zeropoint.tuning.rows import results_of
 
 SCHEMA = 3
 """Version of ``results.json``; it goes up whenever a reader of the older one would misread the newer."""
@@ -51,14 +54,18 @@ def save(results: Results, folder: str | os.PathLike[str]) -> None:
 
 
 def load(folder: str | os.PathLike[str]) -> Results:
-    """The results that ``save`` wrote into ``folder``.
+    """The results that ``save`` wrote into ``folder``, or those of the search in it.
 
     Raises InputError if results.json is missing, not JSON, truncated, incomplete, or of a newer schema, or if
     a row was changed since it was saved.
     """
     path = Path(folder) / "results.json"
+    if not path.exists() and (Path(folder) / SEARCH).exists():
+        return results_of(load_search(Path(folder)))
     if not path.exists():
-        raise InputError(f"no results.json in {folder}: give the folder that `zeropoint compare --out` wrote")
+        raise InputError(
+            f"no results.json in {folder}: give the folder that `zeropoint compare --out` or tune wrote"
+        )
     record = read_json(path, FIX)
     schema = record.get("schema") if isinstance(record, dict) else None
     if not isinstance(schema, int):

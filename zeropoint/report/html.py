@@ -37,7 +37,9 @@ from zeropoint.report import table
 from zeropoint.report.figures import NOTHING, decibels, known, percent, samples
 from zeropoint.report.files import load as load_results
 from zeropoint.report.samples import MediaFiles, changes
+from zeropoint.report.tune import why
 from zeropoint.report.verdict import verdict
+from zeropoint.tuning.frontier import load as load_search
 
 NAME = "report.html"  # in the run folder
 
@@ -49,13 +51,17 @@ CELLS = 40_000  # in the tables of layers of one report
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read. ``label``: its name among others. ``no_layers``: why it has none, or ""."""
+    """A run folder, read. ``label``: its name among others. ``no_layers``: why it has none, or "".
+
+    ``formats``: of a search, the format of each layer of the model that it chose, and why.
+    """
 
     label: str
     folder: Path
     results: Results
     layers: tuple[Layers, ...]
     no_layers: str
+    formats: Sequence[tuple[str, str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,8 @@ def read(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
     for path, one in zip(paths, results, strict=True):
         label = one.model if models.count(one.model) == 1 else f"{one.model} ({path})"
         layers, no_layers = _layers(path)
-        runs.append(Run(label, path, one, layers, no_layers))
+        formats = why(load_search(path)) if one.chosen else ()
+        runs.append(Run(label, path, one, layers, no_layers, formats))
     return runs
 
 
@@ -212,6 +219,8 @@ def _section(number: int, run: Run, pages: int, cells: int, files: MediaFiles) -
             }
             for program, one in enumerate(layers)
         },
+        "searched": bool(results.budget),
+        "formats": run.formats,
         "parity": [(row.name, _parity(row.parity)) for row in results.rows if row.parity is not None],
         "machine": _machine(results),
         "versions": sorted((results.machine.get("versions") or {}).items()),

@@ -230,7 +230,7 @@ def _machine(results: Results) -> str:
 
 
 def _bits(row: Row) -> str:
-    return f"{row.weight_bits}/{known(row.activation_bits)}"
+    return row.bits if row.mixture else f"{row.weight_bits}/{known(row.activation_bits)}"
 
 
 def _quality(results: Results) -> list[_Column]:

@@ -9,6 +9,7 @@ from rich.text import Text
 from zeropoint.report.columns import Column, table
 from zeropoint.report.figures import NOTHING, count, decibels, figures, known, megabytes, percent, value_text
 from zeropoint.tasks import Measure
+from zeropoint.tuning.budget import LATENCY
 from zeropoint.tuning.formats import FLOAT, INT8
 from zeropoint.tuning.frontier import Frontier, Point, describe
 
@@ -22,7 +23,7 @@ def terminal(frontier: Frontier) -> RenderableType:
         Column[Point](
             "Model", lambda point: ("→ " if point.name == frontier.chosen else "") + described(point)
         ),
-        Column[Point]("Latency\nms", lambda point: known(point.latency_ms, figures), "right"),
+        Column[Point]("Latency\nms", lambda point: figures(1e3 * point.cost(LATENCY)), "right"),
         Column[Point]("Size\nMB", lambda point: known(point.size_bytes, megabytes), "right"),
         Column[Point]("SQNR\ndB", lambda point: decibels(point.sqnr_db), "right"),
     ]
@@ -44,14 +45,14 @@ def terminal(frontier: Frontier) -> RenderableType:
         table(columns, frontier.best, gap=2),
         Text(),
         *([Text(verdict(frontier))] if frontier.chosen else []),
-        *(Text(line, style="dim") for line in [*why(frontier)[:SHOWN], *notes, *failed]),
+        *(Text(line, style="dim") for line in [*_told(frontier)[:SHOWN], *notes, *failed]),
     )
 
 
 def verdict(frontier: Frontier) -> str:
     """The chosen model in a sentence."""
     point = frontier[frontier.chosen]
-    parts = [f"{point.latency_ms or 0:.3g} ms", f"{(point.size_bytes or 0) / 1e6:.3g} MB"]
+    parts = [f"{1e3 * point.cost(LATENCY):.3g} ms", f"{(point.size_bytes or 0) / 1e6:.3g} MB"]
     if point.sqnr_db is not None:
         parts.append(f"{point.sqnr_db:.1f} dB")
     if frontier.measure is not None and point.value is not None:
@@ -60,18 +61,24 @@ def verdict(frontier: Frontier) -> str:
     return f"Chosen: {describe(point)}: {', '.join(parts)}; {frontier.budget}."
 
 
-def why(frontier: Frontier) -> list[str]:
-    """Of each layer of the chosen model that is not W8A8, what it got and what that costs and saves."""
+def _told(frontier: Frontier) -> list[str]:
+    """A line for each layer of the chosen model that is not W8A8."""
+    return [f"{layer}: {name}: {effect}" for layer, name, effect in why(frontier) if effect]
+
+
+def why(frontier: Frontier) -> list[tuple[str, str, str]]:
+    """Of each layer of the chosen model its format, and what that costs and saves; "" for W8A8."""
     if frontier.chosen is None:
         return []
     point = frontier[frontier.chosen]
     uniform = [one for one in frontier.points if one.engine == point.engine and one.uniform]
     tables = {str(one.uniform): frontier.tables.get(one.name, {}) for one in uniform}
-    whole = (point.latency_ms or 0.0) / 1e3
-    lines = []
+    whole = point.cost(LATENCY)
+    found = []
     for layer, name in sorted(point.formats.items()):
         own, usual = (tables.get(one, {}).get(layer) for one in (name, INT8))
         if name == INT8 or own is None or usual is None:
+            found.append((layer, name, ""))
             continue
         time = (own.seconds - usual.seconds) / whole if whole else 0.0
         noise = point.noise
@@ -84,8 +91,8 @@ def why(frontier: Frontier) -> list[str]:
             *([f"costs {lost:.1f} dB"] if lost >= 0.05 else []),
             *([weighs] if weighs else []),
         ]
-        lines.append(f"{layer}: {name}: {', '.join(effects)}")
-    return lines
+        found.append((layer, name, ", ".join(effects)))
+    return found
 
 
 def _saved(weights: int, name: str) -> str:

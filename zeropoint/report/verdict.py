@@ -25,8 +25,10 @@ def verdict(results: Results) -> str:
     Of rows that are equally fast it is the most accurate one. A row whose parity failed by its SQNR is not
     recommended, and the verdict says so. It also says which kept row is the smallest and which the most
     accurate, if the row is a float one although quantized ones were measured, and what it would take if no
-    quantized row keeps the accuracy.
+    quantized row keeps the accuracy. Of a search it is the row that the search chose.
     """
+    if results.budget:
+        return _searched(results)
     wrong = [row for row in results.rows if row.error is None and row.latency_ms is not None and row.is_wrong]
     measured = standings(results)
     if not measured and not wrong:
@@ -36,6 +38,14 @@ def verdict(results: Results) -> str:
         return f"Ship none of these: {_wrong(wrong)}."
     recommended = _recommended(measured, results, "" if any(row.quantized for row in wrong) else UNQUANTIZED)
     return f"{recommended} Do not ship {_wrong(wrong)}." if wrong else recommended
+
+
+def _searched(results: Results) -> str:
+    """What a search chose."""
+    if not results.chosen:
+        return f"Nothing is chosen: the search was for {results.budget}."
+    chosen = next(one for one in standings(results) if one.row.name == results.chosen)
+    return f"Ship {chosen.row.name}: {', '.join(_facts(chosen))}; {results.budget}."
 
 
 def _wrong(rows: list[Row]) -> str:
@@ -130,6 +140,8 @@ def _facts(one: Standing) -> list[str]:
     facts = [f"{figures(row.latency_ms.p50)} ms"] if row.latency_ms else []
     if row.speedup_eager is not None:
         facts.append(f"{ratio(row.speedup_eager)}× the speed of eager float32")
+    elif row.speedup_engine is not None and row.quantized:
+        facts.append(f"{ratio(row.speedup_engine)}× the speed of float32")
     if row.shrink is not None and row.quantized:
         facts.append(f"{ratio(row.shrink)}× smaller")
     return [*facts, _accuracy(one)]

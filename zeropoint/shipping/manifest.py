@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from zeropoint import engines
-from zeropoint.comparison.samples import Samples
 from zeropoint.engines.engine import PROCESSOR
 from zeropoint.errors import InputError
 from zeropoint.measure.latency import Latency
+from zeropoint.measure.samples import Samples
 from zeropoint.models.source import Preprocessing
 from zeropoint.targets.processor import PROCESSORS
 from zeropoint.versions import versions

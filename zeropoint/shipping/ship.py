@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from zeropoint import engines
-from zeropoint.comparison import samples
 from zeropoint.errors import Count, InputError, check_value
 from zeropoint.files import check_new
 from zeropoint.graph.program import Program, at_batch, check_program
+from zeropoint.measure import samples
 from zeropoint.measure.kept import standings
 from zeropoint.measure.latency import interleave, summarize
 from zeropoint.measure.results import Results, Row
@@ -100,10 +100,10 @@ def ship_run(
 ) -> dict[str, Any]:
     """Writes a folder at ``out`` that runs a row of a comparison without zeropoint; gives its manifest.
 
-    ``run``: the folder that ``compare`` wrote. ``row``: method, bits and engine, as in "static W8A8
-    openvino", of which what is not needed to find the row may be left out; by default the row that the
-    verdict recommends. The folder is that of ``ship``, with what was measured of the row, and so is
-    ``layout``.
+    ``run``: the folder that ``compare`` or ``tune`` wrote. ``row``: method, bits and engine, as in "static
+    W8A8 openvino", of which what is not needed to find the row may be left out; by default the row that the
+    verdict recommends, or that the search chose. The folder is that of ``ship``, with what was measured of
+    the row, and so is ``layout``.
 
     Raises InputError for a row that does not exist, that failed, or, unless ``anyway``, that computes
     something else than its Program, and if ``out`` exists.
@@ -154,10 +154,12 @@ def find(results: Results, words: str) -> Row:
     Raises InputError if there is none, or several.
     """
     wanted = {word.lower() for word in words.split()} - {"on"}
-    rows = [
+    # "static on openvino" is a row's whole name, though other rows of static have these words, too.
+    rows = [row for row in results.rows if row.name.lower() == words.lower()] or [
         row
         for row in results.rows
-        if wanted and wanted <= {row.method, row.engine, row.bits.lower() if row.quantized else ""}
+        if wanted
+        and wanted <= {row.method, row.engine, row.bits.lower() if row.quantized else "", row.mixture}
     ]
     if len(rows) == 1:
         return rows[0]
@@ -167,7 +169,11 @@ def find(results: Results, words: str) -> Row:
 
 
 def recommended(results: Results) -> Row:
-    """The row that the verdict recommends. Raises InputError if there is none."""
+    """The row that the verdict recommends, or that a search chose. Raises InputError if there is none."""
+    if results.chosen:
+        return next(row for row in results.rows if row.name == results.chosen)
+    if results.budget:
+        raise InputError("this search chose no model; choose one with --row")
     kept = [one for one in standings(results) if one.kept == "yes"]
     if not kept:
         raise InputError("no row of this comparison keeps float32's accuracy; choose one with --row")

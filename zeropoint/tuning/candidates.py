@@ -22,7 +22,7 @@ from zeropoint.graph.operators import EMBEDDINGS, RECURRENT, family, weighted
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.measure.evaluate import Evaluation, evaluate_all
 from zeropoint.measure.kernels import kernel_seconds
-from zeropoint.measure.latency import interleave
+from zeropoint.measure.latency import Latency, interleave, scaled, summarize
 from zeropoint.measure.layerwise import layerwise
 from zeropoint.measure.size import on_disk
 from zeropoint.quantization import quantize
@@ -77,7 +77,7 @@ def measured(
         if point.uniform is not None:
             costs = _table(setting, candidate, program, path)
         latency = _latency(setting, point, beside)
-        point = replace(point, size_bytes=on_disk(path), search_ms=latency, latency_ms=latency)
+        point = replace(point, size_bytes=on_disk(path), search_ms=latency.p50, latency_ms=latency)
     except InputError as error:
         point = replace(point, error=str(error))
     except Exception as error:  # an engine's failure is a point that failed, not the end of the search
@@ -118,11 +118,11 @@ def _table(setting: Setting, candidate: Candidate, program: Program, path: Path)
     return found
 
 
-def timed(setting: Setting, points: Mapping[str, Point]) -> dict[str, float]:
-    """The median milliseconds of all points, timed interleaved."""
+def timed(setting: Setting, points: Mapping[str, Point]) -> dict[str, Latency]:
+    """The latencies of all points, timed interleaved."""
     calls = {name: _call(setting, point) for name, point in points.items()}
     samples = interleave(calls, seconds=SECONDS * len(calls))
-    return {name: 1e3 * float(np.median(times)) for name, times in samples.items()}
+    return {name: summarize(times) for name, times in samples.items()}
 
 
 def _made(setting: Setting, candidate: Candidate) -> tuple[Program, Path]:
@@ -196,6 +196,7 @@ def _with_accuracy(point: Point, evaluation: Evaluation) -> Point:
         point,
         value=agreement if value is None else value,
         agreement=agreement,
+        items=evaluation.accuracy.images,
         sqnr_db=sqnr if sqnr is not None and np.isfinite(sqnr) else None,
         drop=drop[0] if drop else None,
         drop_low=drop[1] if drop else None,
@@ -203,18 +204,16 @@ def _with_accuracy(point: Point, evaluation: Evaluation) -> Point:
     )
 
 
-def _latency(setting: Setting, point: Point, beside: Point | None) -> float:
-    """Milliseconds of a call, by the ratio to the point beside it."""
+def _latency(setting: Setting, point: Point, beside: Point | None) -> Latency:
+    """That of a call, by the ratio to the point beside it."""
     calls = {"own": _call(setting, point)}
     if beside is not None:
         calls["beside"] = _call(setting, beside)
-    samples = {
-        name: float(np.median(times))
-        for name, times in interleave(calls, seconds=SECONDS * len(calls)).items()
-    }
+    samples = interleave(calls, seconds=SECONDS * len(calls))
+    own = summarize(samples["own"])
     if beside is None or beside.search_ms is None:
-        return 1e3 * samples["own"]
-    return beside.search_ms * samples["own"] / samples["beside"]
+        return own
+    return scaled(own, beside.search_ms * own.p50 / summarize(samples["beside"]).p50)
 
 
 def _call(setting: Setting, point: Point) -> Callable[[], object]:

@@ -12,6 +12,7 @@ import msgspec
 from zeropoint.errors import InputError
 from zeropoint.files import as_type, atomic_write, read_json
 from zeropoint.measure.kept import MaxDrop
+from zeropoint.measure.latency import Latency, scaled
 from zeropoint.tasks.bootstrap import Change
 from zeropoint.tasks.metric import Measure
 from zeropoint.tuning.budget import LATENCY, LOSS, SIZE, Budget
@@ -42,8 +43,9 @@ class Point:
     """A model that was measured. None is "not measured".
 
     ``formats``: of each layer, or of all as ``*``. ``search_ms``: the median latency, by its ratio to that of
-    the uniform W8A8 model in the same interleaved rounds; ``latency_ms``: that of all points of the frontier
-    timed together at the end, or as before. ``value``: the first metric, a fraction of 1 if it is in percent;
+    the uniform W8A8 model in the same interleaved rounds; ``latency_ms``: of a point of the frontier as timed
+    together with all others at the end, else scaled to ``search_ms``. ``items``: that it was judged on.
+    ``value``: the first metric, a fraction of 1 if it is in percent;
     ``drop``: how much worse than float32's it is, with the limits of its 95% interval. ``sqnr_db``: None also
     where outputs equal float32's. ``predicted_*``: what was foretold before it was made. ``seconds``: what
     making and measuring it took. ``error``: why it could not be run, in a line.
@@ -55,9 +57,10 @@ class Point:
     formats: dict[str, str]
     size_bytes: int | None = None
     search_ms: float | None = None
-    latency_ms: float | None = None
+    latency_ms: Latency | None = None
     sqnr_db: float | None = None
     agreement: float | None = None
+    items: int = 0
     value: float | None = None
     drop: float | None = None
     drop_low: float | None = None
@@ -78,12 +81,20 @@ class Point:
         """Seconds, bytes, or noise."""
         if objective == LOSS:
             return self.noise
-        value = self.size_bytes if objective == SIZE else (self.latency_ms or 0.0) / 1e3
-        return float(value or 0)
+        if objective == SIZE:
+            return float(self.size_bytes or 0)
+        return self.latency_ms.p50 / 1e3 if self.latency_ms else 0.0
 
     def searched(self, objective: str) -> float:
         """The cost as the search knew it when the point was measured."""
         return (self.search_ms or 0.0) / 1e3 if objective == LATENCY else self.cost(objective)
+
+    @property
+    def as_searched(self) -> "Point":
+        """With the latency that the search knew: it must not propose by what was timed at its end."""
+        if self.latency_ms is None or self.search_ms is None:
+            return self
+        return dataclasses.replace(self, latency_ms=scaled(self.latency_ms, self.search_ms))
 
     @property
     def uniform(self) -> str | None:
@@ -100,7 +111,8 @@ class Frontier:
     name of the one that keeps the budget at the least of its objective; None if none does, or the whole
     curve was asked for. ``tables``: by the name of a uniform
     point, what each layer costs in its format. ``measure``: the first
-    metric, or agreement with float32; None if the data tells neither. ``float_value``: float32's.
+    metric, or ``fidelity``, which is agreement with float32; None if the data tells neither. ``float_value``:
+    float32's. The other fields are those of Results.
 
     >>> data = zp.Loaders("mine", calibration=batches, evaluation=batches)
     >>> budget = zp.Budget(min_sqnr=30)
@@ -118,8 +130,13 @@ class Frontier:
     options: dict[str, Any]
     fingerprint: str
     formats: tuple[str, ...]
+    created: str = ""
+    command: str = ""
+    task: str = ""
+    max_drop: str = ""
     engine: str = ""
     measure: Measure | None = None
+    fidelity: Measure | None = None
     float_value: float | None = None
     limit: float | None = None
     tables: dict[str, dict[str, Cost]] = field(default_factory=dict)
@@ -139,7 +156,7 @@ class Frontier:
         """The points to which no other is at least equal in noise, latency and size; the fastest first."""
         good = [point for point in self.points if point.error is None and point.latency_ms is not None]
         kept = [point for point in good if not any(_dominates(other, point) for other in good)]
-        return sorted(kept, key=lambda point: point.latency_ms or 0.0)
+        return sorted(kept, key=lambda point: point.cost(LATENCY))
 
 
 def _dominates(one: Point, other: Point) -> bool:
@@ -257,6 +274,6 @@ def _missed(name: str, point: Point, frontier: Frontier) -> str:
     return {
         "drop": f"the drop ({drop})",
         "SQNR": f"the SQNR ({point.sqnr_db or 0:.1f} dB)",
-        LATENCY: f"the latency ({point.latency_ms or 0:.3g} ms)",
+        LATENCY: f"the latency ({1e3 * point.cost(LATENCY):.3g} ms)",
         SIZE: f"the size ({(point.size_bytes or 0) / 1e6:.3g} MB)",
     }[name]

@@ -44,8 +44,7 @@ class Record:
     def visited(self) -> list[Point]:
         """The points that this run has asked for, in order."""
         found = {point.name: point for point in self.frontier.points}
-        # The frontier's models are timed again at the end, which must not change what is proposed.
-        return [replace(found[one], latency_ms=found[one].search_ms) for one in self.asked if one in found]
+        return [found[one].as_searched for one in self.asked if one in found]
 
     @property
     def spent(self) -> float:

@@ -22,6 +22,7 @@ from zeropoint.errors import Count, InputError, Positive, check_value, interrupt
 from zeropoint.files import empty_removed, make_folder
 from zeropoint.graph.program import Program, at_batch, check_program
 from zeropoint.graph.signature import flat_loaders
+from zeropoint.measure import samples
 from zeropoint.measure.evaluate import Fitting
 from zeropoint.measure.evaluate import check as check_task
 from zeropoint.measure.fingerprint import fingerprint
@@ -74,6 +75,7 @@ def tune(
     loss: OwnLoss | None = None,
     time_limit: float | None = None,
     workers: str | None = None,
+    command: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Frontier:
     """Searches the format of each layer with which the model keeps a ``budget`` at the least cost.
@@ -86,7 +88,8 @@ def tune(
     candidates here; ``ray`` on the Ray cluster of this machine, ``ray://HOST:10001`` on another. The other
     arguments are those of ``compare``.
 
-    ``out`` is the run folder: tune.json, ``programs`` and ``artefacts``. Models that it holds are not
+    ``out`` is the run folder: tune.json, ``programs``, ``artefacts`` and ``shipping``. ``ship_run`` and
+    ``zeropoint report`` read it as they do a comparison's. Models that it holds are not
     measured again: the same call goes on after an interruption, to the same result, and another budget uses
     what is there.
 
@@ -127,12 +130,16 @@ def tune(
     folder = make_folder(out)
     sized = at_batch(program, batch_size)
     setting = Setting(sized, flat, fitting, judged, chosen_task, folder, options, threads, loss, say)
-    frontier = begin(setting, budget, chosen_formats, probe, measure)
+    frontier = begin(setting, budget, chosen_formats, probe, measure, command)
     with empty_removed(folder), opened(workers, setting, _fingerprint) as does:
+        samples.save(samples.of_data(sized, replace(flat, evaluation=fitting), judged), folder)
         record = Record(setting, frontier, budget, time_limit, does)
         with interruption_tells(lambda: _saved(record.frontier, folder)):
             Search(record, budget).run(names, methods)
-    return record.frontier
+        found = record.frontier
+        if found.chosen is None and not budget.frontier:
+            raise InputError(nothing_keeps(found, budget))
+    return found
 
 
 def _saved(frontier: Frontier, folder: Path) -> str:
@@ -152,7 +159,7 @@ class Search:
     budget: Budget
 
     def run(self, engines: Sequence[str], methods: Sequence[str]) -> None:
-        """Measures, proposes, chooses; raises InputError where nothing keeps the budget."""
+        """Measures, proposes, and chooses."""
         engine = self._fastest(engines, methods[0])
         self.record.update(engine=engine)
         uniform = self._uniform(engine, methods[0])
@@ -293,9 +300,9 @@ class Search:
             self.record.visit(again, may_stop=True)
 
     def _finish(self) -> None:
-        """Times the frontier together, and chooses; raises InputError where nothing keeps the budget."""
+        """Times the frontier together, and chooses."""
         limit = self.record.frontier.limit
-        points = [replace(point, latency_ms=point.search_ms) for point in self.record.frontier.points]
+        points = [point.as_searched for point in self.record.frontier.points]
         self.record.update(points=tuple(points))
         shown = {point.name: point for point in self.record.frontier.best}
         if chosen := choose(points, self.budget, limit):
@@ -306,8 +313,6 @@ class Search:
         able = [point for point in points if point.name in shown]
         chosen = None if self.budget.frontier else choose(able, self.budget, limit)
         self.record.update(points=tuple(points), chosen=chosen.name if chosen else None)
-        if chosen is None and not self.budget.frontier:
-            raise InputError(nothing_keeps(self.record.frontier, self.budget))
 
     # What these need.
 

@@ -1,6 +1,7 @@
 """The start of a search: what must hold before anything is measured, and what an earlier run left."""
 
 import dataclasses
+import datetime
 from collections.abc import Sequence
 
 from zeropoint import engines as all_engines
@@ -20,6 +21,8 @@ from zeropoint.tuning.candidates import Setting
 from zeropoint.tuning.formats import FLOAT, Candidate
 from zeropoint.tuning.frontier import FILE, Frontier, limit_of, load
 
+RESULTS = "results.json"  # of a comparison
+VERSIONS = "versions"  # in the description of a machine
 SAME = ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint", "formats")
 
 
@@ -68,7 +71,12 @@ def check_metric(budget: Budget, measure: Measure | None) -> None:
 
 
 def begin(
-    setting: Setting, budget: Budget, formats: tuple[str, ...], probe: Evaluation, measure: Measure | None
+    setting: Setting,
+    budget: Budget,
+    formats: tuple[str, ...],
+    probe: Evaluation,
+    measure: Measure | None,
+    command: str,
 ) -> Frontier:
     """The Frontier that the folder holds of the same model, data and options, or an empty one."""
     program = setting.program
@@ -84,16 +92,25 @@ def begin(
         options=options,
         fingerprint=fingerprint(program, setting.data),
         formats=formats,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        task=probe.task,
+        max_drop=str(budget.drop or ""),
         measure=measure,
+        fidelity=probe.agreement,
         float_value=value,
         limit=limit_of(budget.drop, measure, value),
     )
     if not (setting.folder / FILE).exists():
+        if (setting.folder / RESULTS).exists():
+            raise InputError(f"{setting.folder} holds a comparison; give another --out")
         return fresh
     earlier = load(setting.folder)
     for name in SAME:
         if getattr(earlier, name) != getattr(fresh, name):
             what = {"fingerprint": "weights or other data"}.get(name, name.replace("_", " "))
+            if name == "machine" and earlier.machine | {VERSIONS: 0} == fresh.machine | {VERSIONS: 0}:
+                what = "versions of zeropoint or the engines"
             raise InputError(f"{setting.folder} holds a search with other {what}; give another --out")
     setting.say(f"continuing in {setting.folder}; measured models: {len(earlier.points)}")
     return dataclasses.replace(fresh, points=earlier.points, tables=earlier.tables)

@@ -1,4 +1,4 @@
-"""Samples: what a comparison keeps of its evaluation data, so that a row can be shipped later."""
+"""Samples: what a run folder keeps of its evaluation data, so that a row can be shipped later."""
 
 import os
 import shutil
@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from zeropoint.comparison.start import SHIPPING
 from zeropoint.data import Loaders
 from zeropoint.data.batches import Loader, class_names, example_inputs, image_files
 from zeropoint.errors import InputError
@@ -20,6 +19,7 @@ from zeropoint.graph.ports import Port, ports
 from zeropoint.graph.program import Program
 from zeropoint.models.source import Preprocessing
 
+SHIPPING = "shipping"  # folder in the run folder
 ITEMS = 4  # kept at most: 2.4 MB of images of 224x224
 _FIX = "compare again"
 
