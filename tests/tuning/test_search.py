@@ -144,7 +144,8 @@ def test_what_was_chosen_is_shipped_and_drawn(tmp_path):
     layers = [name for name, format in chosen.formats.items() if format != "W8A8"]
     assert all(f'<th scope="row">{name}</th>' in page for name in layers)
     results = load_results(run)
-    assert len({row.name for row in results.rows}) == len(found.points)
+    names = [row.name for row in results.rows]
+    assert len(names) == len(set(names))
     assert results.chosen.startswith("static mixed ")
 
 

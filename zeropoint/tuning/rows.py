@@ -12,7 +12,10 @@ DIGITS = 6  # of the digest in the name of a mixture
 
 
 def results_of(frontier: Frontier) -> Results:
-    """The Results with a row for each model that was measured, and the one that was chosen."""
+    """The Results with a row for each model that was measured, and the one that was chosen.
+
+    A mixture whose layers all have the same format is the uniform model again, and has no row of its own.
+    """
     uniform = [one for one in frontier.points if one.uniform == FLOAT and one.error is None]
     floats = {one.engine: one for one in uniform}
     is_metric = frontier.measure is not None and frontier.measure != frontier.fidelity
@@ -29,7 +32,7 @@ def results_of(frontier: Frontier) -> Results:
         options=frontier.options,
         missing={},
         fingerprint=frontier.fingerprint,
-        rows=tuple(rows.values()),
+        rows=tuple({row.name: row for row in reversed(rows.values())}.values())[::-1],
         task=frontier.task,
         measures=(frontier.measure,) if frontier.measure is not None and is_metric else (),
         fidelity=frontier.fidelity,
