@@ -20,6 +20,9 @@ def results_of(frontier: Frontier) -> Results:
     floats = {one.engine: one for one in uniform}
     is_metric = frontier.measure is not None and frontier.measure != frontier.fidelity
     rows = {one.name: _row(one, frontier, floats, is_metric) for one in frontier.points}
+    unique: dict[str, Row] = {}
+    for row in rows.values():
+        unique.setdefault(row.name, row)
     return Results(
         created=frontier.created,
         command=frontier.command,
@@ -32,7 +35,7 @@ def results_of(frontier: Frontier) -> Results:
         options=frontier.options,
         missing={},
         fingerprint=frontier.fingerprint,
-        rows=tuple({row.name: row for row in reversed(rows.values())}.values())[::-1],
+        rows=tuple(unique.values()),
         task=frontier.task,
         measures=(frontier.measure,) if frontier.measure is not None and is_metric else (),
         fidelity=frontier.fidelity,
