@@ -34,6 +34,33 @@ def precisions(program: Program) -> dict[str, set[str]]:
     return found
 
 
+INTERRUPTED = """
+import faulthandler, signal
+import torch, zeropoint as zp
+from torch import nn
+
+faulthandler.enable()  # as in a debugger, or under pytest
+program = zp.capture(nn.Linear(8, 8), torch.randn(1, 8))
+runners = [zp.compile(program, "openvino") for _ in range(3)]
+for runner in runners:
+    runner(torch.randn(1, 8))
+del runner
+while runners:
+    del runners[0]
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.slow
+def test_signals_arrive_after_models_were_deleted_in_any_order():
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{INTERRUPTED}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
 @pytest.mark.slow
 def test_every_convolution_and_linear_layer_is_an_integer_one(float32: Program, data: list[Tensor]):
     options = Options(processor="vnni")

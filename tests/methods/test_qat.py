@@ -106,7 +106,7 @@ def test_float_program_and_the_users_parameters_stay_as_they_are(grad: bool):
 def test_epoch_of_the_best_validation_is_kept(trained: Program, monkeypatch: pytest.MonkeyPatch):
     """Labels of validation that no training comes to: the first epochs fit them best."""
     wrong = [(inputs, (labels + 1) % 8) for inputs, labels in clusters()]
-    options = Options(training=TrainingOptions(epochs=3, learning_rate=0.1))
+    options = Options(2, 4, training=TrainingOptions(epochs=3, learning_rate=0.1))  # so that epochs differ
     parts = {"calibration": clusters(), "train": clusters(), "options": options}
     kept = quantize(trained, "qat", **parts, validation=wrong)
     last = quantize(trained, "qat", **parts)

@@ -270,20 +270,15 @@ print("chosen", found.chosen)
 
 def test_a_run_that_was_killed_measures_nothing_twice(tmp_path):
     command, out = [sys.executable, "-c", KILLED, str(tmp_path / "run")], tmp_path / "run"
-    seen: list[str] = []
-    for count in (1, 3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if (out / "tune.json").exists() and len(load(out).points) >= count:
-                break
-            time.sleep(0.02)
-        process.kill()
-        process.wait()
-        kept = load(out).points
-        assert [point.name for point in kept][: len(seen)] == seen
-        seen = [point.name for point in kept]
-        stamps = {point.name: point.seconds for point in kept}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (out / "tune.json").exists() and len(load(out).points) >= 2:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    stamps = {point.name: point.seconds for point in load(out).points}
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "chosen" in done.stdout
     after = {point.name: point.seconds for point in load(out).points}

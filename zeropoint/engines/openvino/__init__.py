@@ -1,7 +1,7 @@
 """The OpenVINO engine. Its PyTorch front end reads fake-quantize nodes and integer weights as they are."""
 
 from zeropoint.engines.openvino.lowering import lower
-from zeropoint.engines.openvino.package import openvino
+from zeropoint.engines.openvino.package import core, openvino
 from zeropoint.engines.openvino.profile import integer_operators, layer_seconds
 from zeropoint.engines.openvino.run import damage, example_inputs, files, load, metadata, settings
 from zeropoint.engines.openvino.target import target_for
@@ -38,7 +38,7 @@ def import_packages() -> None:
 
 def unsupported(method: str) -> str | None:
     """Why OpenVINO cannot run a method on this machine, or None."""
-    if method == "bf16" and "BF16" not in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if method == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return "this processor has no bfloat16 instructions that OpenVINO uses"
     return None
 

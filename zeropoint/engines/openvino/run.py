@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zeropoint.engines import seal
 from zeropoint.engines.engine import KEPT, Run
-from zeropoint.engines.openvino.package import openvino
+from zeropoint.engines.openvino.package import core
 from zeropoint.engines.openvino.target import DYNAMIC_GROUP
 from zeropoint.engines.shapes import Shapes, by_shape, stand_ins
 
@@ -52,7 +52,7 @@ def metadata(path: Path) -> dict[str, str]:
 def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
     """Inputs of the shapes and types in the graph; None if a size other than the batch is free."""
     inputs = []
-    for node in openvino().Core().read_model(path).inputs:
+    for node in core().read_model(path).inputs:
         sizes = [size.get_length() if size.is_static else None for size in node.get_partial_shape()]
         inputs.append((sizes, node.element_type.to_dtype()))
     return stand_ins(inputs, batch_size)
@@ -78,8 +78,7 @@ def compiler(
     path: Path, threads: int, weights: Path | None = None, **more: Any
 ) -> Callable[[Shapes | None], Any]:
     """A function that compiles the artefact for given shapes, or for all; ``more`` is configuration."""
-    core = openvino().Core()
-    model = core.read_model(path, weights or path.with_suffix(".bin"))
+    model = core().read_model(path, weights or path.with_suffix(".bin"))
     free = [node.get_partial_shape() for node in model.inputs]
     method = model.get_rt_info(["zeropoint", "method"]).astype(str)
     configuration = more | _configuration(method) | {"INFERENCE_NUM_THREADS": threads}
@@ -88,9 +87,9 @@ def compiler(
         try:
             # With free sizes ShuffleNetV2 is 27% slower, MobileNetV3 12%, ResNet-18 2%.
             model.reshape(dict(enumerate(free if shapes is None else map(list, shapes))))
-            return core.compile_model(model, "CPU", configuration)
+            return core().compile_model(model, "CPU", configuration)
         except RuntimeError:  # some recurrent layers compile with free sizes only
             model.reshape(dict(enumerate(free)))
-            return core.compile_model(model, "CPU", configuration)
+            return core().compile_model(model, "CPU", configuration)
 
     return compile_for

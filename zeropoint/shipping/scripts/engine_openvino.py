@@ -14,6 +14,8 @@ import openvino  # noqa: E402
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 Shapes = tuple[tuple[int, ...], ...]
 
+# One for the process: after several, deleted in any order, a signal such as Ctrl-C is a segmentation fault.
+CORE = openvino.Core()
 LAYERS = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul", "Gemm"}
 
 
@@ -52,17 +54,16 @@ def kernels(
 
 
 def _compiler(path: Path, manifest: dict[str, Any], threads: int) -> Callable[[Shapes | None], Any]:
-    core = openvino.Core()
-    model = core.read_model(path, path.with_suffix(".bin"))
+    model = CORE.read_model(path, path.with_suffix(".bin"))
     free = [node.get_partial_shape() for node in model.inputs]
     settings = manifest["engine"]["settings"] | {"INFERENCE_NUM_THREADS": threads}
 
     def compile_for(shapes: Shapes | None) -> Any:
         try:
             model.reshape(dict(enumerate(free if shapes is None else map(list, shapes))))
-            return core.compile_model(model, "CPU", settings)
+            return CORE.compile_model(model, "CPU", settings)
         except RuntimeError:  # some recurrent layers compile with free sizes only
             model.reshape(dict(enumerate(free)))
-            return core.compile_model(model, "CPU", settings)
+            return CORE.compile_model(model, "CPU", settings)
 
     return compile_for
