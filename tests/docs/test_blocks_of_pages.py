@@ -32,6 +32,7 @@ ALONE = [DOCS / "cookbook.md", *sorted((DOCS / "coming-from").glob("*.md"))]
 ALONE += sorted((DOCS / "published").glob("*.md"))
 OTHERS = {"torch.ao": "torch.ao", "torchao": "torchao", "NNCF": "nncf", "AIMET": "aimet_torch"}
 FITS = ("compare", "quantize", "diagnose", "qat")  # commands that a test gives a part of the digits
+MACHINE = re.compile(r"warning|ok   |\d+\.body\.")  # lines that differ from one to another: layers, too
 BLOCK = re.compile(r"^```(python|console|bash)(?: title=\"([^\"]+)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -55,7 +56,7 @@ def printed(block: str) -> list[tuple[str, str]]:
 def plain(text: str) -> str:
     """The text without numbers, rules, marks and breaks, without the verdict, and without the machine."""
     parts = [part for part in re.split(r"\n\s*\n", text) if not part.startswith("Ship ")]
-    lines = [line for line in "\n\n".join(parts).splitlines() if not line.startswith(("warning", "ok   "))]
+    lines = [line for line in "\n\n".join(parts).splitlines() if not MACHINE.match(line)]
     text = re.sub(r"measured on .*?(?=\nResults|\Z)", "", "\n".join(lines), flags=re.DOTALL)
     return re.sub(r"[\s─*+]+", " ", re.sub(r"-?\d[\d.,]*", "#", text)).strip()
 
