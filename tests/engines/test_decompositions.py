@@ -101,7 +101,7 @@ def test_what_is_not_in_the_table_stays_and_names_do():
 def test_exported_programs_decompose_without_a_trace_of_all(monkeypatch: pytest.MonkeyPatch):
     data = batches()
     program = capture(randomized(Mixed()), data[0])
-    exported = decomposable(copy(program.module))
+    exported = decomposable(program, copy(program.module))
     sizes = []
     original = torch.export.ExportedProgram.run_decompositions
 

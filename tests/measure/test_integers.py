@@ -128,3 +128,24 @@ def test_batched_products_count_as_any_other():
     calibration = [torch.randn(4, 16, 32, generator=torch.Generator().manual_seed(0))]
     quantized = zp.quantize(program, "static", calibration=calibration, target="openvino")
     assert integers(quantized, zp.compile(quantized, "openvino", threads=1)) == Integers(1.0, ())
+
+
+class Branching(nn.Module):
+    """Its graph has to be traced anew to be lowered, which gives operators names of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 32, bias=False), nn.Linear(32, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cond(x.sum() > 0, lambda y: y + 1.0, lambda y: y - 1.0, (x,))
+        return self.second(self.first(x).relu())
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic"])
+def test_layers_beside_branches_are_found(method):
+    batches = [torch.randn(8, 16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    program = zp.capture(Branching().eval(), batches[0])
+    quantized = zp.quantize(program, method, calibration=batches, target="onnxruntime")
+    found = integers(quantized, zp.compile(quantized, "onnxruntime", threads=1))
+    assert (found.share, found.fallbacks) == (1.0, ())

@@ -19,13 +19,28 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.exported import assemble, complete_shapes, is_size
+from zeropoint.graph.exported import assemble, complete_shapes, has_branches, is_size, keep_names
 from zeropoint.graph.operators import aten
+from zeropoint.graph.program import Program, export
 from zeropoint.torch_private.operators import composites_listed_once, has_kernel, is_operator
 
 
-def decomposable(module: GraphModule) -> ExportedProgram:
-    """``module`` as an ExportedProgram that is decomposed in this file's way."""
+def decomposable(program: Program, module: GraphModule) -> ExportedProgram:
+    """``module`` in the Program's place as an ExportedProgram whose nodes keep their names when decomposed.
+
+    Without branches it is decomposed in this file's way, with them it is traced, and PyTorch does.
+    """
+    if has_branches(module):
+        traced = export(program, module)
+        decomposed = traced.run_decompositions
+
+        def run_decompositions(*arguments: Any, **options: Any) -> ExportedProgram:
+            found: ExportedProgram = decomposed(*arguments, **options)
+            keep_names(found)
+            return found
+
+        traced.run_decompositions = run_decompositions
+        return traced
     exported: Any = assemble(module, kind=_Decomposable)
     exported.source = module
     return cast(ExportedProgram, exported)

@@ -1,5 +1,6 @@
 """Exported: a graph whose nodes have shapes as an ExportedProgram, put together without tracing it again."""
 
+from collections import Counter
 from collections.abc import Collection
 from operator import attrgetter
 from typing import Any
@@ -36,6 +37,28 @@ def is_size(node: Node) -> bool:
 def has_branches(module: GraphModule) -> bool:
     """Whether there are graphs in the graph, of a ``cond`` or a loop: such a module has to be traced."""
     return any(is_higher_order(node.target) for node in module.graph.nodes)
+
+
+def keep_names(exported: ExportedProgram) -> None:
+    """Gives operators the names of those that they were traced from, in place: kernels are found by them.
+
+    Outputs keep their own, which the signature holds, and so does what several were made of one.
+    """
+    fixed = {spec.arg.name for spec in exported.graph_signature.output_specs if hasattr(spec.arg, "name")}
+    traced = {
+        node: node.meta["from_node"][0].name
+        for node in exported.graph.nodes
+        if node.op == "call_function" and node.meta.get("from_node") and node.name not in fixed
+    }
+    names = Counter(traced.values())
+    taken = {node.name for node in exported.graph.nodes if names[traced.get(node, "")] != 1}
+    while clashing := [node for node, name in traced.items() if names[name] == 1 and name in taken]:
+        taken |= {node.name for node in clashing}
+        for node in clashing:
+            del traced[node]
+    for node, name in traced.items():
+        if names[name] == 1:
+            node.name = name
 
 
 def complete_shapes(module: GraphModule) -> None:

@@ -24,7 +24,7 @@ from zeropoint.files import atomic_write
 from zeropoint.graph import archive
 from zeropoint.graph import edits as fx
 from zeropoint.graph.batch import Batch, repeated
-from zeropoint.graph.exported import assemble, has_branches
+from zeropoint.graph.exported import assemble, has_branches, keep_names
 from zeropoint.graph.operators import EMBEDDINGS, FAKE_QUANTIZE, RECURRENT, weighted
 from zeropoint.graph.packing import pack, unpack
 from zeropoint.graph.quantizers import quantizers, restore_schemes
@@ -214,6 +214,7 @@ def export(
     for node in list(exported.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             exported.graph.erase_node(node)
+    keep_names(exported)
     return exported
 
 

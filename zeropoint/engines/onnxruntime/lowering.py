@@ -23,10 +23,9 @@ from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
 from zeropoint.graph.attention import with_finite_masks
-from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
 from zeropoint.graph.ports import ports, renamed
-from zeropoint.graph.program import Program, export
+from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers, round_groups
 from zeropoint.graph.signature import Signature
 from zeropoint.numerics.scheme import per_channel_shape
@@ -46,7 +45,7 @@ def lower(program: Program, path: Path) -> None:
     to_layers(program.module, GATES)
     module = _with_products(_with_arithmetic(to_pairs(program)))
     with_finite_masks(module)
-    exported = export(program, module) if has_branches(module) else decomposable(module)
+    exported = decomposable(program, module)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         table: dict[Any, Any] = {

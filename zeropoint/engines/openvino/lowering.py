@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from zeropoint.engines.decompositions import decompose, default_table, index_add, pool_whole, unfold
+from zeropoint.engines.decompositions import (
+    decomposable,
+    decompose,
+    default_table,
+    index_add,
+    pool_whole,
+    unfold,
+)
 from zeropoint.engines.openvino.kernels import CHOSEN_FOR, choose_kernels
 from zeropoint.engines.openvino.package import openvino
 from zeropoint.engines.openvino.profile import timed_convolutions
@@ -28,7 +35,7 @@ from zeropoint.graph.constants import is_constant
 from zeropoint.graph.exported import has_branches
 from zeropoint.graph.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, FAKE_QUANTIZE_TENSOR, aten, weighted
 from zeropoint.graph.packing import pack
-from zeropoint.graph.program import Program, export
+from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import drop_wide, dynamic_ends, quantizers
 from zeropoint.numerics.scheme import choose_parameters, off_middle
 from zeropoint.targets.processor import native
@@ -54,8 +61,7 @@ def lower(program: Program, path: Path) -> None:
     _use_core_operators(module)
     _separate_outputs(module)
     if has_branches(module):
-        module.recompile()
-        module = export(program, module).run_decompositions(_table()).module(check_guards=False)
+        module = decomposable(program, module).run_decompositions(_table()).module(check_guards=False)
     else:
         decompose(module, _table())
     _drop_same_shapes(module)
