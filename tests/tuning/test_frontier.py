@@ -79,6 +79,15 @@ def test_a_drop_within_the_limit_by_chance_is_not_trusted():
     assert alone.name == "lucky"  # there is no other
 
 
+def test_what_few_samples_cannot_tell_from_the_limit_is_taken():
+    """Models alike lose 2 points, with a standard error of 1: over a limit of 0.5, but not of 1.5."""
+    interval = {"drop_low": -0.0206, "drop_high": 0.0186}
+    points = [point(f"bad{i}", 1.0, db=13.0, drop=0.02) for i in range(40)]
+    within = point("within", 0.9, db=13.0, drop=-0.001, **interval)
+    assert is_lucky(within, [*points, within], 0.005)
+    assert not is_lucky(within, [*points, within], 0.015)
+
+
 def test_misses_are_shares_of_the_limits_and_the_nearest_come_first():
     budget = Budget(min_sqnr=40, max_size=50, max_latency=0.001)
     one = point("one", ms=2.0, size=100, db=30.0)

@@ -22,6 +22,7 @@ FIX = "delete it and tune again"
 ALIKE = 1.01  # times the least: what is as fast, or as small
 POINT = 0.01  # of a metric in percent
 OFFERED = 3  # points that are told where none keeps the budget
+INTERVAL = 2 * 1.96  # standard errors between the limits of a 95% interval
 WIDE = 8.0  # times the noise of a model, or a share of it: what is about as much
 
 
@@ -198,13 +199,18 @@ def misses(point: Point, budget: Budget, limit: float | None) -> dict[str, float
 def is_lucky(point: Point, points: Sequence[Point], limit: float | None) -> bool:
     """Whether a drop is within the limit by chance: by that of models with about as much noise it is not.
 
-    Drops are in proportion to noise there, which the sums of both tell better than one model.
+    Drops are in proportion to noise there, which the sums of both tell better than one model. What they tell
+    has to be over the limit by more than the standard error of a drop, or it is chance, too.
     """
     if limit is None or point.drop is None or not point.noise:
         return False
     alike = [one for one in points if one.drop is not None and 1 / WIDE < one.noise / point.noise < WIDE]
     noise = sum(one.noise for one in alike)
-    return bool(noise) and sum(one.drop or 0.0 for one in alike) / noise * point.noise > limit + 1e-9
+    if not noise:
+        return False
+    told = sum(one.drop or 0.0 for one in alike) / noise * point.noise
+    error = ((point.drop_high or 0.0) - (point.drop_low or 0.0)) / INTERVAL
+    return told > limit + error + 1e-9
 
 
 def choose(points: Sequence[Point], budget: Budget, limit: float | None) -> Point | None:
