@@ -62,7 +62,9 @@ def verdict(frontier: Frontier) -> str:
 
 
 def _told(frontier: Frontier) -> list[str]:
-    """A line for each layer of the chosen model that is not W8A8."""
+    """A line for each layer of a chosen mixture that is not W8A8."""
+    if frontier.chosen is None or frontier[frontier.chosen].uniform:
+        return []
     return [f"{layer}: {name}: {effect}" for layer, name, effect in why(frontier) if effect]
 
 
@@ -75,7 +77,8 @@ def why(frontier: Frontier) -> list[tuple[str, str, str]]:
     tables = {str(one.uniform): frontier.tables.get(one.name, {}) for one in uniform}
     whole = point.cost(LATENCY)
     found = []
-    for layer, name in sorted(point.formats.items()):
+    formats = dict.fromkeys(tables.get(point.uniform, ()), point.uniform) if point.uniform else point.formats
+    for layer, name in sorted(formats.items()):
         own, usual = (tables.get(one, {}).get(layer) for one in (name, INT8))
         if name == INT8 or own is None or usual is None:
             found.append((layer, name, ""))
