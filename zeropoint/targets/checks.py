@@ -115,6 +115,13 @@ def is_pooled(site: Site) -> str | None:
     return sums_in_integers(site) or (None if site.target.pools_sums else "no gain on this engine")
 
 
+def gives_integers(site: Site) -> str | None:
+    """Whether the engine adds or joins integers only if the result is quantized, too."""
+    if reason := needs_output(site):
+        return reason
+    return (sums_in_integers if kind_of(site.node) == "add" else joins_in_integers)(site)
+
+
 def has_tensors(site: Site) -> str | None:
     """Whether the operator works on computed tensors alone."""
     return runs(site) or (None if operands(site.node) else "one side is a constant")

@@ -151,9 +151,9 @@ def of_pooled_sum(site: Site) -> list[tuple[Pair, Scheme]]:
 
 
 def after_fused(site: Site) -> list[tuple[Pair, Scheme]]:
-    """The output of a layer, after the activation that the engine fuses to it."""
+    """The output of a layer or a sum, after the activation that the engine fuses to it."""
     users, last = list(site.node.users), site.node
-    if weighted(last) and len(users) == 1 and family(users[0]) in site.target.fused:
+    if kind_of(last) not in POOLING and len(users) == 1 and family(users[0]) in site.target.fused:
         last = users[0]
     return _after(site, last)
 
@@ -219,7 +219,8 @@ def _with(pairs: list[Pair], scheme: Scheme) -> list[tuple[Pair, Scheme]]:
 
 
 def _after(site: Site, node: Node) -> list[tuple[Pair, Scheme]]:
-    return [((node, user), site.entering(user)) for user in node.users if user.op != "output"]
+    read = [user for user in node.users if site.target.outputs_anywhere or user.op != "output"]
+    return [((node, user), site.entering(user)) for user in read]
 
 
 def is_unfused(node: Node, options: Options) -> bool:

@@ -1,0 +1,89 @@
+"""Running ``.pte`` artefacts on ExecuTorch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeropoint.engines import fixed, seal
+from zeropoint.engines.engine import KEPT, Run
+from zeropoint.engines.shapes import stand_in
+from zeropoint.graph.program import Program, flat_tensors
+
+INTEGERS = "zeropoint_integers"
+SEAL = (seal.KEY.encode() + b" ", b"")  # after the last segment, where the runtime reads nothing
+METHOD = "forward"
+
+
+def files(path: Path) -> tuple[Path, ...]:
+    """The file, which holds the weights, too."""
+    return (path,)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the file by its digest."""
+    return seal.damage(files(path), SEAL)
+
+
+def load(path: Path, threads: int, kept: int = KEPT) -> Run:
+    """The artefact as a callable from tensors to a tuple of tensors; it takes one shape anyhow."""
+    from executorch.extension.pybindings import portable_lib
+
+    program = _opened(path)
+    method = program.load_method(METHOD)
+
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(method.execute(inputs))
+
+    sized = fixed.sized(call, metadata(path), "executorch")
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        if portable_lib._threadpool_get_thread_count() != threads:
+            portable_lib._unsafe_reset_threadpool(threads)
+        with torch.inference_mode():
+            return flat_tensors(sized(*(tensor.contiguous() for tensor in inputs)))
+
+    return run
+
+
+def _opened(path: Path) -> Any:
+    from executorch.runtime import Runtime
+
+    return Runtime.get().load_program(path)
+
+
+def metadata(path: Path) -> Mapping[str, str]:
+    """What the file says of its Program, in methods that give constants."""
+    program = _opened(path)
+    return {name: program.load_method(name).execute([])[0] for name in program.method_names - {METHOD}}
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """The batch size that the artefact is made for, and the axes of batches in its outputs."""
+    return fixed.settings(metadata(path))
+
+
+def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
+    """Inputs of the shapes and types that the artefact takes.
+
+    Raises InputError for another batch size: the artefact pads or splits a batch.
+    """
+    fixed.check_batch(metadata(path), batch_size, path)
+    meta = _opened(path).metadata(METHOD)
+    inputs = [meta.input_tensor_meta(number) for number in range(meta.num_inputs())]
+    return tuple(stand_in(one.sizes(), _TYPES[one.dtype()]) for one in inputs)
+
+
+def integer_operators(program: Program, path: Path) -> set[str]:
+    """The names of the Program's nodes that the artefact computes in integers, which lowering wrote in it."""
+    return set(json.loads(metadata(path)[INTEGERS]))
+
+
+# By their numbers in a file, which are those of ATen.
+_TYPES = {
+    0: torch.uint8, 1: torch.int8, 2: torch.int16, 3: torch.int32, 4: torch.int64, 5: torch.float16,
+    6: torch.float32, 7: torch.float64, 11: torch.bool, 15: torch.bfloat16,
+}  # fmt: skip
