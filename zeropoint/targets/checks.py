@@ -19,6 +19,9 @@ from zeropoint.targets.sites import (
     weight_of,
 )
 
+NOT_READ = "no integer operator reads what is joined"
+"""Why a concatenation stays float, though the engine joins integers."""
+
 
 def runs(site: Site) -> str | None:
     """Whether the engine has integer kernels for the operator."""
@@ -136,7 +139,7 @@ def joins_in_integers(site: Site) -> str | None:
     if reason := has_tensors(site):
         return reason
     is_read = stays_in_integers(site.node, site, inputs=True)
-    return None if is_read else "no integer operator reads what is joined"
+    return None if is_read else NOT_READ
 
 
 def gates_in_integers(site: Site) -> str | None:

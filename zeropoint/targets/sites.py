@@ -254,7 +254,8 @@ def stays_in_integers(value: Node, site: Site, *, inputs: bool = False) -> bool:
 
     In a transformer only layer norms and further additions read it: it stays float there. A mean over space,
     as before a classifier, keeps integers, one over tokens does not count. With ``inputs`` layers do not
-    count whose weights alone are integers. Layers that the recipe keeps float, or their inputs, never count.
+    count whose weights alone are integers. Products with a constant, and layers that the recipe keeps float,
+    or their inputs, never count.
     """
     target = site.target
     layers = target.weighted - target.weights_alone if inputs else target.weighted
@@ -266,6 +267,7 @@ def stays_in_integers(value: Node, site: Site, *, inputs: bool = False) -> bool:
             kind = family(user)
             passes = ("add", "relu", "batch_norm", *target.inputs)
             in_integers = _pools(user) if kind in POOLING else kind in passes
+            in_integers = in_integers and (kind != "mul" or bool(operands(user)))
             if (user.target in MOVES or in_integers) and user not in seen:
                 seen.add(user)
                 waiting.append(user)

@@ -24,6 +24,26 @@ GROUP = 32  # what the number of weights in a group is a multiple of
 _PRODUCTS = (aten.matmul.default, aten.mm.default, aten.addmm.default)
 
 
+# Unsigned integers of other engines' rules as signed ones.
+
+
+def _unsigned(module: GraphModule) -> list[Any]:
+    return [
+        node
+        for node in module.graph.nodes
+        if node.target in (QUANTIZE, DEQUANTIZE) and node.args[-1] is torch.uint8
+    ]
+
+
+def _shift(module: GraphModule, node: Any) -> None:
+    value, scale, *levels, _ = node.args
+    node.args = (value, scale, *(level - 128 for level in levels), torch.int8)
+
+
+def _no_reason(module: GraphModule, node: Any) -> str | None:
+    return None
+
+
 # Products with a weight as linear layers.
 
 
@@ -191,6 +211,8 @@ def in_integers(layer: Any) -> bool:
         return False
     if source.target is DYNAMIC:
         return weight.target in (CHANNELS, GROUPS)
+    if description.family == "conv_transpose" and layer.args[6:7] not in ((), (1,)):
+        return False  # XNNPACK has none with groups whose outputs have scales of their own
     users = list(layer.users)
     if len(users) == 1 and users[0].target in (aten.relu.default, aten.hardtanh.default):
         users = list(users[0].users)
@@ -233,10 +255,6 @@ def _shared(module: GraphModule) -> list[Any]:
     return [node for node in module.graph.nodes if node.target is DEQUANTIZE and len(node.users) > 1]
 
 
-def _no_reason(module: GraphModule, node: Any) -> str | None:
-    return None
-
-
 def _part(module: GraphModule, node: Any) -> None:
     for user in list(node.users)[1:]:
         with module.graph.inserting_after(node):
@@ -265,6 +283,7 @@ def with_run_time_ranges(module: GraphModule) -> GraphModule:
 
 
 REWRITES = (
+    Rewrite("unsigned as signed integers", _unsigned, _no_reason, _shift, "int8 kernels"),
     Rewrite("product as a linear layer", _products, _not_of_weight, _to_linear, "int8 kernels"),
     Rewrite("clamp as hardtanh", _clamps, _open, _to_hardtanh, "fused into the layer before it"),
     Rewrite("mean that keeps its axes", _means, _not_over_space, _keep_axes, "int8 pooling"),

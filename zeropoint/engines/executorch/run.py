@@ -11,9 +11,10 @@ from torch import Tensor
 from zeropoint.engines import fixed, seal
 from zeropoint.engines.engine import KEPT, Run
 from zeropoint.engines.shapes import stand_in
+from zeropoint.errors import InputError
 from zeropoint.graph.program import Program, flat_tensors
 
-INTEGERS = "zeropoint_integers"
+INTEGERS, KERNELS, TORCH = "zeropoint_integers", "zeropoint_kernels", "zeropoint_torch"
 SEAL = (seal.KEY.encode() + b" ", b"")  # after the last segment, where the runtime reads nothing
 METHOD = "forward"
 
@@ -28,25 +29,58 @@ def damage(path: Path) -> str | None:
     return seal.damage(files(path), SEAL)
 
 
+_pool = 0  # how often the process's pool of threads was made anew
+
+
 def load(path: Path, threads: int, kept: int = KEPT) -> Run:
     """The artefact as a callable from tensors to a tuple of tensors; it takes one shape anyhow."""
-    from executorch.extension.pybindings import portable_lib
-
+    _give_threads(threads)
     program = _opened(path)
-    method = program.load_method(METHOD)
+    method, pool = program.load_method(METHOD), _pool
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(method.execute(inputs))
+        nonlocal method, pool
+        _give_threads(threads)
+        if pool != _pool:
+            method, pool = program.load_method(METHOD), _pool
+        try:
+            return tuple(method.execute(inputs))
+        except RuntimeError as error:  # which does not say where
+            names = " or ".join(_outside(path)).replace("::", ".") or "an operator"
+            raise InputError(f"ExecuTorch fails at {names}; take another engine") from error
 
     sized = fixed.sized(call, metadata(path), "executorch")
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        if portable_lib._threadpool_get_thread_count() != threads:
-            portable_lib._unsafe_reset_threadpool(threads)
         with torch.inference_mode():
             return flat_tensors(sized(*(tensor.contiguous() for tensor in inputs)))
 
     return run
+
+
+def _give_threads(threads: int) -> None:
+    """Gives the process's pool so many threads.
+
+    A method keeps the pool that it was loaded with, which is freed by that: it has to be loaded again, or it
+    waits for ever.
+    """
+    global _pool
+    from executorch.extension.pybindings import portable_lib
+
+    if portable_lib._threadpool_get_thread_count() != threads:
+        portable_lib._unsafe_reset_threadpool(threads)
+        _pool += 1
+
+
+def operators(file: Any) -> list[str]:
+    """The operators outside XNNPACK of a file's content, by ATen's names."""
+    return [f"{one.name}.{one.overload}".strip(".") for plan in file.execution_plan for one in plan.operators]
+
+
+def _outside(path: Path) -> list[str]:
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    return operators(deserialize_pte_binary(path.read_bytes()).program)
 
 
 def _opened(path: Path) -> Any:
@@ -62,8 +96,9 @@ def metadata(path: Path) -> Mapping[str, str]:
 
 
 def settings(path: Path) -> dict[str, Any]:
-    """The batch size that the artefact is made for, and the axes of batches in its outputs."""
-    return fixed.settings(metadata(path))
+    """The batch size that it is made for, axes of batches in outputs, its kernels, and PyTorch's version."""
+    facts = metadata(path)
+    return {**fixed.settings(facts), "kernels": json.loads(facts[KERNELS]), "torch": facts[TORCH]}
 
 
 def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:

@@ -23,6 +23,12 @@ TARGET = Target(
     limits=(
         *AT_RUN_TIME,
         STATIC_GROUPS,
+        Limit(
+            ("dynamic",),
+            "weight_granularity",
+            (None, "per-channel", "per-group"),
+            "XNNPACK has no kernels for one scale of all weights there",
+        ),
         Limit(("weight-only",), "weight_bits", (0,), "XNNPACK multiplies integer weights by integers alone"),
         Limit(
             ("dynamic", "static", "static-best", "qat"),
