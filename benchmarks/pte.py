@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import zeropoint as zp
 import zeropoint.models
 from zeropoint.engines.executorch.run import load
+from zeropoint.errors import InputError
 from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.measure.latency import interleave, paired_ratio, summarize
 
@@ -50,7 +51,7 @@ def own_flow(model: nn.Module, example: Tensor, calibration: list[Tensor]) -> Ca
     path = Path(tempfile.mkdtemp()) / "own.pte"
     path.write_bytes(edge.to_executorch().buffer)
     run = load(path, 1)
-    return lambda images: run(images)[0]
+    return lambda images: torch.cat([run(part)[0] for part in images.split(size)])
 
 
 def sqnr(model: nn.Module, run: Callable[..., Any], batches: list[Tensor]) -> float:
@@ -106,15 +107,21 @@ def accuracy(
             "float32": model,
             "simulated": quantized,
             "executorch": zp.compile(quantized, "executorch", threads=1, batch_size=BATCH),
-            "own flow": own_flow(model, test[0][0], calibration),
+            "own flow": own_flow(model, test[0][0][:1], calibration),
         }
         for key, run in runs.items():
             meter, right, count = FidelityMeter(), 0, 0
             with torch.no_grad():
                 for inputs, labels in test:
-                    outputs = run(inputs)
+                    try:
+                        outputs = run(inputs)
+                    except InputError as error:
+                        print(f"{name} | {key} | {error}", flush=True)
+                        break
                     meter.add([model(inputs)], [outputs])
                     right, count = right + int((outputs.argmax(1) == labels).sum()), count + len(labels)
+            if not count:
+                continue
             found = meter.result()
             numbers = f"{100 * right / count:.2f} | {100 * (found.agreement or 0):.2f} | {found.sqnr_db:.1f}"
             print(f"{name} | {key} | {numbers}", flush=True)

@@ -105,6 +105,7 @@ def _keep_axes(module: GraphModule, node: Any) -> None:
     node.args = (node.args[0], [2, 3], True)
     with module.graph.inserting_after(node):
         flat = module.graph.call_function(aten.flatten.using_ints, (node, 1))
+    flat.meta = dict(node.meta)
     quantizers = [user for user in users if user.target is QUANTIZE]
     for user in users:
         user.replace_input_with(node, flat)

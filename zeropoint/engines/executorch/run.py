@@ -1,6 +1,7 @@
 """Running ``.pte`` artefacts on ExecuTorch."""
 
 import json
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,47 +30,52 @@ def damage(path: Path) -> str | None:
     return seal.damage(files(path), SEAL)
 
 
-_pool = 0  # how often the process's pool of threads was made anew
+class _Loaded:
+    """A file's method, which is loaded again after the process's pool of threads was made anew."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.path, self.threads = path, threads
+        self.parts: tuple[Any, Any] | None = None  # the program and its method
+        _LIVE.add(self)
+        self.method()
+
+    def method(self) -> Any:
+        """The method, for a pool of as many threads as this file is to have.
+
+        What is loaded keeps a pointer to the pool that a reset frees, so that nothing may live then.
+        """
+        from executorch.extension.pybindings import portable_lib
+
+        if portable_lib._threadpool_get_thread_count() != self.threads:
+            for other in _LIVE:
+                other.parts = None
+            portable_lib._unsafe_reset_threadpool(self.threads)
+        if self.parts is None:
+            program = _opened(self.path)
+            self.parts = program, program.load_method(METHOD)
+        return self.parts[1]
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        method = self.method()
+        try:
+            return tuple(method.execute(inputs))
+        except RuntimeError as error:  # which does not say where
+            names = " or ".join(_outside(self.path)).replace("::", ".") or "an operator"
+            raise InputError(f"ExecuTorch fails at {names}; take another engine") from error
+
+
+_LIVE: weakref.WeakSet[_Loaded] = weakref.WeakSet()
 
 
 def load(path: Path, threads: int, kept: int = KEPT) -> Run:
     """The artefact as a callable from tensors to a tuple of tensors; it takes one shape anyhow."""
-    _give_threads(threads)
-    program = _opened(path)
-    method, pool = program.load_method(METHOD), _pool
-
-    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        nonlocal method, pool
-        _give_threads(threads)
-        if pool != _pool:
-            method, pool = program.load_method(METHOD), _pool
-        try:
-            return tuple(method.execute(inputs))
-        except RuntimeError as error:  # which does not say where
-            names = " or ".join(_outside(path)).replace("::", ".") or "an operator"
-            raise InputError(f"ExecuTorch fails at {names}; take another engine") from error
-
-    sized = fixed.sized(call, metadata(path), "executorch")
+    sized = fixed.sized(_Loaded(path, threads), metadata(path), "executorch")
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.inference_mode():
             return flat_tensors(sized(*(tensor.contiguous() for tensor in inputs)))
 
     return run
-
-
-def _give_threads(threads: int) -> None:
-    """Gives the process's pool so many threads.
-
-    A method keeps the pool that it was loaded with, which is freed by that: it has to be loaded again, or it
-    waits for ever.
-    """
-    global _pool
-    from executorch.extension.pybindings import portable_lib
-
-    if portable_lib._threadpool_get_thread_count() != threads:
-        portable_lib._unsafe_reset_threadpool(threads)
-        _pool += 1
 
 
 def operators(file: Any) -> list[str]:
