@@ -25,7 +25,7 @@ from zeropoint.engines.executorch.rewrites import (
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.rewrites import apply
 from zeropoint.errors import InputError
-from zeropoint.graph.operators import WEIGHTED, aten
+from zeropoint.graph.operators import FAKE_QUANTIZE_TENSOR, WEIGHTED, aten
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.numerics.sqnr import sqnr_db
@@ -95,6 +95,17 @@ def test_the_rewritten_graph_computes_what_the_simulation_does(bits: dict[str, i
     program = quantized(Net(), [images()], **bits)
     found = lowered(program)(images())
     assert sqnr_db(program(images()), found) > 60
+
+
+def test_a_quantizer_of_a_quantized_value_reads_its_pair():
+    program = quantized(Net(), [images()])
+    module = program.module
+    one = next(iter(module.graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_TENSOR)))
+    with module.graph.inserting_after(one):
+        other = module.graph.call_function(one.target, (one, one.args[1] * 2, *one.args[2:]))
+    other.meta = dict(one.meta)
+    one.replace_all_uses_with(other, delete_user_cb=lambda user: user is not other)
+    assert not lowered(program).graph.find_nodes(op="call_function", target=FAKE_QUANTIZE_TENSOR)
 
 
 def test_its_kernels_are_exact_on_every_processor():
