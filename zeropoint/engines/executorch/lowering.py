@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -23,6 +24,12 @@ from zeropoint.passes.fold import fold_batch_norms
 
 def lower(program: Program, path: Path) -> None:
     """Writes the ``.pte`` file, for the batch size of the example inputs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its own imports and what it calls in PyTorch
+        _lower(program, path)
+
+
+def _lower(program: Program, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.runtime import Runtime

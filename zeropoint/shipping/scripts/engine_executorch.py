@@ -12,6 +12,7 @@ from torch import Tensor
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 Shapes = tuple[tuple[int, ...], ...]
+_loaded: list[Path] = []  # the first one decides on the threads of the process: it keeps the pool
 
 
 def version() -> str:
@@ -23,10 +24,11 @@ def version() -> str:
 
 def compiler(path: Path, manifest: dict[str, Any], threads: int) -> Callable[[Shapes | None], Run]:
     """A function that gives the artefact, which takes one shape and splits or pads batches to it."""
-    if portable_lib._threadpool_get_thread_count() != threads:
-        portable_lib._unsafe_reset_threadpool(threads)  # before a method is loaded, which keeps the pool
+    if not _loaded and portable_lib._threadpool_get_thread_count() != threads:
+        portable_lib._unsafe_reset_threadpool(threads)
     program = Runtime.get().load_program(path)
     method = program.load_method("forward")
+    _loaded.append(path)
     settings = manifest["engine"]["settings"]
 
     def compile(_: Shapes | None) -> Run:
