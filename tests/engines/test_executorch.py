@@ -150,6 +150,7 @@ def test_it_is_used_only_where_it_is_asked_for():
 
 
 @needs_executorch
+@pytest.mark.slow
 def test_static_is_the_simulation_on_xnnpack_alone(tmp_path: Path):
     program = quantized(Net(), [images()])
     runner = zp.compile(program, "executorch", threads=1, path=tmp_path / "m")
@@ -160,6 +161,7 @@ def test_static_is_the_simulation_on_xnnpack_alone(tmp_path: Path):
 
 
 @needs_executorch
+@pytest.mark.slow
 def test_dynamic_is_the_simulation(tmp_path: Path):
     data = [torch.randn(4, 10, 64) * torch.rand(4, 10, 1)]
     model = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64))
@@ -175,6 +177,7 @@ def test_dynamic_is_the_simulation(tmp_path: Path):
 
 
 @needs_executorch
+@pytest.mark.slow
 def test_runners_of_different_threads_take_turns(tmp_path: Path):
     program = zp.capture(Net().eval(), images())
     first, second = (zp.compile(program, "executorch", threads=n, path=tmp_path / str(n)) for n in (1, 2))
@@ -183,6 +186,7 @@ def test_runners_of_different_threads_take_turns(tmp_path: Path):
 
 
 @needs_executorch
+@pytest.mark.slow
 def test_the_file_tells_what_it_is_and_damage_is_noticed(tmp_path: Path):
     program = quantized(Net(), [images()])
     file = zp.compile(program, "executorch", threads=1, batch_size=4, path=tmp_path / "m").artefact
@@ -198,6 +202,7 @@ def test_the_file_tells_what_it_is_and_damage_is_noticed(tmp_path: Path):
 
 
 @needs_executorch
+@pytest.mark.slow
 def test_an_operator_that_it_lacks_is_named():
     class Sorted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
