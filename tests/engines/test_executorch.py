@@ -26,6 +26,7 @@ from zeropoint.graph.operators import FAKE_QUANTIZE_TENSOR, WEIGHTED, aten
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.numerics.sqnr import sqnr_db
+from zeropoint.targets.processor import mismatch, native
 
 IS_INSTALLED = importlib.util.find_spec("executorch") is not None
 needs_executorch = pytest.mark.skipif(not IS_INSTALLED, reason="needs: pip install 'zeropoint[executorch]'")
@@ -108,6 +109,8 @@ def test_a_quantizer_of_a_quantized_value_reads_its_pair():
 def test_its_kernels_are_exact_on_every_processor():
     for kind in ("avx2", "vnni", "arm", "any"):
         assert engines.target("executorch", kind).processor == "arm"
+        assert mismatch(kind, engines.computes_as("executorch", kind)) is None
+    assert engines.computes_as("openvino", "arm") == native()
     heavy = nn.Linear(2, 3, bias=False)
     with torch.no_grad():
         heavy.weight.fill_(1.0)  # pairs of 127 overflow where vpmaddubsw is used

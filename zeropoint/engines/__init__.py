@@ -148,9 +148,13 @@ def target(name: str, processor: str = NATIVE) -> Target:
     return dataclasses.replace(rules, processor=ARM if rules.exact else kind.name)
 
 
-def computes_as(name: str) -> Processor:
-    """The kind of processor as which an engine computes here: this machine's, or Arm if it is exact."""
-    return processors.find(target(name).processor)
+def computes_as(name: str, made_for: str = "") -> Processor:
+    """The kind of processor as which an engine computes here what was ``made_for`` one: this machine's.
+
+    Of an engine that is exact on every processor it is that kind itself, by default Arm.
+    """
+    rules = target(name)
+    return processors.find((made_for or rules.processor) if rules.exact else NATIVE)
 
 
 def refusal(rules: Target, method: str, settings: Options | Program) -> str | None:
@@ -198,7 +202,8 @@ def compile(
     ending = find(engine).artefact_name(program)
     if reason := unsupported(engine, program.method, program):
         raise InputError(f"{engine} cannot run {program.method}: {reason}")
-    warn_of(program.processor, "the Program", computes_as(engine))
+    here = computes_as(engine, program.processor)
+    warn_of(program.processor, "the Program", here)
     file = Path(path) if path is not None else Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
     if not file.name.endswith(ending):
         file = file.with_name(file.name + ending)
@@ -207,7 +212,7 @@ def compile(
         lower(sized, engine, file, threads)
         runner = load_artefact(engine, file, threads, program, shapes)
         if verify:
-            check_lowering(program, runner.run, engine, batch_size, computes_as(engine))
+            check_lowering(program, runner.run, engine, batch_size, here)
         else:
             runner.flat(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
         return runner
