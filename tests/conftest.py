@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from zeropoint import engines
+
 
 def core_of(worker: int, cores: list[int]) -> int:
     """A core for each of the first workers; for one that replaces a dead one that with the fewest others."""
@@ -56,7 +58,23 @@ def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: the last minute is for short ones, which fill all workers."""
+    """Files with slow tests first: the last minute is for short ones, which fill all workers.
+
+    Tests of engines that no default needs are skipped where these are not installed.
+    """
+    absent = {
+        word: f"needs: {hint}"
+        for name, hint in engines.missing().items()
+        if name in engines.ON_REQUEST
+        for word in (name, *engines.named(name).ENDINGS)
+    }
+    for item in items:
+        given = (
+            item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        )
+        for value in given.values():
+            if isinstance(value, str) and value in absent:
+                item.add_marker(pytest.mark.skip(reason=absent[value]))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

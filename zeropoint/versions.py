@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-LIBRARIES = ("zeropoint", "torch", "onnxruntime", "openvino", "numpy")
+LIBRARIES = ("zeropoint", "torch", "onnxruntime", "openvino", "executorch", "numpy")
 
 
 def versions() -> dict[str, str]:

@@ -71,7 +71,7 @@ def test_what_is_right_passes(batch):
 
 def test_a_program_for_another_processor_is_left_out(monkeypatch):
     program, run = outputs_of(lambda out: [out[0] * 2])
-    monkeypatch.setattr("zeropoint.engines.verify.mismatch", lambda _: "made for another")
+    monkeypatch.setattr("zeropoint.engines.verify.mismatch", lambda *_: "made for another")
     check_lowering(program, run, "mine", 1)
 
 

@@ -12,7 +12,7 @@ from networks import Attention, Branching, Function, Pooled, options, randomized
 from torch import Tensor, nn
 
 from zeropoint.engines import compile
-from zeropoint.engines.torch.run import BATCH, SHAPES, of_shapes
+from zeropoint.engines.fixed import BATCH, SHAPES, sized
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph import edits as fx
 from zeropoint.graph.capture import capture
@@ -174,15 +174,15 @@ def test_pooling_that_onnx_would_do_wrong_is_refused():
 
 def test_a_compiled_package_says_which_axis_is_fixed():
     metadata = {BATCH: "2", SHAPES: json.dumps([[2, 3, 16, 16]])}
-    call = of_shapes(lambda x: x, metadata)
+    call = sized(lambda x: x, metadata, "this artefact")
     call(torch.zeros(5, 3, 16, 16))
     with pytest.raises(
         InputError, match="one size, here 16 along axis 3: capture on such inputs and compile"
     ):
         call(torch.zeros(2, 3, 16, 17))
     with pytest.raises(InputError, match="here 2 along axis 0"):
-        of_shapes(lambda x: x, metadata | {BATCH: ""})(torch.zeros(5, 3, 16, 16))
-    of_shapes(lambda x: x, {})(torch.zeros(1))  # of a package that does not tell
+        sized(lambda x: x, metadata | {BATCH: ""}, "this artefact")(torch.zeros(5, 3, 16, 16))
+    sized(lambda x: x, {}, "this artefact")(torch.zeros(1))  # of a package that does not tell
 
 
 @pytest.mark.slow

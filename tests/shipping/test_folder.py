@@ -90,12 +90,14 @@ def test_scripts_need_the_engine_and_numpy_alone():
         words = [line.split() for line in path.read_text().splitlines()]
         imported = {line[1].split(".")[0] for line in words if line[:1] in (["import"], ["from"])}
         engine = path.stem.removeprefix("engine_")
-        assert imported <= allowed | ({engine} if path.stem.startswith("engine_") else set()), path.name
+        needs = {"executorch": {"executorch", "torch"}}.get(engine, {engine})  # whose Python imports torch
+        assert imported <= allowed | (needs if path.stem.startswith("engine_") else set()), path.name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("engine", "method"), [("openvino", "static"), ("torch", "static"), ("torch", "fp32")]
+    ("engine", "method"),
+    [("openvino", "static"), ("torch", "static"), ("torch", "fp32"), ("executorch", "static")],
 )
 def test_every_engine_is_shipped(engine, method, inputs, tmp_path):
     program = zp.capture(randomized(Residual()), inputs[:2])
@@ -107,12 +109,12 @@ def test_every_engine_is_shipped(engine, method, inputs, tmp_path):
     # Without VNNI OpenVINO computes linear layers in float.
     in_float = engine == "openvino" and native().saturates
     assert layers["int8"] == (0 if method == "fp32" else 3 - in_float)
-    refused = ("zeropoint",) if engine == "torch" else ("torch", "zeropoint")
+    refused = ("zeropoint",) if engine in ("torch", "executorch") else ("torch", "zeropoint")
     done = alone(tmp_path / "out", "verify.py", "--seconds", "0", refused=refused)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "equal to the golden ones to the bit" in done.stdout
     lines = (tmp_path / "out" / "requirements.txt").read_text()
-    assert ("torch==" in lines) == (engine == "torch" and method == "static")
+    assert ("torch==" in lines) == (engine == "executorch" or (engine, method) == ("torch", "static"))
 
 
 class Two(torch.nn.Module):

@@ -379,6 +379,7 @@ def test_a_rule_that_refuses_where_all_is_integers_is_optional():
     assert set(reasons(found, "residual sum").values()) == {None}
     refused = {one.rule for one in found.decisions if one.reason is not None}
     assert refused == {
+        "output of a sum or concatenation",
         *("layer kept apart", "output of a layer", "last sum, pooled", "output of pooling"),
         *("maximum or minimum over axes", "convolution's side of a sum, cut", "matrices of experts"),
         "product with a sigmoid",

@@ -20,7 +20,8 @@ def bench(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="The engine: torch, onnxruntime, openvino or auto; default: torch, or the artefact's."
+            help="The engine: torch, onnxruntime, openvino, executorch or auto; default: torch, or the"
+            " artefact's."
         ),
     ] = None,
     other_engine: Annotated[

@@ -22,7 +22,8 @@ Methods = Annotated[
 Engines = Annotated[
     str | None,
     typer.Option(
-        help="Engines, separated by commas: torch, onnxruntime, openvino; default: those installed."
+        help="Engines, separated by commas: torch, onnxruntime, openvino, executorch; default: those of the"
+        " first three that are installed."
     ),
 ]
 ListOfBits = Annotated[

@@ -18,8 +18,8 @@ Method = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        help="The engine to quantize for and to time layers on: openvino or onnxruntime; torch times no"
-        " layers."
+        help="The engine to quantize for and to time layers on: openvino or onnxruntime; torch and"
+        " executorch time no layers."
     ),
 ]
 Items = Annotated[

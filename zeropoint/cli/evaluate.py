@@ -15,7 +15,7 @@ def evaluate(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="The engine: torch, onnxruntime, openvino, or auto, the fastest one on this machine;"
+            help="The engine: torch, onnxruntime, openvino, executorch, or auto, the fastest one here;"
             " default: torch, or the artefact's."
         ),
     ] = None,

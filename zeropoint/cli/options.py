@@ -170,7 +170,7 @@ AnyModel = Annotated[
     typer.Argument(
         metavar="MODEL",
         help=f"The model: {_MODELS}, a FILE.pt2, {_CODE} an nn.Module), or an engine's artefact: .onnx,"
-        " .openvino.xml, .torch.pt2, or .aoti.pt2 (runs the native code in it).",
+        " .openvino.xml, .pte, .torch.pt2, or .aoti.pt2 (runs the native code in it).",
     ),
 ]
 Data = Annotated[

@@ -32,7 +32,7 @@ def qat(
     resume: Resume = False,
     bits: shared.Bits = "W8A8",
     target: Annotated[
-        str, typer.Option(help="The engine to quantize for: torch, onnxruntime or openvino.")
+        str, typer.Option(help="The engine to quantize for: torch, onnxruntime, openvino or executorch.")
     ] = "openvino",
     teacher: Teacher = None,
     weights: shared.Weights = "default",

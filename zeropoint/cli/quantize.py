@@ -18,8 +18,8 @@ Method = Annotated[
 Target = Annotated[
     str,
     typer.Option(
-        help="The engine to quantize for: torch, onnxruntime, openvino, or auto, the fastest one on this"
-        " machine at batch 1 on one thread; or a runtime to export to: tensorrt, qnn."
+        help="The engine to quantize for: torch, onnxruntime, openvino, executorch, or auto, the fastest"
+        " of the first three here at batch 1 on one thread; or a runtime to export to: tensorrt, qnn."
     ),
 ]
 

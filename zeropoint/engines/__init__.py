@@ -32,22 +32,26 @@ from zeropoint.graph.sizes import (
 from zeropoint.targets import processor as processors
 from zeropoint.targets.machine import cores
 from zeropoint.targets.options import Options
-from zeropoint.targets.processor import NATIVE, warn_of
+from zeropoint.targets.processor import ARM, NATIVE, Processor, warn_of
 from zeropoint.targets.target import Target
 
 if TYPE_CHECKING:  # that each of them has every member of Engine
-    from zeropoint.engines import onnxruntime, openvino, torch
+    from zeropoint.engines import executorch, onnxruntime, openvino, torch
 
     _TORCH: Engine = torch
     _ONNXRUNTIME: Engine = onnxruntime
     _OPENVINO: Engine = openvino
+    _EXECUTORCH: Engine = executorch
 
 # Each is a module of this folder, and an extra of the package to install.
 NAMES = (
     "torch",
     "onnxruntime",
     "openvino",
+    "executorch",
 )
+ON_REQUEST = ("executorch",)
+"""Engines that are used only where they are asked for: on x86 processors the others are faster."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +133,28 @@ def _hint(name: str) -> str:
 
 
 def installed() -> list[str]:
-    """The engines that can be used, by name."""
-    absent = missing()
+    """The engines that can be used, by name, but for those ON_REQUEST."""
+    absent = (*missing(), *ON_REQUEST)
     return [name for name in NAMES if name not in absent]
 
 
 def target(name: str, processor: str = NATIVE) -> Target:
-    """The placement rules of an engine for a kind of processor; the engine may be missing."""
+    """The placement rules of an engine for a kind of processor; the engine may be missing.
+
+    They are those for Arm if the engine's kernels are exact on every processor.
+    """
     kind = processors.find(processor)
-    return dataclasses.replace(named(name).target_for(kind), processor=kind.name)
+    rules = named(name).target_for(kind)
+    return dataclasses.replace(rules, processor=ARM if rules.exact else kind.name)
+
+
+def computes_as(name: str, made_for: str = "") -> Processor:
+    """The kind of processor as which an engine computes here what was ``made_for`` one: this machine's.
+
+    Of an engine that is exact on every processor it is that kind itself, by default Arm.
+    """
+    rules = target(name)
+    return processors.find((made_for or rules.processor) if rules.exact else NATIVE)
 
 
 def refusal(rules: Target, method: str, settings: Options | Program) -> str | None:
@@ -185,7 +202,8 @@ def compile(
     ending = find(engine).artefact_name(program)
     if reason := unsupported(engine, program.method, program):
         raise InputError(f"{engine} cannot run {program.method}: {reason}")
-    warn_of(program.processor, "the Program")
+    here = computes_as(engine, program.processor)
+    warn_of(program.processor, "the Program", here)
     file = Path(path) if path is not None else Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
     if not file.name.endswith(ending):
         file = file.with_name(file.name + ending)
@@ -194,7 +212,7 @@ def compile(
         lower(sized, engine, file, threads)
         runner = load_artefact(engine, file, threads, program, shapes)
         if verify:
-            check_lowering(program, runner.run, engine, batch_size)
+            check_lowering(program, runner.run, engine, batch_size, here)
         else:
             runner.flat(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
         return runner

@@ -49,7 +49,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Runner:
     try:
         if problem := engine.damage(path):
             raise InputError(f"{name} cannot load {path}: {problem}; compile the model again")
-        warn_of(engine.metadata(path).get(PROCESSOR, ""), str(path))
+        made_for = engine.metadata(path).get(PROCESSOR, "")
+        warn_of(made_for, str(path), engines.computes_as(name, made_for))
         return engines.load_artefact(name, path, threads)
     except InputError:
         raise

@@ -4,6 +4,8 @@ Both the PyTorch compiler and the ONNX exporter know ``torch.ops.quantized_decom
 integer constants with a dequantize after them.
 """
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule, Node
 
@@ -69,7 +71,8 @@ def _weight(module: GraphModule, quantizer: Quantizer) -> Node:
 
 
 def _activation(module: GraphModule, quantizer: Quantizer) -> Node:
-    graph, scheme, value = module.graph, quantizer.scheme, quantizer.source
+    graph, scheme = module.graph, quantizer.scheme
+    value: Any = quantizer.node.args[0]  # by now the pair of a quantizer that came before
     scale, zero_point = _constants(quantizer)
     types = (torch.uint8, torch.int8) if scheme.bits <= 8 else (torch.uint16, torch.int16)
     dtype = types[scheme.signed]

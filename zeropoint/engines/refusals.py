@@ -4,15 +4,17 @@ import re
 
 from zeropoint.errors import first_line
 
-# In which OpenVINO's front end and the exporter to ONNX name the operators that they do not know.
+# In which OpenVINO's front end, the exporter to ONNX and ExecuTorch name the operators that they do not know.
 _LACKING = re.compile(
     r"No conversion rule found for operations: (?P<openvino>.+)"
     r"|No ONNX function found for <OpOverload\(op='(?P<onnx>[^']+)'"
+    r"|Operator torch\._ops\.(?P<executorch>[\w.]+) is not in Core ATen opset"
 )
 # In which they name one that they know, but not as it is used there.
 _FAILED = re.compile(
     r"Conversion is failed for: (?P<openvino>aten\.[^\s,]+)"
     r"|Error when translating node .*target=torch\.ops\.(?P<onnx>[\w.]+)"
+    r"|Missing out variants: \{(?P<executorch>.+)\}"
 )
 _COLOUR = re.compile(r"\x1b\[\d*m")
 _SETTING = (
@@ -34,7 +36,9 @@ def refusal(error: BaseException) -> str:
     for pattern, words in ((_LACKING, "has no"), (_FAILED, "cannot run, as it is used here,")):
         found = [match for cause in causes for match in pattern.finditer(str(cause))]
         if names := [
-            name.strip() for match in found for name in (match["openvino"] or match["onnx"]).split(",")
+            name.strip(" '").replace("::", ".")
+            for match in found
+            for name in next(filter(None, match.groupdict().values())).split(",")
         ]:
             operators = " and ".join(dict.fromkeys(name.removesuffix(".default") for name in names))
             return f"it {words} {operators}; take another engine, or leave that to the code around the model"

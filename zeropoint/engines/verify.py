@@ -12,7 +12,7 @@ from zeropoint.graph.attention import ATTENTION, arguments_of
 from zeropoint.graph.program import Program, at_batch
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.numerics.sqnr import sqnr_db
-from zeropoint.targets.processor import mismatch
+from zeropoint.targets.processor import Processor, mismatch
 
 # The least SQNR of an engine's outputs to the simulation, in dB, by the bits of the Program. Engines round
 # sums in another order, so a value may fall on the next step of its grid: 35 dB and more at 8 bits, and 20 in
@@ -28,17 +28,23 @@ class WrongError(InputError):
     """An artefact computes something else than its Program."""
 
 
-def check_lowering(program: Program, run: Callable[..., tuple[Tensor, ...]], engine: str, batch: int) -> None:
+def check_lowering(
+    program: Program,
+    run: Callable[..., tuple[Tensor, ...]],
+    engine: str,
+    batch: int,
+    here: Processor | None = None,
+) -> None:
     """Runs the Program and its artefact on the example, at a batch of this size, and compares the outputs.
 
-    A Program that was made for another kind of processor is left out, since it overflows here, of which there
-    is a warning; so is one that draws random numbers.
+    A Program that was made for another kind of processor than ``here``, by default this one, is left out,
+    since it overflows here, of which there is a warning; so is one that draws random numbers.
 
     Raises WrongError for outputs of other number or shape, NaN that the simulation has not, and values that
     differ more than rounding explains.
     """
     found = run(*at_batch(program, batch).example_inputs)
-    if mismatch(program.processor) or _is_random(program):
+    if mismatch(program.processor, here) or _is_random(program):
         return
     wanted = program.flat(*at_batch(program, 1).example_inputs)  # of which the batch is copies
     if len(wanted) != len(found):

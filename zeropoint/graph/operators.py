@@ -153,7 +153,7 @@ FAKE_QUANTIZE = {
     fake_quantize_learned,  # whose step size is a parameter to train
 }
 # Limits of a run-time quantizer whose input was divided by a scale for every group (``passes.group_ranges``).
-GROUPED = (-127, 127)
+GROUPED, WHOLE_ROW = (-127, 127), (-255, 255)
 
 
 def ungrouped(weight: Node) -> Node:
@@ -174,8 +174,8 @@ _AFTER_GROUPS = {aten.slice.Tensor, aten.view_as.default, aten.mul.Tensor}
 
 
 def finds_groups(node: Node) -> bool:
-    """Whether a node is a run-time quantizer with a range for every few inputs."""
-    return node.target is FAKE_QUANTIZE_DYNAMIC and node.args[3:5] == GROUPED
+    """Whether a node is a run-time quantizer with a range for every row, or every few inputs of one."""
+    return node.target is FAKE_QUANTIZE_DYNAMIC and node.args[3:5] in (GROUPED, WHOLE_ROW)
 
 
 def weighted(node: Node) -> Weighted | None:

@@ -15,7 +15,6 @@ from zeropoint.graph.quantizers import quantizers
 from zeropoint.measure.fidelity import Fidelity, FidelityMeter
 from zeropoint.measure.results import Parity
 from zeropoint.measure.simulate import exceeding
-from zeropoint.targets import processor
 from zeropoint.torch_private.trees import tree_leaves
 
 MAX_SQNR_LOSS_DB = 0.5
@@ -39,7 +38,7 @@ def judge(engine: Fidelity, simulation: Fidelity, between: Fidelity) -> Parity:
 
 def explained(parity: Parity, program: Program, engine: str, inputs: tuple[Tensor, ...]) -> Parity:
     """A ``parity`` that failed, with its cause if it is known, else with the operator that differs."""
-    here = processor.native()
+    here = engines.computes_as(engine)
     layers = [fx.module_name(layer) for layer in exceeding(program, here.name)]
     if not layers:
         return dataclasses.replace(parity, operator=first_difference(program, engine, inputs))

@@ -48,7 +48,7 @@ def make_up_for_rounding(program: Program, job: Job) -> Program:
 @step()
 def give_rows_ranges(program: Program, job: Job) -> Program:
     """Ranges as the engine finds them, and one for every row where it finds one for a whole tensor."""
-    if job.target.run_time_group:
+    if job.target.run_time_group or job.target.ranges_of_rows:
         return group_ranges(program, job.target.run_time_group)
     return scale_rows(program) if job.target.ranges_of_tensors else program
 

@@ -73,7 +73,7 @@ def manifest(
         "preprocessing": None if how is None else as_data(how),
         "prepare": prepare(samples, known=how is not None),
         "processor": {
-            "made_for": engines.named(shipment.engine).metadata(shipment.artefact).get(PROCESSOR, ""),
+            "made_for": _made_for(shipment),
             "kinds": [dataclasses.asdict(kind) for kind in PROCESSORS.values()],
             "measured_on": {
                 "name": shipment.machine["processor"],
@@ -122,6 +122,12 @@ def _engine(shipment: Shipment, files: list[str]) -> dict[str, Any]:
         "settings": settings,
         "files": files,
     }
+
+
+def _made_for(shipment: Shipment) -> str:
+    """The kind of processor that the artefact is right on: any, if the engine's kernels are exact on all."""
+    made_for = engines.named(shipment.engine).metadata(shipment.artefact).get(PROCESSOR, "")
+    return "any" if made_for and engines.target(shipment.engine).exact else made_for
 
 
 def _minimum(package: str, version: str) -> str:

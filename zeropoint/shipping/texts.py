@@ -5,6 +5,7 @@ from typing import Any
 from zeropoint.shipping.layouts import LAYOUTS, REPOSITORY
 
 PYTHON = "3.12"
+_OF_TORCH = ("torch", "executorch")  # packages that run on PyTorch
 _CPU_TORCH = "--extra-index-url https://download.pytorch.org/whl/cpu\n"
 
 
@@ -15,13 +16,15 @@ def requirements(manifest: dict[str, Any]) -> str:
     lines = f"{engine['package']}{bound}\nnumpy\n"
     if manifest["preprocessing"] is not None:
         lines += "pillow\n"
-    return _CPU_TORCH + lines if engine["package"] == "torch" else lines
+    if engine["package"] == "executorch":  # whose package does not ask for it
+        lines += f"torch=={engine['settings']['torch']}\n"
+    return _CPU_TORCH + lines if engine["package"] in _OF_TORCH else lines
 
 
 def dockerfile(manifest: dict[str, Any]) -> str:
     """An image that runs predict.py; its build ends with verify.py, so that a wrong copy is not built."""
     compiler = ""
-    if manifest["engine"]["package"] == "torch":
+    if manifest["engine"]["package"] in _OF_TORCH:
         compiler = "RUN apt-get update && apt-get install -y --no-install-recommends libgomp1\n"
     return (
         f"FROM python:{PYTHON}-slim\n"
@@ -86,6 +89,11 @@ def _needs(manifest: dict[str, Any]) -> list[str]:
         lines.append(
             "This engine is PyTorch itself: unlike the other engines, its folder needs `torch` to run."
         )
+    if engine["package"] == "executorch":
+        lines.append(
+            "ExecuTorch's Python runtime needs `torch`, too. On a phone its C++, Java or Swift runtime loads"
+            " `model.pte` and needs neither Python nor PyTorch."
+        )
     made = next(
         (
             kind
@@ -101,7 +109,7 @@ def _needs(manifest: dict[str, Any]) -> list[str]:
 
 def _cpp(engine: str) -> list[str]:
     """The first lines of CMakeLists.txt say how it is built."""
-    if engine == "torch":
+    if engine in _OF_TORCH:
         return []
     return ["", "`cpp/` holds the same in C++: `predict.cpp`, and how to build it in `CMakeLists.txt`."]
 

@@ -19,6 +19,9 @@ from zeropoint.targets.sites import (
     weight_of,
 )
 
+NOT_READ = "no integer operator reads what is joined"
+"""Why a concatenation stays float, though the engine joins integers."""
+
 
 def runs(site: Site) -> str | None:
     """Whether the engine has integer kernels for the operator."""
@@ -115,6 +118,13 @@ def is_pooled(site: Site) -> str | None:
     return sums_in_integers(site) or (None if site.target.pools_sums else "no gain on this engine")
 
 
+def gives_integers(site: Site) -> str | None:
+    """Whether the engine adds or joins integers only if the result is quantized, too."""
+    if reason := needs_output(site):
+        return reason
+    return (sums_in_integers if kind_of(site.node) == "add" else joins_in_integers)(site)
+
+
 def has_tensors(site: Site) -> str | None:
     """Whether the operator works on computed tensors alone."""
     return runs(site) or (None if operands(site.node) else "one side is a constant")
@@ -129,7 +139,7 @@ def joins_in_integers(site: Site) -> str | None:
     if reason := has_tensors(site):
         return reason
     is_read = stays_in_integers(site.node, site, inputs=True)
-    return None if is_read else "no integer operator reads what is joined"
+    return None if is_read else NOT_READ
 
 
 def gates_in_integers(site: Site) -> str | None:

@@ -10,6 +10,7 @@ from zeropoint.graph.moves import MOVES, before_moves
 from zeropoint.graph.operators import family, weighted
 from zeropoint.graph.program import Decision
 from zeropoint.numerics.scheme import Scheme
+from zeropoint.targets.checks import NOT_READ
 from zeropoint.targets.options import Options
 from zeropoint.targets.recipe import float_row
 from zeropoint.targets.rules import DYNAMIC, STATIC, WEIGHTS, Rule
@@ -125,10 +126,14 @@ def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
     """For each source that a concatenation joins to others, before moves, the name of their grid.
 
     A concatenation on one grid only copies; engines first bring other operands to the grid of the output.
+    One that is float needs none, though its operands are quantized for other reasons.
     """
     quantized = {before_moves(node).name for node in module.graph.nodes if node.name in placement.sources}
+    stay_float = {decision.node for decision in placement.decisions if decision.reason == NOT_READ}
     groups: list[set[str]] = []
     for node in [node for node in module.graph.nodes if family(node) == "cat"]:
+        if node.name in stay_float:
+            continue
         members = {before_moves(operand).name for operand in operands(node)}
         if members and members <= quantized:
             members |= {node.name} & quantized

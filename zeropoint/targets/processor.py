@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zeropoint.errors import InputError, InputWarning
 
-NATIVE = "native"
+NATIVE, ARM = "native", "arm"
 
 # What decides which int8 and bf16 kernels an engine can use, on x86 and on Arm.
 INSTRUCTION_SETS = (
@@ -41,7 +41,7 @@ PROCESSORS = {
         Processor("vnni", "x86 with VNNI", ("avx512_vnni", "avx_vnni"), saturates=False),
         Processor("avx512", "x86 with AVX-512, without VNNI", ("avx512f",), saturates=True),
         Processor("avx2", "x86 with AVX2, without VNNI", ("avx2",), saturates=True),
-        Processor("arm", "64-bit Arm", ("asimddp", "i8mm"), saturates=False),
+        Processor(ARM, "64-bit Arm", ("asimddp", "i8mm"), saturates=False),
         Processor("any", "any processor", (), saturates=True),
     )
 }
@@ -60,7 +60,7 @@ def find(name: str) -> Processor:
 def native() -> Processor:
     """The kind of this machine's CPU; ``any`` where the system does not tell, which is right on all."""
     if platform.machine().lower() in ("arm64", "aarch64"):
-        return PROCESSORS["arm"]
+        return PROCESSORS[ARM]
     try:
         return of_instruction_sets(parse_cpuinfo(Path("/proc/cpuinfo").read_text())[1])
     except OSError:  # not Linux
@@ -82,9 +82,9 @@ def parse_cpuinfo(text: str) -> tuple[str, list[str]]:
     return first.get("model name", ""), [name for name in INSTRUCTION_SETS if name in flags]
 
 
-def warn_of(made_for: str, what: str) -> None:
-    """Warns where ``what``, made for the processor of that name, is not for this machine's."""
-    if wrong := mismatch(made_for):
+def warn_of(made_for: str, what: str, here: Processor | None = None) -> None:
+    """Warns where ``what``, made for the processor of that name, is not for ``here``: by default this one."""
+    if wrong := mismatch(made_for, here):
         warnings.warn(InputWarning(f"{what} was {wrong}"), stacklevel=3)
 
 

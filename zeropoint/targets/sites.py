@@ -151,9 +151,9 @@ def of_pooled_sum(site: Site) -> list[tuple[Pair, Scheme]]:
 
 
 def after_fused(site: Site) -> list[tuple[Pair, Scheme]]:
-    """The output of a layer, after the activation that the engine fuses to it."""
+    """The output of a layer or a sum, after the activation that the engine fuses to it."""
     users, last = list(site.node.users), site.node
-    if weighted(last) and len(users) == 1 and family(users[0]) in site.target.fused:
+    if kind_of(last) not in POOLING and len(users) == 1 and family(users[0]) in site.target.fused:
         last = users[0]
     return _after(site, last)
 
@@ -219,7 +219,8 @@ def _with(pairs: list[Pair], scheme: Scheme) -> list[tuple[Pair, Scheme]]:
 
 
 def _after(site: Site, node: Node) -> list[tuple[Pair, Scheme]]:
-    return [((node, user), site.entering(user)) for user in node.users if user.op != "output"]
+    read = [user for user in node.users if site.target.outputs_anywhere or user.op != "output"]
+    return [((node, user), site.entering(user)) for user in read]
 
 
 def is_unfused(node: Node, options: Options) -> bool:
@@ -253,7 +254,8 @@ def stays_in_integers(value: Node, site: Site, *, inputs: bool = False) -> bool:
 
     In a transformer only layer norms and further additions read it: it stays float there. A mean over space,
     as before a classifier, keeps integers, one over tokens does not count. With ``inputs`` layers do not
-    count whose weights alone are integers. Layers that the recipe keeps float, or their inputs, never count.
+    count whose weights alone are integers. Products with a constant, and layers that the recipe keeps float,
+    or their inputs, never count.
     """
     target = site.target
     layers = target.weighted - target.weights_alone if inputs else target.weighted
@@ -265,6 +267,7 @@ def stays_in_integers(value: Node, site: Site, *, inputs: bool = False) -> bool:
             kind = family(user)
             passes = ("add", "relu", "batch_norm", *target.inputs)
             in_integers = _pools(user) if kind in POOLING else kind in passes
+            in_integers = in_integers and (kind != "mul" or bool(operands(user)))
             if (user.target in MOVES or in_integers) and user not in seen:
                 seen.add(user)
                 waiting.append(user)

@@ -20,6 +20,12 @@ class Limit:
 
 
 _PER_CHANNEL = (None, "per-channel", "per-tensor")
+STATIC_GROUPS = Limit(
+    ("static", "static-best", "qat"),
+    "weight_granularity",
+    _PER_CHANNEL,
+    "it takes groups where the inputs are quantized at run time",
+)
 NO_GROUPS = Limit(
     ("dynamic",), "weight_granularity", _PER_CHANNEL, "it needs one scale for each output there"
 )
@@ -51,6 +57,7 @@ class Target:
     ``inputs``: families without a weight that run in int8 when their inputs are quantized.
     ``outputs``: families that run in int8 only when their output, after a fused activation, is quantized
     too.
+    ``outputs_anywhere``: the output of such a layer is quantized where it is the model's own, too.
     ``fused``: families of activations that the engine fuses between such an operator and its output
     quantizer.
     ``weights_alone``: weighted families whose inputs stay float: integer weights save size, not time.
@@ -64,10 +71,12 @@ class Target:
     ``quantizes_extremes``: a maximum or minimum over axes is wrong unless its input is quantized.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
     ``ranges_of_tensors``: whether a range that is found at run time is that of a whole tensor.
+    ``ranges_of_rows``: whether it is an affine range of each row.
     ``run_time_group``: the number of inputs that have a range of their own at run time; None for a row, or a
     tensor.
     ``pairs_across_places``: whether kernels without VNNI pair weights of neighbouring places, too, where the
     number of input channels is odd.
+    ``exact``: whether kernels add products in 32 bits on every processor, so that Arm's rules hold on all.
     ``processor``: the kind that these rules are for, one of ``zeropoint.targets.processor.PROCESSORS``.
     ``limits``: the values of Options that it cannot run with some methods.
     """
@@ -76,6 +85,7 @@ class Target:
     weighted: frozenset[str]
     inputs: frozenset[str]
     outputs: frozenset[str] = frozenset()
+    outputs_anywhere: bool = False
     fused: frozenset[str] = frozenset()
     weights_alone: frozenset[str] = frozenset()
     adds_before_rounding: bool = True
@@ -87,8 +97,10 @@ class Target:
     zero_in_middle: bool = True
     quantizes_extremes: bool = False
     ranges_of_tensors: bool = False
+    ranges_of_rows: bool = False
     run_time_group: int | None = None
     pairs_across_places: bool = False
+    exact: bool = False
     processor: str = "vnni"
     limits: tuple[Limit, ...] = ()
 

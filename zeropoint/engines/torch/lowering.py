@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
+from zeropoint.engines import fixed
 from zeropoint.engines.engine import PROCESSOR, SIGNATURE
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.torch.recurrent import keep_whole
 from zeropoint.engines.torch.rewrites import move_integers, pack_pixels
-from zeropoint.engines.torch.run import AXES, BATCH, KERNELS, PACKAGE_ENDING, PROGRAM_ENDING, SHAPES
+from zeropoint.engines.torch.run import KERNELS, PACKAGE_ENDING, PROGRAM_ENDING
 from zeropoint.engines.torch.target import AFFINE_WRONG
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
@@ -45,9 +46,7 @@ def lower(program: Program, path: Path) -> None:
     module = keep_whole(pack_pixels(move_integers(to_pairs(program))))
     exported = export(program, module, fixed=True)
     metadata = {
-        BATCH: str(program.example_inputs[0].shape[0]) if program.dynamic_batch else "",
-        AXES: json.dumps(program.batch.outputs),
-        SHAPES: json.dumps([list(tensor.shape) for tensor in program.example_inputs]),
+        **fixed.facts(program),
         PROCESSOR: program.processor,
         SIGNATURE: program.signature.to_json(),
     }

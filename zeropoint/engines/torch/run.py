@@ -4,15 +4,14 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zeropoint.engines import fixed
 from zeropoint.engines.engine import KEPT, PROCESSOR, SIGNATURE, Run
-from zeropoint.errors import InputError
 from zeropoint.graph import archive
 from zeropoint.graph.operators import family, weighted
 from zeropoint.graph.program import Program, at_batch, flat_tensors
@@ -22,9 +21,6 @@ from zeropoint.torch_private.compiler import package_metadata as metadata_of
 
 PROGRAM_ENDING, PACKAGE_ENDING = ".torch.pt2", ".torch.aoti.pt2"
 KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order
-# Keys of a package's metadata: the batch size that it is compiled for, the shapes of its inputs, and the axis
-# of the batch of each output.
-BATCH, SHAPES, AXES = "zeropoint_batch", "zeropoint_shapes", "zeropoint_axes"
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -36,11 +32,7 @@ def load(path: Path, threads: int, kept: int = KEPT) -> Run:
     """The artefact as a callable from tensors to a tuple of tensors; a package takes one shape anyhow."""
     if path.name.endswith(PACKAGE_ENDING):
         package = load_package(path)
-        known = package.loader.get_metadata()
-        batch = known.get(BATCH)
-        call = of_shapes(
-            _in_batches(package, int(batch), json.loads(known.get(AXES, "[]"))) if batch else package, known
-        )
+        call = fixed.sized(package, package.loader.get_metadata(), "a package of the torch engine")
     else:
         call = load_program(path).module
 
@@ -72,12 +64,7 @@ def settings(path: Path) -> dict[str, Any]:
     """
     if not path.name.endswith(PACKAGE_ENDING):
         return {"compiled": False}
-    known = metadata_of(path)
-    return {
-        "compiled": True,
-        "batch": int(known.get(BATCH) or 0),
-        "output_axes": json.loads(known.get(AXES, "[]")),
-    }
+    return {"compiled": True, **fixed.settings(metadata_of(path))}
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -96,53 +83,8 @@ def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
     """
     if not path.name.endswith(PACKAGE_ENDING):
         return at_batch(load_program(path), batch_size).example_inputs
-    size = metadata_of(path).get(BATCH)
-    if size and int(size) != batch_size:
-        raise InputError(f"{path} is compiled for batches of {size}; give --batch-size {size}")
+    fixed.check_batch(metadata_of(path), batch_size, path)
     return None
-
-
-def of_shapes(call: Callable[..., Any], metadata: dict[str, str]) -> Callable[..., Any]:
-    """``call``, which does not check its inputs, for the sizes that it is compiled for, and no others."""
-    shapes = [tuple(shape) for shape in json.loads(metadata.get(SHAPES, "[]"))]
-    first = 1 if metadata.get(BATCH) else 0  # any batch is split to the size
-
-    def run(*inputs: Tensor) -> Any:
-        for number, (tensor, shape) in enumerate(zip(inputs, shapes, strict=bool(shapes)), 1):
-            sizes = tuple(tensor.shape)
-            if sizes[first:] != shape[first:]:
-                axis = next(i for i in range(first, len(shape)) if sizes[i : i + 1] != shape[i : i + 1])
-                raise InputError(
-                    f"input {number} has shape {sizes}; a package of the torch engine takes one size, here"
-                    f" {shape[axis]} along axis {axis}: capture on such inputs and compile another,"
-                    " or run it on onnxruntime or openvino"
-                )
-        return call(*inputs)
-
-    return run
-
-
-def _in_batches(call: Callable[..., Any], size: int, axes: Sequence[int | None]) -> Run:
-    """``call``, which takes batches of one size, for batches of any size; the last one is padded.
-
-    ``axes``: along which the items of each output lie; of one without a batch the first part is given.
-    """
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        count = len(inputs[0])
-        if count == size:
-            return flat_tensors(call(*inputs))
-        missing = -count % size
-        full = [torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) for tensor in inputs]
-        parts = [
-            flat_tensors(call(*batch)) for batch in zip(*(tensor.split(size) for tensor in full), strict=True)
-        ]
-        return tuple(
-            outputs[0] if axis is None else torch.cat(outputs, axis).narrow(axis, 0, count)
-            for outputs, axis in zip(zip(*parts, strict=True), axes or [0] * len(parts[0]), strict=True)
-        )
-
-    return run
 
 
 def integer_operators(program: Program, path: Path) -> set[str]:
