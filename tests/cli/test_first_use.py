@@ -74,7 +74,9 @@ BAD = {
     f"quantize {GOOD} --out new --parts 7": "no module of the model matches '7'; valid: 0, 1, 2",
     f"quantize {GOOD} --out . --parts 0": ". is not empty; give a new folder",
     f"bench {GOOD} --json mine.py/new.json": "mine.py is no folder to write in; choose another place",
-    "report mine.py": "no results.json in mine.py: give the folder that `zeropoint compare --out` wrote",
+    "report mine.py": (
+        "no results.json in mine.py: give the folder that `zeropoint compare --out` or tune wrote"
+    ),
     "compare there.onnx --data random": "no such file: there.onnx",
     "compare new.onnx --data random": ONNX,
     "quantize new.onnx --data random --out new.pt2": ONNX,

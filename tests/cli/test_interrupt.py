@@ -78,7 +78,7 @@ def test_a_comparison_tells_its_rows(command: Callable, folder: Path, monkeypatc
         patch.setattr("zeropoint.report.html.write", stop)
         status, _, err = command(line)
     assert "continuing the run in run; finished rows: 1" in err
-    told = "interrupted; all rows are saved in run; zeropoint report run draws the report"
+    told = "interrupted; what was measured is saved in run; zeropoint report run draws the report"
     assert (status, err.splitlines()[-1]) == (130, told)
 
 

@@ -20,7 +20,7 @@ def folder(tmp_path_factory) -> Path:
     """A folder with a saved Program and its artefacts."""
     folder = tmp_path_factory.mktemp("models")
     residual().save(folder / "m.pt2")
-    for engine in engines.NAMES:
+    for engine in engines.installed():
         engines.compile(residual(), engine, path=folder / "m")
     return folder
 

@@ -334,7 +334,10 @@ def test_parity_that_falls_short_names_the_operator(tmp_path: Path, monkeypatch:
     ("changed", "message"),
     [
         ({"methods": ["statc"]}, "unknown method 'statc'; did you mean static"),
-        ({"engines": ["tensorrt"]}, "unknown engine 'tensorrt'; valid: onnxruntime, openvino, torch"),
+        (
+            {"engines": ["tensorrt"]},
+            "unknown engine 'tensorrt'; valid: executorch, onnxruntime, openvino, torch",
+        ),
         ({"methods": ["qat"]}, "qat needs training data, and mine has none"),
         ({"data": loaders(evaluation=[])}, "yields no batch"),
         (

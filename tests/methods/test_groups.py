@@ -154,7 +154,9 @@ def test_openvino_multiplies_them_in_integers_by_what_it_quantizes_at_run_time()
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_dynamic_layers_of_other_engines_refuse_them(engine: str):
-    with pytest.raises(InputError, match=f"^{engine} cannot run dynamic W8A8: .*; openvino can$"):
+    with pytest.raises(
+        InputError, match=f"^{engine} cannot run dynamic W8A8: .*; openvino and executorch can$"
+    ):
         quantize(mlp()[0], "dynamic", target=engine, options=grouped(32))
 
 

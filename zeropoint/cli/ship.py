@@ -30,7 +30,7 @@ def ship(
         bool, typer.Option("--anyway", help="Ship a row even if it computes something else than its Program.")
     ] = False,
 ) -> None:
-    """Write a row of a comparison, or what tune chose, as a folder that runs anywhere.
+    """Write a row, or what tune chose, as a folder that runs anywhere.
 
     It holds the artefact, golden outputs, and predict.py and verify.py, which need the engine and NumPy
     alone: not zeropoint. Copy it anywhere, and run python verify.py there.

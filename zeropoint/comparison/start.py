@@ -11,8 +11,8 @@ from typing import Any
 
 from zeropoint.data import Loaders
 from zeropoint.data.batches import Loader, example_inputs, items_of
+from zeropoint.engines import ON_REQUEST, installed, missing, refusal, target
 from zeropoint.engines import find as engine
-from zeropoint.engines import installed, missing, refusal, target
 from zeropoint.errors import InputError, interruption_tells
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
@@ -132,7 +132,7 @@ def begin(run: Run, command: str, probe: Evaluation, max_drop: str, *, trains: b
         images=0,
         machine=machine.describe(),
         options=options,
-        missing=missing(),
+        missing={name: hint for name, hint in missing().items() if name not in ON_REQUEST},
         fingerprint=fingerprint(run.program, run.data),
         task=probe.task,
         measures=probe.measures,
