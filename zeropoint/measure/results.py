@@ -106,7 +106,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """How messages name the row: "static on openvino", "static W4A8 on openvino"."""
+        """How messages name the row: "static on openvino", or "static W4A8 on openvino"."""
         if self.mixture:
             return f"{self.method} {self.bits} {self.mixture} on {self.engine}"
         bits = f" {self.bits}" if self.quantized and self.bits != "W8A8" else ""

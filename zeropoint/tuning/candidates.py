@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from zeropoint.data import Loaders
 from zeropoint.data.batches import Loader, items_of
-from zeropoint.engines import Runner, load_artefact, lower
+from zeropoint.engines import Runner, computes_as, load_artefact, lower
 from zeropoint.engines import find as engine
 from zeropoint.engines.verify import check_lowering
 from zeropoint.errors import InputError, first_line
@@ -164,6 +164,7 @@ def _evaluated(
         runner.run,
         candidate.engine,
         1 if program.dynamic_batch else items_of(setting.program.example_inputs),
+        computes_as(candidate.engine, program.processor),
     )
     reference = (
         setting.program if floats is None else _reference(setting, floats.engine, str(floats.artefact))
