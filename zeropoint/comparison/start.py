@@ -21,7 +21,7 @@ from zeropoint.measure import layers, pictures
 from zeropoint.measure.evaluate import Evaluation
 from zeropoint.measure.evaluate import check as check_task
 from zeropoint.measure.fingerprint import fingerprint
-from zeropoint.measure.results import Results
+from zeropoint.measure.results import FILE, Results
 from zeropoint.measure.samples import SHIPPING
 from zeropoint.methods import find, named
 from zeropoint.methods.trainable import check_training
@@ -35,7 +35,7 @@ from zeropoint.training.task import OwnLoss
 from zeropoint.tuning.frontier import FILE as SEARCH
 
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
-RESULTS = ("results.json", "results.csv", "results.md")  # files in it
+RESULTS = (FILE, "results.csv", "results.md")  # files in it
 BITS = ("weight_bits", "activation_bits")  # options that each row has of its own
 SAME = ("model", "data", "task", "metrics", "threads", "batch_size", "options", "machine", "fingerprint")
 

@@ -15,6 +15,8 @@ EAGER = "torch"
 TOP1 = Measure("top-1", "%")
 AGREEMENT = Measure("agreement", "%")
 MIXED = "mixed"
+FILE = "results.json"
+"""In the run folder of a comparison."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import msgspec
 from zeropoint.errors import InputError
 from zeropoint.files import as_type, atomic_write, read_json
 from zeropoint.measure.latency import Latency
-from zeropoint.measure.results import Parity, Results, Row
+from zeropoint.measure.results import FILE, Parity, Results, Row
 from zeropoint.report.table import markdown
 from zeropoint.tasks.bootstrap import Change
 from zeropoint.tuning.frontier import FILE as SEARCH
@@ -39,7 +39,7 @@ def save(results: Results, folder: str | os.PathLike[str]) -> None:
     Raises InputError if the folder cannot be written.
     """
     folder = Path(folder)
-    with atomic_write(folder / "results.json") as path:
+    with atomic_write(folder / FILE) as path:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(record(results))) + b"\n")
     with (
         atomic_write(folder / "results.csv") as path,
@@ -59,7 +59,7 @@ def load(folder: str | os.PathLike[str]) -> Results:
     Raises InputError if results.json is missing, not JSON, truncated, incomplete, or of a newer schema, or if
     a row was changed since it was saved.
     """
-    path = Path(folder) / "results.json"
+    path = Path(folder) / FILE
     if not path.exists() and (Path(folder) / SEARCH).exists():
         return results_of(load_search(Path(folder)))
     if not path.exists():

@@ -214,7 +214,7 @@ def _latency(setting: Setting, point: Point, beside: Point | None) -> Latency:
     own = summarize(samples["own"])
     if beside is None or beside.search_ms is None:
         return own
-    return scaled(own, beside.search_ms * own.p50 / summarize(samples["beside"]).p50)
+    return scaled(own, beside.search_ms * own.p50 / (1e3 * float(np.median(samples["beside"]))))
 
 
 def _call(setting: Setting, point: Point) -> Callable[[], object]:

@@ -1,12 +1,12 @@
 """What a search measured as Results, so that whatever reads those of a comparison reads it, too."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from zeropoint.measure.results import Results, Row
 from zeropoint.tasks.bootstrap import Change
-from zeropoint.tuning.formats import FLOAT, FLOAT_BITS, find
-from zeropoint.tuning.frontier import Frontier, Point
+from zeropoint.tasks.metric import Measure
+from zeropoint.tuning.formats import FLOAT, find
+from zeropoint.tuning.frontier import Frontier, Point, drop_of
 
 DIGITS = 6  # of the digest in the name of a mixture
 
@@ -18,8 +18,8 @@ def results_of(frontier: Frontier) -> Results:
     """
     uniform = [one for one in frontier.points if one.uniform == FLOAT and one.error is None]
     floats = {one.engine: one for one in uniform}
-    is_metric = frontier.measure is not None and frontier.measure != frontier.fidelity
-    rows = {one.name: _row(one, frontier, floats, is_metric) for one in frontier.points}
+    metric = frontier.measure if frontier.measure != frontier.fidelity else None
+    rows = {one.name: _row(one, floats.get(one.engine), metric) for one in frontier.points}
     unique: dict[str, Row] = {}
     for row in rows.values():
         unique.setdefault(row.name, row)
@@ -37,7 +37,7 @@ def results_of(frontier: Frontier) -> Results:
         fingerprint=frontier.fingerprint,
         rows=tuple(unique.values()),
         task=frontier.task,
-        measures=(frontier.measure,) if frontier.measure is not None and is_metric else (),
+        measures=(metric,) if metric is not None else (),
         fidelity=frontier.fidelity,
         max_drop=frontier.max_drop,
         budget=frontier.budget,
@@ -45,25 +45,24 @@ def results_of(frontier: Frontier) -> Results:
     )
 
 
-def _row(point: Point, frontier: Frontier, floats: Mapping[str, Point], is_metric: bool) -> Row:
+def _row(point: Point, base: Point | None, metric: Measure | None) -> Row:
+    """The row of a point; ``base`` is float32 on the same engine."""
     formats = [find(name) for name in set(point.formats.values())]
-    is_float = point.uniform == FLOAT
     row = Row(
-        method="fp32" if is_float else point.method,
+        method="fp32" if point.uniform == FLOAT else point.method,
         engine=point.engine,
         weight_bits=min(one.weight_bits for one in formats),
-        activation_bits=min(one.activation_bits for one in formats) if not is_float else FLOAT_BITS,
+        activation_bits=min(one.activation_bits for one in formats),
         mixture="" if point.uniform else point.name.rpartition("-")[2][:DIGITS],
         error=point.error,
     )
-    measure, base = frontier.measure, floats.get(point.engine)
     if point.error is not None or point.latency_ms is None or base is None:
         return row
     change = None
-    if measure is not None and point.drop is not None:
-        sign = -1 if measure.higher_is_better else 1
-        low, high = sorted((sign * (point.drop_low or 0.0), sign * (point.drop_high or 0.0)))
-        change = Change(sign * point.drop, low, high)
+    if metric is not None and point.drop is not None:
+        # What makes a drop of a change makes a change of a drop: a sign, by the direction of the metric.
+        drop = drop_of(Change(point.drop, point.drop_low or 0.0, point.drop_high or 0.0), metric)
+        change = Change(*drop) if drop else None
     return replace(
         row,
         agreement=point.agreement,
@@ -73,6 +72,6 @@ def _row(point: Point, frontier: Frontier, floats: Mapping[str, Point], is_metri
         size_bytes=point.size_bytes,
         shrink=(base.size_bytes or 0) / point.size_bytes if point.size_bytes else None,
         artefact=point.artefact,
-        values={measure.name: point.value} if measure is not None and is_metric else {},
-        change=change if is_metric else None,
+        values={metric.name: point.value} if metric is not None else {},
+        change=change,
     )

@@ -12,6 +12,7 @@ from zeropoint.errors import InputError
 from zeropoint.graph.program import Program
 from zeropoint.measure.evaluate import Evaluation, evaluate_all
 from zeropoint.measure.fingerprint import fingerprint
+from zeropoint.measure.results import FILE as RESULTS
 from zeropoint.methods import find as find_method
 from zeropoint.targets import machine
 from zeropoint.targets.options import Options
@@ -21,7 +22,6 @@ from zeropoint.tuning.candidates import Setting
 from zeropoint.tuning.formats import FLOAT, Candidate
 from zeropoint.tuning.frontier import FILE, Frontier, limit_of, load
 
-RESULTS = "results.json"  # of a comparison
 VERSIONS = "versions"  # in the description of a machine
 SAME = ("model", "data", "threads", "batch_size", "options", "machine", "fingerprint", "formats")
 
