@@ -68,7 +68,7 @@ bench-qat: .venv/installed ## quantization-aware training on the networks in DAT
 PUBLISHED := runs/published
 $(PUBLISHED)/resnet18.safetensors: .venv/installed
 	DATA=$(DATA) $(BIN)/zeropoint train benchmarks/resnet18.py:make_model --data benchmarks/resnet18.py:make_loaders \
-		--epochs 10 --batch-size 64 --learning-rate 0.05 --out $@
+		--epochs 40 --batch-size 64 --learning-rate 0.05 --out $@
 
 published: $(PUBLISHED)/resnet18.safetensors ## five published comparisons, measured here, with DATA=FOLDER: an hour
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -85,13 +85,17 @@ def test_the_manifest_says_what_the_model_takes_and_gives(original):
 
 
 def test_scripts_need_the_engine_and_numpy_alone():
-    allowed = {*sys.stdlib_module_names, "numpy", "PIL", "predict", "differences"}
+    allowed = {*sys.stdlib_module_names, "numpy", "PIL", "predict", "differences", "batches"}
     for path in SCRIPTS.glob("*.py"):
         words = [line.split() for line in path.read_text().splitlines()]
         imported = {line[1].split(".")[0] for line in words if line[:1] in (["import"], ["from"])}
         engine = path.stem.removeprefix("engine_")
-        needs = {"executorch": {"executorch", "torch"}}.get(engine, {engine})  # whose Python imports torch
-        assert imported <= allowed | (needs if path.stem.startswith("engine_") else set()), path.name
+        needs = {
+            "executorch": {"executorch", "torch"},  # whose Python imports torch
+            "batches": {"torch"},
+        }.get(engine, {engine})
+        has_engine = engine != path.stem or engine == "batches"
+        assert imported <= allowed | (needs if has_engine else set()), path.name
 
 
 @pytest.mark.slow

@@ -75,7 +75,8 @@ def write(
 
 def scripts(engine: str) -> tuple[str, ...]:
     """The files of ``scripts/`` that a folder of an engine gets."""
-    return ("predict.py", "verify.py", "differences.py", f"engine_{engine}.py")
+    batches = ("batches.py",) if engine in ("torch", "executorch") else ()
+    return ("predict.py", "verify.py", "differences.py", f"engine_{engine}.py", *batches)
 
 
 def digests(folder: Path) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from zeropoint.engines.executorch.run import (
     integer_operators,
     load,
     metadata,
+    runtime,
     settings,
 )
 from zeropoint.engines.executorch.target import target_for
@@ -45,7 +46,7 @@ layer_seconds: "LayerSeconds | None" = None
 
 def import_packages() -> None:
     """Imports ExecuTorch's runtime."""
-    import executorch.runtime  # noqa: F401
+    runtime()
 
 
 def unsupported(method: str) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from zeropoint.engines import fixed
 from zeropoint.engines.engine import PROCESSOR, SIGNATURE
 from zeropoint.engines.executorch.rewrites import REWRITES, in_integers, with_run_time_ranges
-from zeropoint.engines.executorch.run import INTEGERS, KERNELS, SEAL, TORCH, operators
+from zeropoint.engines.executorch.run import INTEGERS, KERNELS, SEAL, TORCH, operators, runtime
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.rewrites import apply, tell
 from zeropoint.engines.seal import seal
@@ -32,7 +32,6 @@ def lower(program: Program, path: Path) -> None:
 def _lower(program: Program, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
-    from executorch.runtime import Runtime
 
     if program.method == "fp32":
         program = fold_batch_norms(program)
@@ -54,7 +53,7 @@ def _lower(program: Program, path: Path) -> None:
     edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=facts)
     made = edge.to_executorch()
     needed = set(operators(made.executorch_program))
-    if lacking := needed - Runtime.get().operator_registry.operator_names:
+    if lacking := needed.difference(runtime()._get_operator_names()):
         names = " and ".join(sorted(lacking)).replace("::", ".")
         raise InputError(f"ExecuTorch has no {names}; take another engine")
     with atomic_write(path) as temporary:

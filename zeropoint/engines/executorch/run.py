@@ -1,7 +1,6 @@
 """Running ``.pte`` artefacts on ExecuTorch."""
 
 import json
-import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +30,16 @@ def damage(path: Path) -> str | None:
     return seal.damage(files(path), SEAL)
 
 
+def runtime() -> Any:
+    """ExecuTorch's runtime, which raises ImportError if it is not installed.
+
+    It is private. The public module that wraps it imports ExecuTorch's exporter, which takes seconds.
+    """
+    from executorch.extension.pybindings import _C
+
+    return _C
+
+
 class _Loaded:
     """A file's method, which is loaded again after the process's pool of threads was made anew."""
 
@@ -45,12 +54,10 @@ class _Loaded:
 
         What is loaded keeps a pointer to the pool that a reset frees, so that nothing may live then.
         """
-        from executorch.extension.pybindings import portable_lib
-
-        if portable_lib._threadpool_get_thread_count() != self.threads:
+        if runtime()._threadpool_get_thread_count() != self.threads:
             for other in _LIVE:
                 other.parts = None
-            portable_lib._unsafe_reset_threadpool(self.threads)
+            runtime()._unsafe_reset_threadpool(self.threads)
         if self.parts is None:
             program = _opened(self.path)
             self.parts = program, program.load_method(METHOD)
@@ -59,7 +66,7 @@ class _Loaded:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         method = self.method()
         try:
-            return tuple(method.execute(inputs))
+            return tuple(method(inputs))
         except RuntimeError as error:  # which does not say where
             names = " or ".join(_outside(self.path)).replace("::", ".") or "an operator"
             raise InputError(f"ExecuTorch fails at {names}; take another engine") from error
@@ -91,17 +98,14 @@ def _outside(path: Path) -> list[str]:
 
 
 def _opened(path: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that its interface may change
-        from executorch.runtime import Runtime
-
-    return Runtime.get().load_program(path)
+    return runtime()._load_program(str(path), program_verification=runtime().Verification.InternalConsistency)
 
 
 def metadata(path: Path) -> Mapping[str, str]:
     """What the file says of its Program, in methods that give constants."""
     program = _opened(path)
-    return {name: program.load_method(name).execute([])[0] for name in program.method_names - {METHOD}}
+    names = {program.get_method_name(number) for number in range(program.num_methods())}
+    return {name: program.load_method(name)([])[0] for name in names - {METHOD}}
 
 
 def settings(path: Path) -> dict[str, Any]:
@@ -116,7 +120,8 @@ def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
     Raises InputError for another batch size: the artefact pads or splits a batch.
     """
     fixed.check_batch(metadata(path), batch_size, path)
-    meta = _opened(path).metadata(METHOD)
+    program = _opened(path)
+    meta = program.method_meta(METHOD)
     inputs = [meta.input_tensor_meta(number) for number in range(meta.num_inputs())]
     return tuple(stand_in(one.sizes(), _TYPES[one.dtype()]) for one in inputs)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from batches import in_batches
 from torch import Tensor
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -30,15 +31,16 @@ def compiler(path: Path, manifest: dict[str, Any], threads: int) -> Callable[[Sh
 
     def compile(_: Shapes | None) -> Run:
         call = _packaged(path) if settings["compiled"] else _exported(path)
-        if settings.get("batch"):
-            call = _in_batches(call, settings["batch"], settings["output_axes"])
+        size, axes = settings.get("batch", 0), settings.get("output_axes", [])
+
+        def tensors(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            leaves = torch.utils._pytree.tree_leaves(call(*inputs))
+            return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
         def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
             with torch.inference_mode():
-                return [
-                    output.numpy()
-                    for output in _tensors(call(*(torch.from_numpy(array) for array in arrays)))
-                ]
+                inputs = [torch.from_numpy(array) for array in arrays]
+                return [output.numpy() for output in in_batches(tensors, inputs, size, axes)]
 
         return run
 
@@ -84,30 +86,3 @@ def _exported(path: Path) -> Callable[..., Any]:
         return exported.graph_module(*values)
 
     return call
-
-
-def _in_batches(
-    call: Callable[..., Any], size: int, axes: Sequence[int | None]
-) -> Callable[..., tuple[Tensor, ...]]:
-    """A package, which takes batches of one size, for batches of any size; the last one is padded."""
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        count = len(inputs[0])
-        if count == size:
-            return _tensors(call(*inputs))
-        missing = -count % size
-        full = [torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) for tensor in inputs]
-        parts = [
-            _tensors(call(*batch)) for batch in zip(*(tensor.split(size) for tensor in full), strict=True)
-        ]
-        return tuple(
-            outputs[0] if axis is None else torch.cat(outputs, axis).narrow(axis, 0, count)
-            for outputs, axis in zip(zip(*parts, strict=True), axes or [0] * len(parts[0]), strict=True)
-        )
-
-    return run
-
-
-def _tensors(outputs: Any) -> tuple[Tensor, ...]:
-    """The tensors in what a model gives, in order."""
-    return tuple(leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, Tensor))
