@@ -51,27 +51,35 @@ class Timing:
 
 
 def resnet18(subject: Subject, timing: Timing, image: Tensor, folder: Path) -> dict[str, Table]:
-    """Float, dynamic, static and QAT: accuracy, latency on every engine, and sizes.
+    """Float, dynamic, static and QAT: latency on every engine; accuracy and sizes for the last of them.
 
     ``folder`` keeps the state of QAT: an interrupted one goes on from there, a finished one is read.
     """
     program = subject.program()
-    made = {"fp32": program}
+    made = {"fp32": dict.fromkeys(timing.engines, program)}
     for name in ("dynamic", "static"):
-        made[name] = zp.quantize(program, name, calibration=subject.calibration)
-    made["qat"] = zp.train_quantized(
-        program,
-        subject.train,
-        calibration=subject.calibration,
-        validation=subject.validation,
-        options=zp.Options(training=subject.training),
-        folder=folder,
-        resume=folder.exists(),
-    )
-    scores = {name: _judged(one, subject, program) for name, one in made.items()}
+        made[name] = {
+            engine: zp.quantize(program, name, calibration=subject.calibration, target=engine)
+            for engine in timing.engines
+        }
+    made["qat"] = {
+        engine: zp.train_quantized(
+            program,
+            subject.train,
+            calibration=subject.calibration,
+            validation=subject.validation,
+            target=engine,
+            options=zp.Options(training=subject.training),
+            folder=folder / engine,
+            resume=(folder / engine).exists(),
+        )
+        for engine in timing.engines
+    }
+    judged = {name: programs[timing.engines[-1]] for name, programs in made.items()}
+    scores = {name: _judged(one, subject, program) for name, one in judged.items()}
     times = _latencies(subject.network, made, timing, image)
     rows = []
-    for name, one in made.items():
+    for name, one in judged.items():
         top1, sqnr = scores[name].accuracy.top1, scores[name].fidelity
         decibels = f"{sqnr.sqnr_db:.1f}" if sqnr and name != "fp32" else "–"
         rows.append([f"`{name}`", _percent(top1), _loss(scores[name]), decibels, *_sizes(one)])
@@ -96,7 +104,7 @@ def resnet50(judged: Subject, timed: Subject, timing: Timing, image: Tensor) -> 
         f"`static --no-fuse {first}`": ("static", {"no_fuse": (first,)}),
         "`static`": ("static", {}),
     }
-    programs: dict[str, dict[str, Program]] = {}
+    programs: dict[str, dict[str, dict[str, Program]]] = {}
     for key, subject in (("judged", judged), ("timed", timed)):
         program = subject.program()
         own = next(name for name, one in subject.network.named_modules() if isinstance(one, nn.Conv2d))
@@ -105,20 +113,25 @@ def resnet50(judged: Subject, timed: Subject, timing: Timing, image: Tensor) -> 
             fixed = {
                 key: tuple(own if one == first else one for one in value) for key, value in chosen.items()
             }
-            made = (
-                program
+            programs[key][label] = {
+                engine: program
                 if method == "fp32"
                 else zp.quantize(
-                    program, method, calibration=subject.calibration, options=zp.Options(**fixed)
+                    program,
+                    method,
+                    calibration=subject.calibration,
+                    target=engine,
+                    options=zp.Options(**fixed),
                 )
-            )
-            programs[key][label] = made
-    reference = programs["judged"]["`fp32`"]
+                for engine in (timing.engines if key == "timed" else timing.engines[-1:])
+            }
+    last = timing.engines[-1]  # whose rules loss, accuracy and size are of
+    reference = programs["judged"]["`fp32`"][last]
     times = _latencies(timed.network, programs["timed"], timing, image)
     rows = []
-    for label, one in programs["judged"].items():
-        score = _judged(one, judged, reference)
-        row = [label, _loss(score), _percent(score.accuracy.top1), *_sizes(programs["timed"][label])]
+    for label, made in programs["judged"].items():
+        score = _judged(made[last], judged, reference)
+        row = [label, _loss(score), _percent(score.accuracy.top1), *_sizes(programs["timed"][label][last])]
         for engine in timing.engines:
             row.append(f"{float(times[f'{label} on {engine}'][0]) / timing.batch:.2f}")
         rows.append(row)
@@ -273,9 +286,9 @@ def _sizes(program: Program) -> list[str]:
 
 
 def _latencies(
-    network: nn.Module, programs: dict[str, Program], timing: Timing, image: Tensor
+    network: nn.Module, programs: dict[str, dict[str, Program]], timing: Timing, image: Tensor
 ) -> dict[str, list[str]]:
-    """Median, 90th percentile and ratio to eager float32 of every program on every engine, interleaved."""
+    """Median, 90th percentile and ratio to eager float32 of every program on its engine, interleaved."""
     runs: dict[str, Callable[[], object]] = {}
     torch.set_num_threads(1)
 
@@ -284,8 +297,8 @@ def _latencies(
             return network(image)
 
     runs["eager"] = eager
-    for name, program in programs.items():
-        for engine in timing.engines:
+    for name, made in programs.items():
+        for engine, program in made.items():
             runner = zp.compile(program, engine, threads=1, batch_size=timing.batch)
             runs[f"{name} on {engine}"] = lambda runner=runner: runner(image)
     samples = interleave(runs, seconds=timing.seconds, min_rounds=timing.rounds)

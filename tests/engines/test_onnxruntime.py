@@ -1,5 +1,6 @@
 """ONNX Runtime really computes in integers: seen in the graph that it runs after its own optimizations."""
 
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from networks import randomized
 from torch import Tensor, nn
 
 from zeropoint.engines import compile
-from zeropoint.errors import InputError
+from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph.capture import capture
 from zeropoint.graph.program import Program
 from zeropoint.quantization import quantize
@@ -37,6 +38,21 @@ def test_every_convolution_and_linear_layer_is_an_integer_one(
     assert counts["MatMulIntegerToFloat"] == 1
     assert counts["QLinearAdd"] == 1
     assert not counts.keys() & {"Conv", "FusedConv", "Gemm", "MatMul", "Relu", "Clip"}
+
+
+@pytest.mark.slow
+def test_what_the_rules_of_another_engine_leave_in_float_is_told(
+    float32: Program, data: list[Tensor], tmp_path: Path
+):
+    """OpenVINO rounds a shortcut's sum alone; ONNX Runtime has no integer kernel without an integer output."""
+    static = quantize(float32, "static", calibration=data, target="openvino")
+    with pytest.warns(InputWarning, match="quantized for openvino: onnxruntime computes") as told:
+        counts = optimized(static, tmp_path)
+    kinds = ("Conv", "FusedConv", "Gemm", "MatMul")
+    assert f" computes {sum(counts[kind] for kind in kinds)} of 8 quantized layers" in str(told[0].message)
+    with warnings.catch_warnings(action="error"):
+        compile(static, "openvino")
+        compile(quantize(float32, "dynamic", target="openvino"), "onnxruntime")
 
 
 class Stem(nn.Module):

@@ -12,9 +12,9 @@ def test_every_round_times_every_candidate_once_with_warm_caches():
     runs = {name: lambda name=name: calls.append(name) for name in "abc"}
     samples = interleave(runs, seconds=0, min_rounds=30, warmup=2)
     assert calls[:6] == ["a", "a", "b", "b", "c", "c"]
-    visits = list(zip(calls[6::2], calls[7::2], strict=True))  # an untimed call and the timed one
-    assert all(untimed == timed for untimed, timed in visits)
-    rounds = [tuple(name for name, _ in visits[i : i + 3]) for i in range(0, len(visits), 3)]
+    visits = list(zip(*(calls[6 + i :: 11] for i in range(11)), strict=True))  # ten untimed calls, one timed
+    assert all(len(set(one)) == 1 for one in visits)
+    rounds = [tuple(one[-1] for one in visits[i : i + 3]) for i in range(0, len(visits), 3)]
     assert len(rounds) == 30
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
     assert len(set(rounds)) > 1  # shuffled
@@ -48,9 +48,26 @@ def test_a_candidate_begins_when_the_threads_of_the_last_one_are_idle(monkeypatc
     monkeypatch.setattr(latency, "time", clock)
     plain = lambda: disturbed.append(clock.now < clock.busy_until)  # noqa: E731
     interleave({"spins": spins, "plain": plain}, seconds=0, min_rounds=5, warmup=1)
-    timed = disturbed[2::2]  # after the one for warm-up, each second call
+    timed = disturbed[11::11]  # after the one for warm-up, each eleventh call
     assert len(timed) == 5
     assert not any(timed)
+
+
+@pytest.mark.parametrize(("seconds", "untimed"), [(0.001, 10), (0.011, 3), (0.04, 1), (0.06, 0)])
+def test_long_calls_have_fewer_untimed_ones_before_them(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, untimed: int
+):
+    clock, calls = Clock(), []
+
+    def run() -> None:
+        clock.now += seconds
+        calls.append(1)
+
+    monkeypatch.setattr(latency, "time", clock)
+    samples = interleave({"a": run, "b": lambda: None}, seconds=0, min_rounds=2, warmup=1)
+    assert samples["a"] == pytest.approx([seconds, seconds])
+    first = max(untimed, 1)  # how long a call is, is known after the first round
+    assert len(calls) == 1 + first + 1 + untimed + 1
 
 
 def test_runs_for_the_time_given():

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -18,8 +19,9 @@ from zeropoint.data.nested import replaced
 from zeropoint.engines.engine import KEPT, SIGNATURE, Engine, Run
 from zeropoint.engines.refusals import refusal as why_not
 from zeropoint.engines.verify import WrongError, check_lowering
-from zeropoint.errors import Count, InputError, check_value, closest
+from zeropoint.errors import Count, InputError, InputWarning, check_value, closest
 from zeropoint.graph.program import Program, at_batch, check_program
+from zeropoint.graph.quantizers import multiplies_quantized
 from zeropoint.graph.signature import Signature, from_text
 from zeropoint.graph.sizes import (
     Shape,
@@ -189,7 +191,8 @@ def compile(
     ``verify`` compares the artefact with the simulation on the example. For the first so many ``shapes`` of
     inputs the engine compiles it once more; one form, which is slower, serves all others.
     Raises InputError if the engine is unknown, not installed, cannot run the Program, or computes something
-    else than the simulation on the example.
+    else than the simulation on the example. Warns if it computes in float what another engine's rules
+    quantized.
 
     >>> runner = zp.compile(quantized, "openvino", threads=1)
     >>> runner(torch.rand(2, 3, 8, 8)).shape
@@ -215,6 +218,7 @@ def compile(
             check_lowering(program, runner.run, engine, batch_size, here)
         else:
             runner.flat(*sized.example_inputs)  # engines compile for the shapes of the inputs, and may fail
+        _warn_of_floats(sized, engine, file)
         return runner
     except WrongError:
         for part in find(engine).files(file):  # a wrong artefact is not handed out
@@ -224,6 +228,23 @@ def compile(
         raise
     except Exception as error:
         raise InputError(f"{engine} cannot run this {program.method} Program: {why_not(error)}") from error
+
+
+def _warn_of_floats(program: Program, engine: str, path: Path) -> None:
+    """Warns where an engine computes in float what was quantized by another engine's rules.
+
+    Not of dynamic quantization, where engines prefer float for small layers anyhow.
+    """
+    if program.target in ("", engine) or program.method == "dynamic":
+        return
+    quantized = {node.name for node in program.module.graph.nodes if multiplies_quantized(node)}
+    if floats := quantized and quantized - find(engine).integer_operators(program, path):
+        text = (
+            f"the Program was quantized for {program.target}: {engine} computes {len(floats)} of"
+            f" {len(quantized)} quantized layers in float, which is slower; quantize for it, with target"
+            f" {engine}"
+        )
+        warnings.warn(InputWarning(text), stacklevel=3)
 
 
 def lower(program: Program, engine: str, path: Path, threads: int | None = None) -> None:

@@ -10,11 +10,15 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import (
+    FAKE_QUANTIZE,
     FAKE_QUANTIZE_CHANNEL,
     FAKE_QUANTIZE_DYNAMIC,
     FAKE_QUANTIZE_TENSOR,
+    WEIGHTED,
     aten,
+    family,
     finds_groups,
+    ungrouped,
 )
 from zeropoint.numerics import scheme as schemes
 from zeropoint.numerics.scheme import Scheme
@@ -121,6 +125,19 @@ def is_wide(node: Node) -> bool:
         return False
     qmin, qmax = cast(tuple[int, int], node.args[-2:])
     return qmax - qmin > 255
+
+
+def multiplies_quantized(node: Node) -> bool:
+    """Whether a product of tensors has quantizers on both of them, which engines have integer kernels for."""
+    description = WEIGHTED.get(node.target)
+    if description is None and family(node) != "product":
+        return False
+    positions = (description.input, description.weight) if description else (0, 1)
+    factors = [ungrouped(node.args[position]) for position in positions]  # type: ignore[arg-type]
+    return all(
+        isinstance(factor, Node) and factor.target in FAKE_QUANTIZE and not is_wide(factor)
+        for factor in factors
+    )
 
 
 def drop_wide(module: GraphModule) -> None:

@@ -16,6 +16,10 @@ Seconds = NDArray[np.float64]
 LOOK, LOOKS = 0.01, 30  # seconds of a look at whether threads are busy, and most looks
 CALM = 3  # looks without work in a row, after which they are idle
 BUSY = 0.2  # of a core
+# Untimed calls before a timed one where several candidates take turns: so many, or for so long. After the
+# call of another model, ResNet-18 for 32 pixels takes 2.1 times as long as alone after one untimed call, 1.3
+# times after 3 and 1.02 times after 10 (int8 on OpenVINO, AMD EPYC with VNNI, November 2026).
+CALLS, WARM = 10, 0.03
 LONG = 0.05  # seconds of a call from which on loading code and weights to the caches does not matter
 
 
@@ -53,9 +57,9 @@ def interleave(
     Element i of every array comes from the same round i, so ratios of two candidates can be paired. Each
     candidate is first called ``warmup`` times untimed. Rounds go on until ``seconds`` have passed, and for at
     least ``min_rounds``. Garbage collection is off meanwhile. Among several candidates each timed call comes
-    right after an untimed one of the same, so that it finds its own code and weights in the caches, as it
-    does if one model runs alone: ShuffleNetV2 is a third slower after another model's call. Before another
-    candidate's turn the threads of the last one become idle.
+    right after untimed ones of the same, CALLS of them if they take less than WARM, so that it finds its own
+    code and weights in the caches, as it does if one model runs alone. Before another candidate's turn the
+    threads of the last one become idle.
     """
     rests = {}
     for name, run in runs.items():
@@ -72,13 +76,22 @@ def interleave(
             shuffler.shuffle(order)
             for name in order:
                 if len(order) > 1 and (not samples[name] or samples[name][-1] < LONG):
-                    runs[name]()
+                    _warm(runs[name])
                 start = time.perf_counter()
                 runs[name]()
                 samples[name].append(time.perf_counter() - start)
                 time.sleep(rests[name])
             rounds += 1
     return {name: np.array(times) for name, times in samples.items()}
+
+
+def _warm(run: Callable[[], object]) -> None:
+    """Calls a candidate until its code and weights are in the caches."""
+    end = time.perf_counter() + WARM
+    for _ in range(CALLS):
+        run()
+        if time.perf_counter() > end:
+            break
 
 
 def _busy() -> float:

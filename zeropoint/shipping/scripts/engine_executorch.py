@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from batches import in_batches
-from executorch.extension.pybindings import _C as runtime
+from executorch.extension.pybindings import _C as runtime  # noqa: N811
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 Shapes = tuple[tuple[int, ...], ...]
