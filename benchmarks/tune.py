@@ -79,12 +79,13 @@ def case(folder: str, name: str) -> Case:
 
 def tuned(one: Case, budget: zp.Budget, out: Path) -> tuple[dict[str, Any], zp.Frontier]:
     """What a search reaches, with its score on images that chose nothing."""
+    program = one.program
     started = time.perf_counter()
-    found = zp.tune(one.program, one.data, budget, out=out, engines=[ENGINE])
+    found = zp.tune(program, one.data, budget, out=out, engines=[ENGINE])
     seconds = time.perf_counter() - started
     chosen = found[found.chosen]
-    program = one.program if chosen.program is None else zp.load(out / chosen.program)
-    score = zp.evaluate(program, one.scored, float32=one.program)
+    made = program if chosen.program is None else zp.load(out / chosen.program)
+    score = zp.evaluate(made, one.scored, float32=program)
     uniform = next(point for point in found.points if point.uniform == "W8A8")
     assert score.fidelity is not None
     return {

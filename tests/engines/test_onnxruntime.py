@@ -44,7 +44,7 @@ def test_every_convolution_and_linear_layer_is_an_integer_one(
 def test_what_the_rules_of_another_engine_leave_in_float_is_told(
     float32: Program, data: list[Tensor], tmp_path: Path
 ):
-    """OpenVINO rounds a shortcut's sum alone; ONNX Runtime has no integer kernel without an integer output."""
+    """OpenVINO rounds a shortcut's sum alone; ONNX Runtime has no integer kernel for what is not rounded."""
     static = quantize(float32, "static", calibration=data, target="openvino")
     with pytest.warns(InputWarning, match="quantized for openvino: onnxruntime computes") as told:
         counts = optimized(static, tmp_path)

@@ -36,7 +36,7 @@ from zeropoint.tuning.frontier import Cost, Point, drop_of
 
 Table = dict[str, Cost]
 PROGRAMS, ARTEFACTS = "programs", "artefacts"  # folders in the run folder
-SECONDS = 1.0  # spent timing each of a candidate and what it is compared with
+SECONDS = 0.5  # spent timing each of a candidate and what it is compared with
 ITEMS, LEAST, WORK = 32, 8, 1 << 36  # items that a table looks at, at most; multiply-accumulates of them
 
 
@@ -166,9 +166,11 @@ def _evaluated(
         1 if program.dynamic_batch else items_of(setting.program.example_inputs),
         computes_as(candidate.engine, program.processor),
     )
-    reference = (
-        setting.program if floats is None else _reference(setting, floats.engine, str(floats.artefact))
-    )
+    reference: Program | Runner = setting.program
+    if candidate.is_float:  # it was just compared with the network, which takes longer than an engine
+        reference = runner
+    elif floats is not None:
+        reference = _reference(setting, floats.engine, str(floats.artefact))
     return evaluate_all(
         {"": runner},
         setting.judged,

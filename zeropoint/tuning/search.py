@@ -9,7 +9,7 @@ made and measured, the costs are fitted to all that was measured, and it propose
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from zeropoint.measure import samples
 from zeropoint.measure.evaluate import Fitting
 from zeropoint.measure.evaluate import check as check_task
 from zeropoint.measure.fingerprint import fingerprint
+from zeropoint.measure.latency import Latency
 from zeropoint.targets.options import Options
 from zeropoint.targets.processor import warn_of
 from zeropoint.tasks import Task
@@ -309,14 +310,23 @@ class Search:
         shown = {point.name: point for point in self.record.frontier.best}
         if chosen := choose(points, self.budget, limit):
             shown[chosen.name] = chosen
-        self.record.setting.say(f"timing the {len(shown)} best, interleaved")
-        times = candidates.timed(self.record.setting, shown)
+        times = dict[str, Latency]()
+        if not self._is_pair(shown):
+            self.record.setting.say(f"timing the {len(shown)} best, interleaved")
+            times = candidates.timed(self.record.setting, shown)
         points = [replace(one, latency_ms=times.get(one.name, one.latency_ms)) for one in points]
         able = [point for point in points if point.name in shown]
         chosen = None if self.budget.frontier else choose(able, self.budget, limit)
         self.record.update(points=tuple(points), chosen=chosen.name if chosen else None)
 
     # What these need.
+
+    def _is_pair(self, shown: Mapping[str, Point]) -> bool:
+        """Whether these are two points at most, one of which was timed beside the other."""
+        engines = {point.engine for point in shown.values()}
+        if len(engines) > 1 or len(shown) > 2:
+            return False
+        return len(shown) == 1 or any(one.name in shown for one in map(self.record.beside, engines) if one)
 
     def _propose(
         self,
