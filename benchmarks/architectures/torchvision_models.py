@@ -24,7 +24,7 @@ SEGMENTATION = (
     "deeplabv3_resnet50",
 )
 VIDEO = {
-    "mc3_18": (8, 64), "r3d_18": (8, 64), "r2plus1d_18": (8, 64), "s3d": (16, 64), "mvit_v2_s": (16, 224),
+    "mc3_18": (8, 64), "r3d_18": (8, 64), "r2plus1d_18": (8, 64), "s3d": (16, 224), "mvit_v2_s": (16, 224),
     "swin3d_t": (8, 64),
 }  # fmt: skip
 DETECTION = (

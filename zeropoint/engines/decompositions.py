@@ -241,11 +241,51 @@ def _sizes(graph: Graph) -> SizeOf:
     return lambda size: of(size.node.expr)
 
 
-def pool_whole(x: Tensor, sizes: Sequence[int]) -> Any:
-    """Adaptive average pooling; to one place a mean, without the strides that PyTorch's own asks for."""
-    if any(size != 1 for size in sizes):
-        return NotImplemented
-    return x.mean(list(range(-len(sizes), 0)), keepdim=True)
+def pool_adaptively(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Adaptive average pooling of one or two axes, as OpenVINO's front end knows it.
+
+    To one place it is a mean, without the strides that PyTorch's own asks for.
+    """
+    if all(size == 1 for size in sizes):
+        return x.mean(list(range(-len(sizes), 0)), keepdim=True)
+    if len(sizes) == 1:
+        return pool_adaptively(x.unsqueeze(-2), [1, *sizes]).squeeze(-2)
+    return cast(Tensor, aten._adaptive_avg_pool2d.default(x, sizes))
+
+
+def largest_of_windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Adaptive maximum pooling, and where the maxima are."""
+    places, _ = _windows(x, sizes)
+    seen = x.flatten(-len(sizes)).index_select(-1, places.flatten()).unflatten(-1, places.shape)
+    values, which = seen.max(-1)
+    chosen = places.expand(*which.shape, -1).gather(-1, which.unsqueeze(-1)).squeeze(-1)
+    return values.unflatten(-1, sizes), chosen.unflatten(-1, sizes)
+
+
+def mean_of_windows(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Adaptive average pooling of any number of axes."""
+    places, shares = _windows(x, sizes)
+    seen = x.flatten(-len(sizes)).index_select(-1, places.flatten()).unflatten(-1, places.shape)
+    return (seen * shares).sum(-1).unflatten(-1, sizes)
+
+
+def _windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Places in the flat last axes of x that each output of adaptive pooling reads, and shares of a mean.
+
+    Output i of m reads from floor(i n / m) to ceil((i + 1) n / m) of n values. Of windows that are shorter
+    than the longest one the last place is repeated, with a share of 0.
+    """
+    places, shares = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
+    for count, size in zip(x.shape[-len(sizes) :], sizes, strict=True):
+        outputs = torch.arange(size)
+        first, end = outputs * count // size, ((outputs + 1) * count + size - 1) // size
+        longest = max(-(-(i + 1) * count // size) - i * count // size for i in range(size))
+        steps = torch.arange(longest)
+        own = torch.minimum(first[:, None] + steps, end[:, None] - 1)
+        share = (first[:, None] + steps < end[:, None]) / (end - first)[:, None]
+        places = (places[:, None, :, None] * count + own[None, :, None, :]).flatten(2).flatten(0, 1)
+        shares = (shares[:, None, :, None] * share[None, :, None, :]).flatten(2).flatten(0, 1)
+    return places, shares
 
 
 def unfold(x: Tensor, axis: int, size: int, step: int) -> Any:

@@ -12,7 +12,8 @@ from zeropoint.graph.operators import SOFTMAX, TRANSPARENT, aten
 _MAXIMA = {
     aten.amax.default, aten.max.default, aten.max.dim, aten.max.other, aten.maximum.default,
     aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default,
-    aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, aten.logsumexp.default, *SOFTMAX,
+    aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default,
+    aten.logsumexp.default, *SOFTMAX,
 }  # fmt: skip
 _MINIMA = {aten.amin.default, aten.min.default, aten.min.dim, aten.min.other, aten.minimum.default}
 

@@ -41,7 +41,10 @@ class Rule:
 
 
 LAYERS = (*CONVOLUTIONS, "linear")
-EXTREMES = ("amax", "amin", "max", "min", "adaptive_max_pool1d", "adaptive_max_pool2d")
+EXTREMES = (
+    "amax", "amin", "max", "min",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+)  # fmt: skip
 INTEL = "Intel Xeon with VNNI, November 2026"
 AMD = "AMD EPYC with AVX2, November 2026"
 

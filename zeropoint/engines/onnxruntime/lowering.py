@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from zeropoint.engines.decompositions import decomposable
+from zeropoint.engines.decompositions import (
+    decomposable,
+    decompose,
+    largest_of_windows,
+    mean_of_windows,
+)
 from zeropoint.engines.engine import PROCESSOR, SIGNATURE
 from zeropoint.engines.onnxruntime.recurrent import GATES, sequence_table
 from zeropoint.engines.qdq import to_pairs
@@ -45,6 +50,7 @@ def lower(program: Program, path: Path) -> None:
     to_layers(program.module, GATES)
     module = _with_products(_with_arithmetic(to_pairs(program)))
     with_finite_masks(module)
+    _take_pooling_apart(module)
     exported = decomposable(program, module)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -128,6 +134,19 @@ def _check_pooling(program: Program) -> None:
                 )
 
 
+def _take_pooling_apart(module: GraphModule) -> None:
+    """Writes adaptive pooling that the exporter does not know as what its windows hold."""
+    pooling = (node for node in module.graph.nodes if node.target in _WINDOWS)
+    if any(size != 1 for node in pooling for size in node.args[1]):
+        decompose(module, _WINDOWS)
+
+
+_WINDOWS: dict[Any, Any] = {
+    aten.adaptive_avg_pool3d.default: mean_of_windows,
+    aten.adaptive_max_pool1d.default: largest_of_windows,
+    aten.adaptive_max_pool2d.default: largest_of_windows,
+    aten.adaptive_max_pool3d.default: largest_of_windows,
+}
 _ADAPTIVE = {
     getattr(aten, f"adaptive_{kind}_pool{axes}d").default for kind in ("avg", "max") for axes in (1, 2, 3)
 }

@@ -15,7 +15,7 @@ from zeropoint.engines.decompositions import (
     decompose,
     default_table,
     index_add,
-    pool_whole,
+    pool_adaptively,
     unfold,
 )
 from zeropoint.engines.openvino.kernels import CHOSEN_FOR, choose_kernels
@@ -263,5 +263,7 @@ def _table() -> dict[Any, Any]:
     known = set(ops_to_not_decompose())
     parts = {target: parts for target, parts in default_table().items() if target not in known}
     own = {aten.index_add.default: index_add, aten.unfold.default: unfold}
-    pools = dict.fromkeys((aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default), pool_whole)
+    pools = dict.fromkeys(
+        (aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default), pool_adaptively
+    )
     return parts | own | pools
