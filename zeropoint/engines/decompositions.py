@@ -266,7 +266,8 @@ def mean_of_windows(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """Adaptive average pooling of any number of axes."""
     places, shares = _windows(x, sizes)
     seen = x.flatten(-len(sizes)).index_select(-1, places.flatten()).unflatten(-1, places.shape)
-    return (seen * shares).sum(-1).unflatten(-1, sizes)
+    means: Tensor = (seen * shares).sum(-1).unflatten(-1, sizes)
+    return means
 
 
 def _windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
