@@ -55,6 +55,23 @@ def test_what_the_rules_of_another_engine_leave_in_float_is_told(
         compile(quantize(float32, "dynamic", target="openvino"), "onnxruntime")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [1, 2])
+def test_convolutions_without_a_bias_are_integer_ones(axes: int, tmp_path: Path):
+    """Group normalization does not fold into them, as a batch norm does, and leave a bias."""
+    layer = getattr(nn, f"Conv{axes}d")
+    blocks = [(layer(8, 8, 3, padding=1, bias=False), nn.GroupNorm(2, 8), nn.ReLU()) for _ in range(3)]
+    network = randomized(nn.Sequential(*(part for block in blocks for part in block)))
+    batches = [torch.randn(4, 8, *[12] * axes) for _ in range(4)]
+    program = capture(network, batches[0][:1])
+    static = quantize(program, calibration=batches, target="onnxruntime")
+    counts = optimized(static, tmp_path)
+    assert counts["QLinearConv"] == 3
+    assert not counts.keys() & {"Conv", "FusedConv"}
+    runner = compile(static, "onnxruntime")
+    assert_parity(lambda x: network(x), static, runner, [(batch,) for batch in batches])
+
+
 class Stem(nn.Module):
     """A first convolution of stride 2, and a mean over what a hard-swish makes of it."""
 

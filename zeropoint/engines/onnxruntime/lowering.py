@@ -48,7 +48,7 @@ def lower(program: Program, path: Path) -> None:
     _check_pooling(program)
     program = _with_dynamic_linear(program)
     to_layers(program.module, GATES)
-    module = _with_products(_with_arithmetic(to_pairs(program)))
+    module = _with_biases(_with_products(_with_arithmetic(to_pairs(program))))
     with_finite_masks(module)
     _take_pooling_apart(module)
     exported = decomposable(program, module)
@@ -262,6 +262,26 @@ def _reads_integers(layer: Node) -> bool:
     description = WEIGHTED.get(layer.target)
     source = layer.args[description.input] if description else None
     return isinstance(source, Node) and source.target in _DEQUANTIZES
+
+
+def _with_biases(module: GraphModule) -> GraphModule:
+    """Quantized convolutions without a bias with one of zeros.
+
+    The exporter computes zeros from the weight's shape, and with a bias that is no constant ONNX Runtime
+    computes the convolution in float.
+    """
+    for layer in module.graph.nodes:
+        description = WEIGHTED.get(layer.target)
+        if description is None or description.bias is None or layer.target is aten.linear.default:
+            continue
+        weight = layer.args[description.weight]
+        if bias_of(layer, description) is not None or layer.kwargs or weight.target not in _DEQUANTIZES:
+            continue
+        zeros = torch.zeros(weight.meta["val"].shape[description.channel_axis])
+        with module.graph.inserting_before(layer):
+            bias = module.graph.get_attr(fx.set_tensor(module, f"{layer.name}_zeros", zeros))
+        layer.args = (*layer.args[: description.bias], bias, *layer.args[description.bias + 1 :])
+    return module
 
 
 def _with_products(module: GraphModule) -> GraphModule:
