@@ -72,6 +72,26 @@ def test_convolutions_without_a_bias_are_integer_ones(axes: int, tmp_path: Path)
     assert_parity(lambda x: network(x), static, runner, [(batch,) for batch in batches])
 
 
+class Squared(nn.Module):
+    """A layer without a bias, and the square of its ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 32, bias=False), nn.Linear(32, 16, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(nn.functional.relu(self.first(x)).square())
+
+
+@pytest.mark.slow
+def test_a_layer_without_a_bias_before_a_float_relu_is_an_integer_one(tmp_path: Path):
+    batches = [torch.randn(4, 8, 16) for _ in range(4)]
+    program = capture(randomized(Squared()), batches[0][:1])
+    counts = optimized(quantize(program, calibration=batches, target="onnxruntime"), tmp_path)
+    assert counts["MatMulIntegerToFloat"] == 2
+    assert not counts.keys() & {"MatMul", "Gemm", "FusedMatMul"}
+
+
 class Stem(nn.Module):
     """A first convolution of stride 2, and a mean over what a hard-swish makes of it."""
 

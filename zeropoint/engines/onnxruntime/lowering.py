@@ -28,7 +28,7 @@ from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
 from zeropoint.graph.attention import with_finite_masks
-from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
+from zeropoint.graph.operators import CLAMPS, FAKE_QUANTIZE_DYNAMIC, WEIGHTED, aten, bias_of
 from zeropoint.graph.ports import ports, renamed
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers, round_groups
@@ -264,6 +264,11 @@ def _reads_integers(layer: Node) -> bool:
     return isinstance(source, Node) and source.target in _DEQUANTIZES
 
 
+def _clamps_for_float(node: Node) -> bool:
+    quantize = pairs.quantize_per_tensor.default
+    return node.target in CLAMPS and any(reader.target is not quantize for reader in node.users)
+
+
 def _with_biases(module: GraphModule) -> GraphModule:
     """Quantized convolutions without a bias with one of zeros.
 
@@ -288,6 +293,7 @@ def _with_products(module: GraphModule) -> GraphModule:
     """Linear layers of integer weights as a matrix product, which ONNX Runtime does in int8, and an offset.
 
     A Gemm it would run in float, dequantizing weights at every call, and of an addition it would make a Gemm.
+    A product right before a ReLU with a float reader it runs in float, too; an offset of zeros comes between.
     """
     graph = module.graph
     for layer in [node for node in graph.nodes if node.target is aten.linear.default]:
@@ -302,6 +308,9 @@ def _with_products(module: GraphModule) -> GraphModule:
             constant = graph.get_attr(fx.set_tensor(module, f"{integers.target}_transposed", transposed))
             weight = graph.call_function(weight.target, (constant, *parameters))
             negative = graph.call_function(aten.neg.default, tuple(bias)) if any(bias) else None
+            if negative is None and any(map(_clamps_for_float, layer.users)):
+                zeros = torch.zeros(transposed.shape[1])
+                negative = graph.get_attr(fx.set_tensor(module, f"{layer.name}_zeros", zeros))
         layer.target, layer.args = aten.matmul.default, (source, weight)
         if negative is not None:
             with graph.inserting_after(layer):
