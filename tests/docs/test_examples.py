@@ -326,7 +326,7 @@ def test_masked_tokens_are_found(run, tmp_path, monkeypatch):
     assert list(values) == ["float32", "int8 on openvino", "int8 on onnxruntime"]
     assert list(values.values()) == pytest.approx(expected, abs=0.0051)
     assert min(values.values()) > 85  # of reactions that are cut after 64 tokens
-    assert max(values.values()) - min(values.values()) < 1
+    assert max(values.values()) - min(values.values()) < 2
 
 
 def masked_accuracy(model, batches: list[dict]) -> float:
