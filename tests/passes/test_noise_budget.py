@@ -4,12 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from networks import sqnr
 from torch import nn
 
 import zeropoint as zp
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import FAKE_QUANTIZE
 from zeropoint.graph.quantizers import quantizers
+from zeropoint.passes import noise_budget
 from zeropoint.passes.noise_budget import RULE, noise_of_activations, worth_more_bits
 from zeropoint.targets.recipe import Row
 
@@ -110,3 +112,39 @@ def test_more_bits_go_where_they_pay_most():
     assert worth_more_bits(noise, cost, 1.0) == {"a", "b", "c"}
     assert worth_more_bits(noise, cost, 0.0) == set()
     assert worth_more_bits({}, cost, 1.0) == set()
+
+
+class ClassToken(nn.Module):
+    """A small token beside large ones, which it looks at; the output is what becomes of it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.token = nn.Parameter(0.02 * torch.randn(1, 1, 32))
+        self.norm, self.mix, self.last = nn.LayerNorm(32), nn.Linear(32, 32), nn.Linear(32, 5)
+        self.more = nn.Linear(32, 5)
+
+    def forward(self, x):
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        seen = self.mix(self.norm(tokens))
+        own = 0.02 * (seen[:, :1] + seen.mean(1, keepdim=True))
+        tokens = tokens + torch.cat([own, seen[:, 1:]], 1)
+        return self.last(50 * tokens[:, 0]) + 1e-3 * self.more(tokens).mean(1)
+
+
+def class_token_db(monkeypatch=None):
+    if monkeypatch is not None:
+        monkeypatch.setattr(noise_budget, "LOUD", float("inf"))
+    x = 30 * torch.randn(64, 16, 32, generator=torch.Generator().manual_seed(1))
+    network = ClassToken().eval()
+    options = zp.Options(rounding="nearest", processor="vnni")
+    static = zp.quantize(zp.capture(network, x[:2]), calibration=[x], options=options)
+    with torch.no_grad():
+        return sqnr(network(x), static(x)), static
+
+
+def test_a_small_token_is_not_lost_among_large_ones(monkeypatch):
+    decibels, static = class_token_db()
+    assert decibels > 25
+    assert any(one.rule == RULE for one in static.decisions)
+    assert class_token_db(monkeypatch)[0] < 10

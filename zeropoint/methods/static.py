@@ -28,7 +28,7 @@ from zeropoint.passes.insertion import insert_quantizers
 from zeropoint.passes.integer_bias import make_room
 from zeropoint.passes.moments import POSITIONS
 from zeropoint.passes.nearest import ITEMS, nearest
-from zeropoint.passes.noise_budget import WIDE, widened
+from zeropoint.passes.noise_budget import WIDE, widened, without_loud
 from zeropoint.passes.observe import Parameters, Ranges
 from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
@@ -54,6 +54,7 @@ CERTAIN = 0.5
 WORTH = 0.8  # of the error without equalization, at most: fits differ by 0.3 dB by chance
 # Times a value's own step size: up to here it shares the coarser grid of a concatenation with all readers.
 ALIKE = 2.0
+UNLIKE = 8.0  # three bits; from here it is looked at whether the outputs lose by it
 
 
 @step()
@@ -99,6 +100,8 @@ def place_quantizers(program: Program, job: Job) -> Program:
     parameters = chosen.ranges.parameters()
     rounded = chosen.quantized(job, parameters)
     wide = widened(chosen.program, chosen.placement, rounded, seen, job.options)
+    if chosen.joins_unlike(parameters):
+        wide = without_loud(chosen.program, wide, rounded, seen, job.target)
     if wide == chosen.placement:
         return rounded
     return dataclasses.replace(chosen, placement=wide).quantized(job, parameters)
@@ -106,11 +109,25 @@ def place_quantizers(program: Program, job: Job) -> Program:
 
 @dataclasses.dataclass(frozen=True)
 class _Placed:
-    """A float Program, where its quantizers go, and the ranges of their values."""
+    """A float Program, where its quantizers go, and the ranges of their values.
+
+    ``grids`` are those that concatenations share, by source, as the ranges were observed.
+    """
 
     program: Program
     placement: Placement
     ranges: Ranges
+    grids: dict[str, str]
+
+    def joins_unlike(self, parameters: Parameters) -> bool:
+        """Whether a concatenation brings a value to a grid that is UNLIKE times as coarse as its own."""
+        shared = shared_edges(self.program.module, self.placement, self.grids, lambda *_: True)
+        nodes = {node.name: node for node in self.program.module.graph.nodes}
+        return any(
+            float(parameters[grid, edge.scheme][0])
+            > UNLIKE * float(parameters[_origin(nodes[edge.source]), edge.scheme][0])
+            for edge, grid in shared.items()
+        )
 
     def quantized(self, job: Job, parameters: Parameters) -> Program:
         """The Program with the quantizers, at the ``parameters`` that the ranges give."""
@@ -126,7 +143,7 @@ class _Placed:
                 scale, zero_point = off_middle(scale, zero_point, scheme)
             return insert_activation(module, source, scale, zero_point, scheme)
 
-        shared = shared_edges(self.program.module, self.placement, is_alike)
+        shared = shared_edges(self.program.module, self.placement, self.grids, is_alike)
         insert_quantizers(module, self.placement, job.target, job.options, quantizer_after, shared)
         make_room(module)
         return quantized(self.program, module, "static", self.placement, job)
@@ -144,7 +161,7 @@ def _placed(program: Program, job: Job) -> _Placed:
     shared = shared_grids(program.module, placement)
     together = program.dynamic_batch
     ranges = Ranges(module, observed, job.options.ranges, shared=shared, together=together)
-    return _Placed(program, placement, ranges)
+    return _Placed(program, placement, ranges, shared)
 
 
 def _origin(source: Node) -> str:

@@ -14,20 +14,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import multiply_accumulates
 from zeropoint.graph.moves import before_moves
-from zeropoint.graph.operators import FAKE_QUANTIZE, aten
+from zeropoint.graph.operators import FAKE_QUANTIZE, aten, family, weighted
 from zeropoint.graph.program import Decision, Program
 from zeropoint.graph.quantizers import Quantizer, fake_quantize, quantizers
 from zeropoint.passes.sensitivity import mean_of_slopes
 from zeropoint.targets.options import Options
 from zeropoint.targets.placement import Edge, Placement
 from zeropoint.targets.recipe import matches
+from zeropoint.targets.target import Target
 
 RULE = "noise budget"  # as decisions of placement name it
 WIDE = 8  # bits
+LOUD = 1e-3  # of the outputs' mean square: a value that adds more leaves less than 30 dB by itself
 LEAST = 0.01  # share of the noise of all activations: less is not worth more bits
 
 
@@ -61,6 +64,42 @@ def widened(
     decisions = tuple(Decision(RULE, user, None) for user in sorted({edge.user for edge in wide}))
     edges = frozenset(wide.get(edge, edge) for edge in placement.edges)
     return replace(placement, edges=edges, decisions=placement.decisions + decisions)
+
+
+def without_loud(
+    program: Program, placement: Placement, rounded: Program, calibration: Iterable[Any], target: Target
+) -> Placement:
+    """The placement without 8-bit values that nothing multiplies, where one of them drowns the outputs.
+
+    They only spare a sum or a concatenation from computing in float. A class token beside the tokens of an
+    image is lost on their common grid: XCiT has 5 dB with it. ``rounded`` is the program with the quantizers
+    as placed.
+    """
+    nodes = {node.name: node for node in program.module.graph.nodes}
+    origins = {edge: before_moves(nodes[edge.source]) for edge in placement.edges}
+    noise = defaultdict[str, float](float)
+    for one, added in noise_of_activations(rounded, calibration).items():
+        noise[before_moves(one.source).name] += added
+    spare = [
+        edge
+        for edge, origin in origins.items()
+        if not _multiplies(nodes[edge.user]) and not _rounds(origin, target)
+    ]
+    loud = {edge for edge in spare if noise[origins[edge].name] > LOUD}
+    joins = {edge.user for edge in loud if family(nodes[edge.user]) == "cat"}
+    loud |= {edge for edge in spare if edge.user in joins}  # one float operand has the others converted
+    decisions = tuple(Decision(RULE, user, "it adds most noise") for user in sorted({e.user for e in loud}))
+    return replace(placement, edges=placement.edges - loud, decisions=placement.decisions + decisions)
+
+
+def _multiplies(node: Node) -> bool:
+    return weighted(node) is not None or family(node) == "product"
+
+
+def _rounds(node: Node, target: Target) -> bool:
+    """Whether an engine runs what makes a value in integers only if the value is rounded."""
+    made_by = [node, *node.all_input_nodes]
+    return bool(target.outputs) and any(weighted(one) for one in made_by)
 
 
 def _wide(edge: Edge) -> Edge:

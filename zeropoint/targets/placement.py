@@ -1,6 +1,6 @@
 """Placement: which edges and weights carry a quantizer, by the rules in ``targets.rules`` alone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch.fx import GraphModule, Node
@@ -143,14 +143,17 @@ def shared_grids(module: GraphModule, placement: Placement) -> dict[str, str]:
 
 
 def shared_edges(
-    module: GraphModule, placement: Placement, is_alike: Callable[[str, str, Scheme], bool]
+    module: GraphModule,
+    placement: Placement,
+    shared: Mapping[str, str],
+    is_alike: Callable[[str, str, Scheme], bool],
 ) -> dict[Edge, str]:
-    """The edges on a grid that concatenations share, and its name.
+    """The edges on a grid that concatenations share, and its name; ``shared`` are the grids by source.
 
     They are those into the concatenations, and all others of a source that has no other readers, or for which
     ``is_alike(source, grid, scheme)``: else those readers would lose accuracy to a grid that is too coarse.
     """
-    shared, nodes = shared_grids(module, placement), {node.name: node for node in module.graph.nodes}
+    nodes = {node.name: node for node in module.graph.nodes}
     origins = {edge: before_moves(nodes[edge.source]).name for edge in placement.edges}
     joining = {edge for edge in placement.edges if family(nodes[edge.user]) == "cat"}
     moved = {edge for edge in placement.edges if nodes[edge.user].target in MOVES}
