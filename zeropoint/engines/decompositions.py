@@ -255,8 +255,7 @@ def pool_adaptively(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 def largest_of_windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Adaptive maximum pooling, and where the maxima are."""
-    places, _ = _windows(x, sizes)
-    seen = x.flatten(-len(sizes)).index_select(-1, places.flatten()).unflatten(-1, places.shape)
+    seen, places, _ = _windows(x, sizes)
     values, which = seen.max(-1)
     chosen = places.expand(*which.shape, -1).gather(-1, which.unsqueeze(-1)).squeeze(-1)
     return values.unflatten(-1, sizes), chosen.unflatten(-1, sizes)
@@ -264,14 +263,13 @@ def largest_of_windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]
 
 def mean_of_windows(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """Adaptive average pooling of any number of axes."""
-    places, shares = _windows(x, sizes)
-    seen = x.flatten(-len(sizes)).index_select(-1, places.flatten()).unflatten(-1, places.shape)
+    seen, _, shares = _windows(x, sizes)
     means: Tensor = (seen * shares).sum(-1).unflatten(-1, sizes)
     return means
 
 
-def _windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Places in the flat last axes of x that each output of adaptive pooling reads, and shares of a mean.
+def _windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """What each output of adaptive pooling reads, its places in the flat last axes, and shares of a mean.
 
     Output i of m reads from floor(i n / m) to ceil((i + 1) n / m) of n values. Of windows that are shorter
     than the longest one the last place is repeated, with a share of 0.
@@ -286,7 +284,8 @@ def _windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
         share = (first[:, None] + steps < end[:, None]) / (end - first)[:, None]
         places = (places[:, None, :, None] * count + own[None, :, None, :]).flatten(2).flatten(0, 1)
         shares = (shares[:, None, :, None] * share[None, :, None, :]).flatten(2).flatten(0, 1)
-    return places, shares
+    seen = x.flatten(-len(sizes)).index_select(-1, places.flatten()).unflatten(-1, places.shape)
+    return seen, places, shares
 
 
 def unfold(x: Tensor, axis: int, size: int, step: int) -> Any:

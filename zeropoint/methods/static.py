@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch.fx import Node
@@ -123,19 +123,14 @@ class _Placed:
         """Whether a concatenation brings a value to a grid that is UNLIKE times as coarse as its own."""
         shared = shared_edges(self.program.module, self.placement, self.grids, lambda *_: True)
         nodes = {node.name: node for node in self.program.module.graph.nodes}
-        return any(
-            float(parameters[grid, edge.scheme][0])
-            > UNLIKE * float(parameters[_origin(nodes[edge.source]), edge.scheme][0])
-            for edge, grid in shared.items()
+        is_alike = _within(UNLIKE, parameters)
+        return not all(
+            is_alike(_origin(nodes[edge.source]), grid, edge.scheme) for edge, grid in shared.items()
         )
 
     def quantized(self, job: Job, parameters: Parameters) -> Program:
         """The Program with the quantizers, at the ``parameters`` that the ranges give."""
         module = fx.copy(self.program.module)
-
-        def is_alike(source: str, grid: str, scheme: Scheme) -> bool:
-            own, shared = (float(parameters[name, scheme][0]) for name in (source, grid))
-            return shared <= ALIKE * own
 
         def quantizer_after(source: Node, scheme: Scheme, grid: str) -> Node:
             scale, zero_point = parameters[grid or _origin(source), scheme]
@@ -143,10 +138,21 @@ class _Placed:
                 scale, zero_point = off_middle(scale, zero_point, scheme)
             return insert_activation(module, source, scale, zero_point, scheme)
 
+        is_alike = _within(ALIKE, parameters)
         shared = shared_edges(self.program.module, self.placement, self.grids, is_alike)
         insert_quantizers(module, self.placement, job.target, job.options, quantizer_after, shared)
         make_room(module)
         return quantized(self.program, module, "static", self.placement, job)
+
+
+def _within(times: float, parameters: Parameters) -> Callable[[str, str, Scheme], bool]:
+    """A function that says whether a grid is at most so many ``times`` as coarse as a source's own."""
+
+    def is_alike(source: str, grid: str, scheme: Scheme) -> bool:
+        own, shared = (float(parameters[name, scheme][0]) for name in (source, grid))
+        return shared <= times * own
+
+    return is_alike
 
 
 def _placed(program: Program, job: Job) -> _Placed:

@@ -56,9 +56,7 @@ def widened(
     total = max(1, sum(counts.values()))
     for edge, origin in few.items():
         cost[origin] += counts.get(edge.user, 0) / total
-    noise = defaultdict[str, float](float)
-    for one, added in noise_of_activations(rounded, calibration).items():
-        noise[before_moves(one.source).name] += added
+    noise = _noise_by_origin(rounded, calibration)
     chosen = worth_more_bits(noise, cost, options.eight_bit_share)
     wide = {edge: _wide(edge) for edge, origin in few.items() if origin in chosen}
     decisions = tuple(Decision(RULE, user, None) for user in sorted({edge.user for edge in wide}))
@@ -77,9 +75,7 @@ def without_loud(
     """
     nodes = {node.name: node for node in program.module.graph.nodes}
     origins = {edge: before_moves(nodes[edge.source]) for edge in placement.edges}
-    noise = defaultdict[str, float](float)
-    for one, added in noise_of_activations(rounded, calibration).items():
-        noise[before_moves(one.source).name] += added
+    noise = _noise_by_origin(rounded, calibration)
     spare = [
         edge
         for edge, origin in origins.items()
@@ -90,6 +86,14 @@ def without_loud(
     loud |= {edge for edge in spare if edge.user in joins}  # one float operand has the others converted
     decisions = tuple(Decision(RULE, user, "it adds most noise") for user in sorted({e.user for e in loud}))
     return replace(placement, edges=placement.edges - loud, decisions=placement.decisions + decisions)
+
+
+def _noise_by_origin(rounded: Program, calibration: Iterable[Any]) -> defaultdict[str, float]:
+    """What the quantizers of each value add together, by the name of the node that made it, before moves."""
+    noise = defaultdict[str, float](float)
+    for one, added in noise_of_activations(rounded, calibration).items():
+        noise[before_moves(one.source).name] += added
+    return noise
 
 
 def _multiplies(node: Node) -> bool:

@@ -269,6 +269,11 @@ def _clamps_for_float(node: Node) -> bool:
     return node.target in CLAMPS and any(reader.target is not quantize for reader in node.users)
 
 
+def _zeros(module: GraphModule, layer: Node, count: int) -> Node:
+    """A constant of zeros for a layer, where nodes are being inserted."""
+    return module.graph.get_attr(fx.set_tensor(module, f"{layer.name}_zeros", torch.zeros(count)))
+
+
 def _with_biases(module: GraphModule) -> GraphModule:
     """Quantized convolutions without a bias with one of zeros.
 
@@ -282,9 +287,8 @@ def _with_biases(module: GraphModule) -> GraphModule:
         weight = layer.args[description.weight]
         if bias_of(layer, description) is not None or layer.kwargs or weight.target not in _DEQUANTIZES:
             continue
-        zeros = torch.zeros(weight.meta["val"].shape[description.channel_axis])
         with module.graph.inserting_before(layer):
-            bias = module.graph.get_attr(fx.set_tensor(module, f"{layer.name}_zeros", zeros))
+            bias = _zeros(module, layer, weight.meta["val"].shape[description.channel_axis])
         layer.args = (*layer.args[: description.bias], bias, *layer.args[description.bias + 1 :])
     return module
 
@@ -309,8 +313,7 @@ def _with_products(module: GraphModule) -> GraphModule:
             weight = graph.call_function(weight.target, (constant, *parameters))
             negative = graph.call_function(aten.neg.default, tuple(bias)) if any(bias) else None
             if negative is None and any(map(_clamps_for_float, layer.users)):
-                zeros = torch.zeros(transposed.shape[1])
-                negative = graph.get_attr(fx.set_tensor(module, f"{layer.name}_zeros", zeros))
+                negative = _zeros(module, layer, transposed.shape[1])
         layer.target, layer.args = aten.matmul.default, (source, weight)
         if negative is not None:
             with graph.inserting_after(layer):
