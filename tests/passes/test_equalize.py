@@ -222,6 +222,22 @@ def test_dead_channel_gives_finite_weights():
     assert all(value.isfinite().all() for value in weights(equalized).values())
 
 
+def test_channels_dead_on_calibration_data_have_room():
+    """Other inputs may wake them: an eighth of what is before the ReLU counts as its range."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(64, 6)
+    model[0].weight.data *= SPREAD.reshape(-1, 1)
+    model[0].bias.data *= SPREAD
+    model[2].weight.data /= SPREAD
+    dead = F.linear(data, model[0].weight.data)[:, 7].max() + 1e-3
+    model[0].bias.data[7] = -dead
+    scaled = weights(equalize(capture(model, data), [data], Options()))
+    before = F.linear(data, scaled["0.weight"], scaled["0.bias"])
+    torch.testing.assert_close(
+        before[:, 7].amax() - before[:, 7].amin(), 8 * before.relu().max(), rtol=1e-2, atol=0
+    )
+
+
 def test_weights_alone():
     """Without activations to round, what counts is that inputs of a layer come with weights of one size."""
     torch.manual_seed(0)
