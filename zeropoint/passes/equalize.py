@@ -273,14 +273,11 @@ def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any
     watching = fx.Watching(observable(program, set(axes)), axes, show)
     run_on(watching, calibration, together=program.dynamic_batch, items=items)
     found = {value: joined(seen[value.name]) for value in before | rounded if value.name in seen}
-    return {value: _with_room(found[value], found.get(cut.get(value))) for value in rounded if value in found}
-
-
-def _with_room(behind: Spread, before: Spread | None) -> Spread:
-    """What is ``behind`` a ReLU, with room for what other inputs may pass of what is ``before`` it."""
-    if before is None:
-        return behind
-    return dataclasses.replace(behind, high=behind.high.maximum(PASSED * (before.high - before.low)))
+    for value, source in cut.items():
+        if value in found and source in found:
+            room = PASSED * (found[source].high - found[source].low)
+            found[value] = dataclasses.replace(found[value], high=found[value].high.maximum(room))
+    return {value: found[value] for value in rounded if value in found}
 
 
 def _sensitive(regions: list[_Region], seen: dict[Node, Spread]) -> dict[str, int]:
