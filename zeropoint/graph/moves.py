@@ -5,14 +5,17 @@ from typing import cast
 
 from torch.fx import Node
 
-from zeropoint.graph.operators import FAKE_QUANTIZE, SPLITS, TRANSPARENT
+from zeropoint.graph import edits as fx
+from zeropoint.graph.operators import FAKE_QUANTIZE, SPLITS, TRANSPARENT, aten, family, weighted
 
+SELECTIONS = {aten.select.int, aten.slice.Tensor}
+PART = 1 / 2  # of the elements of a value: what selects so few has a grid of its own
 MOVES = TRANSPARENT | SPLITS | {operator.getitem}
 
 
 def moved_from(node: Node) -> tuple[Node, Node] | None:
     """The node whose values ``node`` only moves, and what reads them for it; None if it does more."""
-    if node.target in TRANSPARENT:
+    if node.target in TRANSPARENT and not is_part(node):
         return cast(Node, node.args[0]), node
     if node.target is operator.getitem and cast(Node, node.args[0]).target in SPLITS:
         split = cast(Node, node.args[0])
@@ -29,3 +32,22 @@ def before_moves(node: Node) -> Node:
             node, _ = moved
         else:
             return node
+
+
+def is_part(node: Node) -> bool:
+    """Whether a node selects a small part, which alone is read of a value, as the last state of many.
+
+    The range of the whole says little of it, and to quantize the whole is for nothing. A convolution's is on
+    the grid of the whole all the same: engines round what convolutions make.
+    """
+    if node.target not in SELECTIONS:
+        return False
+    whole = cast(Node, node.args[0])
+    readers = [user for user in whole.users if user.op != "output"]
+    if not all(user.target in SELECTIONS for user in readers):
+        return False
+    if sum(map(fx.item_bytes, readers)) > PART * fx.item_bytes(whole):
+        return False
+    origin = before_moves(whole)
+    made_by = [one for one in (origin, *origin.all_input_nodes) if weighted(one)]
+    return all(family(one) == "linear" for one in made_by)

@@ -218,7 +218,7 @@ DYNAMIC = (
     Rule(
         "weight of a layer",
         ("linear",),
-        checks.always,
+        checks.steers_nothing,
         "a quarter of the size",
         weights=sites.weight_of_dynamic,
     ),
