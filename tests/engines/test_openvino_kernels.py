@@ -125,3 +125,33 @@ def test_the_mean_of_the_latest_calls():
     """Two calls of 9 and 5 seconds, then three of 1, 2 and 3: OpenVINO says 7, and then 4."""
     assert mean_since(7.0, 2, 0.0, 0) == 7.0
     assert mean_since(4.0, 5, 7.0, 2) == 2.0
+
+
+class Flow(nn.Module):
+    """Convolutions of the image, and of a first flow, zero: where each pixel is, less where it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Conv2d(3, 8, 3, padding=1)
+        self.flow = nn.Sequential(
+            nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+        )
+        self.both = nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What a third one makes of both, (N, 3, H, W) to (N, 8, H, W)."""
+        places = [torch.arange(size) for size in x.shape[-2:]]
+        grid = torch.stack(torch.meshgrid(*places, indexing="ij")).float()[None]
+        before, after = (grid.repeat(x.shape[0], 1, 1, 1) for _ in range(2))
+        return self.both(torch.cat([self.image(x).relu(), self.flow(after - before)], 1))
+
+
+@pytest.mark.filterwarnings("ignore::zeropoint.errors.InputWarning")
+def test_a_convolution_of_constants_takes_no_time() -> None:
+    torch.manual_seed(0)
+    network = Flow().eval()
+    batches = [images(4, seed) for seed in range(8)]
+    program = zp.quantize(zp.capture(network, batches[0]), "static", calibration=batches, target="openvino")
+    runner = zp.compile(program, "openvino", threads=1)
+    wanted, found = network(batches[0]).detach(), torch.as_tensor(runner(batches[0]))
+    assert 10 * torch.log10(wanted.square().sum() / (wanted - found).square().sum()) > 30
