@@ -223,7 +223,7 @@ def test_dead_channel_gives_finite_weights():
 
 
 def test_channels_dead_on_calibration_data_have_room():
-    """Other inputs may wake them: an eighth of what is before the ReLU counts as its range."""
+    """Other inputs may wake them: a sixteenth of what is before the ReLU counts as its range."""
     torch.manual_seed(0)
     model, data = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.randn(64, 6)
     model[0].weight.data *= SPREAD.reshape(-1, 1)
@@ -234,7 +234,7 @@ def test_channels_dead_on_calibration_data_have_room():
     scaled = weights(equalize(capture(model, data), [data], Options()))
     before = F.linear(data, scaled["0.weight"], scaled["0.bias"])
     torch.testing.assert_close(
-        before[:, 7].amax() - before[:, 7].amin(), 8 * before.relu().max(), rtol=1e-2, atol=0
+        before[:, 7].amax() - before[:, 7].amin(), 16 * before.relu().max(), rtol=1e-2, atol=0
     )
 
 

@@ -47,9 +47,9 @@ POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 WIDEST = 2.0**10  # the largest ratio of two channel ranges that is used
 MARGIN = 0.8  # of a clip: channels are scaled up to it, since other inputs may reach further
 # Of the range before a ReLU, what counts at least as the range behind it: other inputs may pass more. A unit
-# that 64 items left dead was scaled up 80 times, and clipped on others: 33 dB for 42 (Deep Sets at W8A8, AMD
+# that 64 items left dead was scaled up 80 times, and clipped on others: 33 dB for 48 (Deep Sets at W8A8, AMD
 # EPYC with VNNI, November 2026).
-PASSED = 1 / 8
+PASSED = 1 / 16
 FITTED = 0.3  # share of the noise of rounded weights that remains after fitting to data, about
 LEAST_GAIN = 0.5  # a region is scaled only if its estimated noise falls below this share
 # The same for a region with a concatenation, whose parts have to differ much: with 0.5 ShuffleNetV2 x0.5 of
