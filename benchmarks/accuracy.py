@@ -3,8 +3,9 @@
     python benchmarks/accuracy.py FOLDER
     python benchmarks/accuracy.py FOLDER --network resnet20 --tool zeropoint --bits W8A8
 
-FOLDER holds the networks and their images (see trained.py). Every row runs in its own process: it calibrates
-on 256 images of the calibration split, without their labels, and is tested on the test split. zeropoint is
+FOLDER holds the networks and their data (see trained.py). Every row runs in its own process: it calibrates on
+the calibration split, 256 images or 128 reactions, without labels, and is tested on the test split. Of a
+language model, top-1 is the share of masked tokens that are found, and padding does not count. zeropoint is
 simulated, and at W8A8 also run on its target. AIMET is measured if it is installed
 (``pip install aimet-torch==2.42.0``). Writes accuracy.json and accuracy.md. An interrupted run continues if
 the command is repeated.
@@ -25,7 +26,7 @@ import report
 import torch
 import trained
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 
 import zeropoint as zp
 from zeropoint import Options
@@ -33,6 +34,8 @@ from zeropoint.measure.fidelity import FidelityMeter
 from zeropoint.targets import machine
 
 BITS = ("W8A8", "W4A8", "W2A8", "W4A4")
+OF_TOKENS = ("W8A8", "W4A8")  # bits of the language model, and tools that take it
+TAKE_TOKENS = ("quantize_static", "NNCF")
 TARGETS = ("openvino", "onnxruntime", "torch")
 BATCH = 50
 
@@ -49,6 +52,10 @@ class Line:
 
 
 Peer = tuple[Callable[..., Any], Callable[..., Path], Callable[..., peers.Call]]
+
+
+def _nncf(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> Any:
+    return peers.nncf_static(network, example, calibration, isinstance(network, trained.Tokens))
 
 
 def _aimet(bits: int, adaround: bool = False) -> Peer:
@@ -72,7 +79,7 @@ PEERS: dict[tuple[str, str, str], Peer] = {
         peers.load_onnxruntime,
     ),
     ("NNCF", "openvino", "W8A8"): (
-        partial(peers.nncf_static, transformer=False),
+        _nncf,
         peers.save_openvino,
         partial(peers.load_openvino, precision="f32"),
     ),
@@ -84,20 +91,22 @@ PEERS: dict[tuple[str, str, str], Peer] = {
 
 def lines() -> Iterator[Line]:
     """All rows."""
-    for network in trained.SIZES:
+    for network in trained.NETWORKS:
         yield Line(network, "float32", "", "W32A32")
-        for bits in BITS:
+        for bits in BITS if network in trained.SIZES else OF_TOKENS:
             for method in ("static", "static-best"):
                 for target in TARGETS if bits == "W8A8" and method == "static" else TARGETS[:1]:
                     yield Line(network, "zeropoint", method, bits, target)
         for tool, how, bits in PEERS:
+            if network not in trained.SIZES and tool not in TAKE_TOKENS:
+                continue
             yield Line(network, tool, how, bits)
 
 
 def measure(line: Line, folder: str) -> dict[str, Any]:
-    """Top-1, agreement and SQNR on the test images, and seconds to quantize; runs in its own process."""
+    """Top-1, agreement and SQNR on the test split, and seconds to quantize; runs in its own process."""
     source = trained.read(folder)
-    network = getattr(source, line.network)().eval()
+    network = trained.network(source, line.network)
     calibration = trained.calibration(source, line.network)
     test = trained.scored(source, line.network, BATCH)
     started, runs = time.perf_counter(), {"": network}
@@ -127,10 +136,16 @@ def _score(
 ) -> dict[str, Any]:
     meter, right, count = FidelityMeter(), 0, 0
     with torch.inference_mode():
-        for images, labels in test:
-            outputs = run(images)
-            meter.add([network(images)], [outputs])
-            right, count = right + int((outputs.argmax(1) == labels).sum()), count + len(labels)
+        for inputs, labels in test:
+            more = inputs[:1].expand(BATCH - len(inputs), *inputs.shape[1:])  # artefacts take whole batches
+            wanted, outputs = network(inputs), run(torch.cat([inputs, more]))[: len(inputs)]
+            judged = labels >= 0
+            right, count = (
+                right + int((outputs.argmax(-1) == labels)[judged].sum()),
+                count + int(judged.sum()),
+            )
+            seen = judged if labels.dim() == 1 else inputs[:, 1] == 1
+            meter.add([wanted[seen]], [outputs[seen]])
     fidelity = meter.result()
     sqnr = fidelity.sqnr_db if fidelity.sqnr_db != float("inf") else None  # JSON has no infinity
     return {"top1": right / count, "agreement": fidelity.agreement, "sqnr_db": sqnr}

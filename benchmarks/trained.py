@@ -1,7 +1,8 @@
-"""Trained networks and their images, from a folder with ``models.py`` in it.
+"""Trained networks and their data, from a folder with ``models.py`` in it.
 
 ``models.py`` has ``resnet20()``, ``mobilenetv2()`` and ``load_images(split, size)``, with the splits
-"calibration", "train" and "test". Its data are in the same folder.
+"calibration", "train" and "test"; and ``albert()``, a masked language model, with ``load_reactions(split)``.
+Its data are in the same folder.
 """
 
 import importlib.util
@@ -11,11 +12,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from zeropoint.models.vision import torchvision
+
 SIZES = {"resnet20": 32, "mobilenetv2": 128}
-CALIBRATION = 256
+NETWORKS = (*SIZES, "albert")
+CALIBRATION = 256  # images; of reactions all 128
+
+
+class Tokens(nn.Module):
+    """A language model with one input, as other tools' savers take it: tokens and their mask, (N, 2, T)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Scores of every token of the vocabulary, (N, T, V)."""
+        scores: Tensor = self.network(input_ids=tokens[:, 0], attention_mask=tokens[:, 1]).logits
+        return scores
 
 
 def read(folder: str) -> ModuleType:
@@ -30,14 +47,32 @@ def read(folder: str) -> ModuleType:
     return source
 
 
+def network(source: ModuleType, name: str) -> nn.Module:
+    """A network of the folder, to be evaluated; each has one input and one output."""
+    if name not in SIZES:
+        torchvision()  # transformers imports it; this way it works with any build of torch
+    made: nn.Module = getattr(source, name)().eval()
+    return made if name in SIZES else Tokens(made)
+
+
+def _reactions(source: ModuleType, split: str) -> tuple[Tensor, Tensor]:
+    found = source.load_reactions(split)
+    return torch.stack([found["input_ids"], found["attention_mask"]], 1), found["labels"]
+
+
 def calibration(source: ModuleType, network: str) -> list[Tensor]:
-    """The first images of the calibration split, in batches, without their labels."""
+    """The first images of the calibration split, or its reactions, in batches, without their labels."""
+    if network not in SIZES:
+        return list(_reactions(source, "calibration")[0].split(32))
     return list(source.load_images("calibration", SIZES[network])[0][:CALIBRATION].split(32))
 
 
 def scored(source: ModuleType, network: str, batch: int = 50) -> list[tuple[Tensor, Tensor]]:
-    """The test split."""
-    images, labels = source.load_images("test", SIZES[network])
+    """The test split. Labels of tokens are -100 where none is masked."""
+    if network in SIZES:
+        images, labels = source.load_images("test", SIZES[network])
+    else:
+        images, labels = _reactions(source, "test")
     return list(zip(images.split(batch), labels.split(batch), strict=True))
 
 
