@@ -9,7 +9,7 @@ from torch import nn
 
 from zeropoint.errors import InputError, InputWarning
 from zeropoint.graph.capture import capture
-from zeropoint.numerics.ranges import ESTIMATORS
+from zeropoint.numerics.ranges import ESTIMATORS, Statistics
 from zeropoint.numerics.scheme import Scheme, choose_parameters
 from zeropoint.passes.observe import Ranges, run_on
 
@@ -238,6 +238,36 @@ def test_sums_and_operands_that_are_read_by_others_need_their_whole_range():
     whole = choose_parameters(torch.tensor([-9.0]), torch.tensor([3.0]), UNSIGNED)
     assert len(names) == 4
     assert list(found.values()) == [whole] * 4
+
+
+class Pooled(nn.Module):
+    """What a maximum over windows drops, and what also an addition reads; (N, 3, 8, 8)."""
+
+    def __init__(self, is_read: bool):
+        super().__init__()
+        self.is_read = is_read
+
+    def forward(self, x):
+        x = x.tanh()
+        pooled = nn.functional.max_pool2d(x, 3, 2, 1)
+        return (pooled, x + 1) if self.is_read else pooled
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("estimator", ["minmax", "mse"])
+def test_values_that_a_maximum_over_windows_drops_need_no_range(estimator, is_read):
+    module, tanh = capture(Pooled(is_read), images()).module, torch.cat(batches()).tanh()
+    seen = tanh if is_read else nn.functional.max_pool2d(tanh, 3, 2, 1)
+    ((scale, zero_point),) = observe(module, {("tanh", UNSIGNED)}, batches(), estimator).values()
+    statistics = Statistics()
+    statistics.add(seen, with_histogram=True)
+    ends = (torch.tensor([end]) for end in ESTIMATORS[estimator](statistics, UNSIGNED))
+    assert (scale, zero_point) == choose_parameters(*ends, UNSIGNED)
+    if not is_read:  # a clip of what is pooled is the pool of what is clipped
+        ends = int(zero_point), 0, 255
+        clipped = torch.fake_quantize_per_tensor_affine(tanh, float(scale), *ends)
+        behind = torch.fake_quantize_per_tensor_affine(seen, float(scale), *ends)
+        assert torch.equal(nn.functional.max_pool2d(clipped, 3, 2, 1), behind)
 
 
 def test_values_that_a_model_fills_in_need_no_range():
