@@ -27,10 +27,11 @@ VIDEO = {
     "mc3_18": (8, 64), "r3d_18": (8, 64), "r2plus1d_18": (8, 64), "s3d": (16, 224), "mvit_v2_s": (16, 224),
     "swin3d_t": (8, 64),
 }  # fmt: skip
-DETECTION = (
-    "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn",
-    "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn", "ssd300_vgg16",
-)  # fmt: skip
+DETECTION = {
+    "ssdlite320_mobilenet_v3_large": 128, "fasterrcnn_mobilenet_v3_large_320_fpn": 128,
+    "fcos_resnet50_fpn": 128, "retinanet_resnet50_fpn": 128, "fasterrcnn_resnet50_fpn": 128,
+    "ssd300_vgg16": 300,
+}  # fmt: skip
 HEADS = {  # of the second stage: names of a detector and of its part, which reads features of a region
     "maskrcnn_resnet50_fpn": ("mask_head", 14),
     "keypointrcnn_resnet50_fpn": ("keypoint_head", 14),
@@ -84,7 +85,7 @@ def networks() -> list[Architecture]:
             name: (partial(_make, name), (Noise((3, frames, side, side)),))
             for name, (frames, side) in VIDEO.items()
         },
-        **{f"{name}-dense": (partial(_detector, name), image(3, 128)) for name in DETECTION},
+        **{f"{name}-dense": (partial(_detector, name), image(3, side)) for name, side in DETECTION.items()},
         **{
             f"{name}-{part}": (partial(_head, name, part), image(256, side))
             for name, (part, side) in HEADS.items()
