@@ -26,7 +26,7 @@ def is_constant(node: object) -> bool:
     seen, waiting = {node}, [node]
     while waiting:
         part = waiting.pop()
-        if not _is_repeatable(part):
+        if _has_free_size(part) or not _is_repeatable(part):
             return False
         waiting += [source for source in part.all_input_nodes if source not in seen]
         seen |= set(part.all_input_nodes)
@@ -52,6 +52,12 @@ def fold_constants(module: GraphModule) -> None:
         _add_bias_afterwards(node)
     _separate_axes(module)
     fx.remove_unused(module)
+
+
+def _has_free_size(node: Node) -> bool:
+    """Whether a size is free, as that of a batch: then the value depends on inputs, whatever else is read."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape)
 
 
 def _is_repeatable(node: Node) -> bool:
