@@ -183,6 +183,37 @@ def _lower_limit(node: Any) -> None:
     node.input(1).replace_source_output(constant((low - 1e-4 * step).astype(np.float32)).output(0))
 
 
+# Means and sums behind a product with a constant.
+
+
+def _reduction() -> Any:
+    from openvino.passes import WrapType
+
+    return WrapType(["opset13.ReduceMean", "opset13.ReduceSum"])
+
+
+def _not_over_tokens(node: Any) -> str | None:
+    if node.get_attributes()["keep_dims"]:
+        return "it keeps the axes"
+    (axes,), rank = _constants(node, 1), node.input_value(0).get_partial_shape().rank
+    if axes is None or rank.is_dynamic:
+        return "its axes are not known"
+    count = rank.get_length()
+    is_image = count > 3 and all(axis % count > 1 for axis in axes.flatten())
+    return "it is over the places of an image" if is_image else None
+
+
+def _keep_axes(node: Any) -> None:
+    from openvino import opset13
+
+    reduce = opset13.reduce_mean if node.get_type_name() == "ReduceMean" else opset13.reduce_sum
+    kept = reduce(node.input_value(0), node.input_value(1), keep_dims=True)
+    kept.set_friendly_name(node.get_friendly_name())
+    result = opset13.squeeze(kept, node.input_value(1))
+    for reader in node.output(0).get_target_inputs():
+        reader.replace_source_output(result.output(0))
+
+
 REWRITES = (
     Rewrite(
         "integer weights of many rows divided by the inverse of their scale",
@@ -214,6 +245,15 @@ REWRITES = (
         _not_narrow,
         _halve,
         effect="half the bytes; OpenVINO folds the conversion when it compiles, the kernels are the same",
+    ),
+    Rewrite(
+        "mean or sum that keeps its axes, and drops them afterwards",
+        _reduction,
+        _not_over_tokens,
+        _keep_axes,
+        # The low-precision pass of OpenVINO 2026.4.1 takes a product with a constant before it, as by a scale
+        # for each channel, for a dequantization, and moves it behind the mean wrongly.
+        effect="36 dB, not 17, of ResMLP, whose mean over tokens a quantizer reads",
     ),
     Rewrite(
         "limits of a quantizer's output from its input's",
