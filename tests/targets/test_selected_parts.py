@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import zeropoint as zp
 from zeropoint import engines
 from zeropoint.graph.capture import capture
+from zeropoint.graph.moves import is_part
 from zeropoint.targets.options import Options
 from zeropoint.targets.placement import place_static
 
@@ -78,3 +79,25 @@ def test_a_small_part_keeps_its_bits(engine: str) -> None:
     wanted, found = (torch.cat([run(x) for x in data[24:]]).detach() for run in (model, runner))
     noise = (found - wanted).square().sum() / wanted.square().sum()
     assert -10 * noise.log10() > 35
+
+
+class Sliced(nn.Module):
+    """Three slices, which are all of what a layer makes; the first of them is quantized before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` is (N, 8)."""
+        made = self.first(x)
+        quantized = torch.fake_quantize_per_tensor_affine(made, 0.1, 0, -128, 127)
+        return quantized[..., :8] + made[..., 8:16] * made[..., 16:]
+
+
+def test_quantizers_make_no_part_of_a_slice() -> None:
+    """A part is looked up before and after quantizers are inserted, by the same name."""
+    module = torch.export.export(Sliced().eval(), (torch.randn(2, 8),)).module()
+    slices = module.graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor)
+    assert len(slices) == 3
+    assert not any(map(is_part, slices))

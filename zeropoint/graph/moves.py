@@ -43,7 +43,9 @@ def is_part(node: Node) -> bool:
     if node.target not in SELECTIONS:
         return False
     whole = cast(Node, node.args[0])
-    readers = [user for user in whole.users if user.op != "output"]
+    while whole.target in FAKE_QUANTIZE:
+        whole = cast(Node, whole.args[0])
+    readers = [reader for reader in _readers(whole) if reader.op != "output"]
     if not all(user.target in SELECTIONS for user in readers):
         return False
     if sum(map(fx.item_bytes, readers)) > PART * fx.item_bytes(whole):
@@ -51,3 +53,11 @@ def is_part(node: Node) -> bool:
     origin = before_moves(whole)
     made_by = [one for one in (origin, *origin.all_input_nodes) if weighted(one)]
     return all(family(one) == "linear" for one in made_by)
+
+
+def _readers(value: Node) -> list[Node]:
+    """What reads a value, quantized or as it is."""
+    found = []
+    for user in value.users:
+        found += _readers(user) if user.target in FAKE_QUANTIZE else [user]
+    return found
