@@ -62,3 +62,21 @@ def test_a_router_stays_float(engine: str, place: Callable[..., Placement]) -> N
     assert not found.edges
     assert not {one.node for one in found.weights if "router" in one.node}
     assert any("choose" in (decision.reason or "") for decision in found.decisions)
+
+
+class Boxes(nn.Module):
+    """A detector's head, with the places of the highest scores; (N, 3, 8, 8) to (N, 5, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.boxes = nn.Conv2d(3, 1, 1), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.scores(x).flatten(1).topk(5).indices
+        return self.boxes(x).flatten(2).transpose(1, 2).gather(1, places.unsqueeze(-1).expand(-1, -1, 4))
+
+
+def test_the_head_of_a_detector_is_quantized() -> None:
+    module = capture(Boxes().eval(), torch.randn(2, 3, 8, 8)).module
+    found = place_static(module, engines.target("openvino"), options())
+    assert {one.node for one in found.weights} == {"scores_weight", "boxes_weight"}
