@@ -38,7 +38,7 @@ def first(x: Tensor) -> Tensor:
 
 def placed(model: nn.Module) -> set[tuple[str, str]]:
     module = capture(model.eval(), torch.randn(2, 6, 8)).module
-    edges = place_static(module, engines.target("openvino"), Options()).edges
+    edges = place_static(module, engines.target("openvino", "vnni"), Options()).edges
     return {(edge.source, edge.user) for edge in edges}
 
 
