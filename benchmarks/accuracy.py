@@ -98,9 +98,8 @@ def lines() -> Iterator[Line]:
                 for target in TARGETS if bits == "W8A8" and method == "static" else TARGETS[:1]:
                     yield Line(network, "zeropoint", method, bits, target)
         for tool, how, bits in PEERS:
-            if network not in trained.SIZES and tool not in TAKE_TOKENS:
-                continue
-            yield Line(network, tool, how, bits)
+            if network in trained.SIZES or tool in TAKE_TOKENS:
+                yield Line(network, tool, how, bits)
 
 
 def measure(line: Line, folder: str) -> dict[str, Any]:
@@ -140,10 +139,8 @@ def _score(
             more = inputs[:1].expand(BATCH - len(inputs), *inputs.shape[1:])  # artefacts take whole batches
             wanted, outputs = network(inputs), run(torch.cat([inputs, more]))[: len(inputs)]
             judged = labels >= 0
-            right, count = (
-                right + int((outputs.argmax(-1) == labels)[judged].sum()),
-                count + int(judged.sum()),
-            )
+            right += int((outputs.argmax(-1) == labels)[judged].sum())
+            count += int(judged.sum())
             seen = judged if labels.dim() == 1 else inputs[:, 1] == 1
             meter.add([wanted[seen]], [outputs[seen]])
     fidelity = meter.result()

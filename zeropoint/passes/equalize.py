@@ -260,7 +260,8 @@ def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any
         or any(weighted(user) or family(user) in ("add", "avg_pool", "mean") for user in value.users)
     }
     cut = {value: cast(Node, value.args[0]) for value in rounded if family(value) == "relu"}
-    before = {node: axis for region in regions for node, axis in region.axes.items() if node in cut.values()}
+    sources = set(cut.values())
+    before = {node: axis for region in regions for node, axis in region.axes.items() if node in sources}
     axes = {value.name: axis for value, axis in (before | rounded).items()}
     seen: dict[str, list[Spread]] = defaultdict(list)
 

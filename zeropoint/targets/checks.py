@@ -59,12 +59,15 @@ def takes_integers(site: Site) -> str | None:
 
 def is_faster(site: Site) -> str | None:
     """Whether 8-bit inputs are faster than float ones; other bits are what the user asks for."""
-    if reason := steers_nothing(site):
-        return reason
     asked = site.options.layer(fx.module_name(site.node)).activation_bits
     if kind_of(site.node) in site.target.weights_alone and asked == 8:
         return f"its inputs: {site.target.name} is no faster with integers there on {site.target.processor}"
     return None
+
+
+def is_faster_at_run_time(site: Site) -> str | None:
+    """Whether 8-bit inputs, with ranges found at run time, are faster for a layer that may be rounded."""
+    return steers_nothing(site) or is_faster(site)
 
 
 def is_kept_apart(site: Site) -> str | None:

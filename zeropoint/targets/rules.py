@@ -222,7 +222,13 @@ DYNAMIC = (
         "a quarter of the size",
         weights=sites.weight_of_dynamic,
     ),
-    Rule("input of a layer", ("linear",), checks.is_faster, "integer kernels", sites.of_input_itself),
+    Rule(
+        "input of a layer",
+        ("linear",),
+        checks.is_faster_at_run_time,
+        "integer kernels",
+        sites.of_input_itself,
+    ),
     *EXPERTS,
     *OF_RECURRENT,
     Rule(

@@ -183,7 +183,7 @@ def _lower_limit(node: Any) -> None:
     node.input(1).replace_source_output(constant((low - 1e-4 * step).astype(np.float32)).output(0))
 
 
-# Means and sums behind a product with a constant.
+# Means and sums over tokens.
 
 
 def _reduction() -> Any:
