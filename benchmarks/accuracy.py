@@ -136,8 +136,10 @@ def _score(
     meter, right, count = FidelityMeter(), 0, 0
     with torch.inference_mode():
         for inputs, labels in test:
-            more = inputs[:1].expand(BATCH - len(inputs), *inputs.shape[1:])  # artefacts take whole batches
-            wanted, outputs = network(inputs), run(torch.cat([inputs, more]))[: len(inputs)]
+            whole, missing = inputs, BATCH - len(inputs)
+            if missing:  # artefacts take whole batches
+                whole = torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])])
+            wanted, outputs = network(inputs), run(whole)[: len(inputs)]
             judged = labels >= 0
             right += int((outputs.argmax(-1) == labels)[judged].sum())
             count += int(judged.sum())
