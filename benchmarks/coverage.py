@@ -46,8 +46,6 @@ def main(
         if only and not any(fnmatch(name, pattern) for pattern in only):
             continue
         missing = [stage for stage in stages if again or stage not in records.get(name, {})]
-        if records.get(name, {}).get(CAPTURE, {}).get("error") and not again:
-            missing = [stage for stage in missing if stage in PEERS]
         if not missing:
             continue
         found = measure(name, missing, limit_seconds, limit_memory * 1e9)

@@ -111,8 +111,9 @@ def _sensitivity(case: Case) -> float:
 
 
 def on_engine(case: Case, engine: str) -> Record:
-    """Quantizes what was captured and runs it on an engine, and measures that."""
-    assert case.program is not None
+    """Quantizes what was captured and runs it on an engine, and measures that; in parts, if it was not."""
+    if case.program is None:
+        return _in_parts(case, engine)
     batches = [(inputs, None) for inputs in case.calibration]  # without labels
     started = time.process_time()
     quantized = zp.quantize(case.program, "static", calibration=batches, target=engine)
@@ -130,6 +131,15 @@ def on_engine(case: Case, engine: str) -> Record:
     record["parity_db"] = min(simulated, ROUNDING_FLOOR_DB) - min(record["sqnr_db"], ROUNDING_FLOOR_DB)
     found = integers(quantized, runner)
     return record | {"int8_share": found.share, "fallbacks": len(found.fallbacks)}
+
+
+def _in_parts(case: Case, engine: str) -> Record:
+    started = time.process_time()
+    parts = zp.quantize_parts(case.network, case.calibration, engine=engine, threads=1)
+    seconds = time.process_time() - started
+    share = sum(part.share for part in parts.parts)
+    sqnr_db = case.sqnr(case.outputs(parts.model))
+    return {"seconds": seconds, "parts": len(parts.parts), "share": share, "sqnr_db": sqnr_db}
 
 
 def _nncf(case: Case) -> Record:
@@ -177,10 +187,10 @@ def measure(name: str, stages: Sequence[str], seconds: float, memory: float) -> 
             record[left.pop(0)] = answer
             if "died" in answer:
                 break
-            if record.get(CAPTURE, {}).get("error"):
-                left = [stage for stage in left if stage in PEERS]
         process.kill()
         process.join()
+        if record.get(CAPTURE, {}).get("died"):  # a process that goes on captures first
+            left = [stage for stage in left if stage in PEERS]
     return record
 
 

@@ -31,10 +31,12 @@ def line(record: Record) -> str:
         elif stage == "capture":
             parts.append(f"{found['seconds']:.1f} s, sensitivity {found['sensitivity_db']:.0f}")
         else:
-            parity = (
-                f" parity {found['parity_db']:.1f} int8 {found['int8_share']:.0%}" if stage in ENGINES else ""
-            )
-            parts.append(f"{stage}: {found['sqnr_db']:.1f} dB{parity} {found['seconds']:.1f} s")
+            more = ""
+            if "parts" in found:
+                more = f" in {found['parts']} parts"
+            elif stage in ENGINES:
+                more = f" parity {found['parity_db']:.1f} int8 {found['int8_share']:.0%}"
+            parts.append(f"{stage}: {found['sqnr_db']:.1f} dB{more} {found['seconds']:.1f} s")
     return " | ".join(parts)
 
 
@@ -46,13 +48,17 @@ def markdown(records: list[Record]) -> str:
 
 
 def ran(records: Iterable[Record], stage: str) -> list[Record]:
-    return [record for record in records if stage in record and "error" not in record[stage]]
+    """Those of which a stage did what it should, with the whole network."""
+    found = [record for record in records if stage in record and "error" not in record[stage]]
+    return [record for record in found if "parts" not in record[stage]]
 
 
 def counts(records: list[Record]) -> str:
     """How many fulfil what is asked, per engine."""
     captured = ran(records, "capture")
     lines = [["captured", *([f"{len(captured)} of {len(records)}"] * len(ENGINES))]]
+    in_parts = [[record for record in records if "parts" in record.get(engine, {})] for engine in ENGINES]
+    lines.append(["others in parts", *(str(len(those)) for those in in_parts)])
     columns: dict[str, list[str]] = defaultdict(list)
     for engine, rival in zip(ENGINES, [*RIVALS, None], strict=True):
         done = [record for record in ran(records, engine)]
@@ -92,7 +98,7 @@ def _share(values: Iterable[bool]) -> str:
 def _cells(record: Record) -> list[str]:
     capture = record["capture"]
     if "error" in capture:
-        cells = [record["name"], "", "", "refused"]
+        cells = [record["name"], "", "", "not whole"]
     else:
         size = f"{capture['parameters'] / 1e3:.0f}"
         cells = [record["name"], size, f"{capture['sensitivity_db']:.0f}", f"{capture['seconds']:.1f}"]
@@ -102,6 +108,8 @@ def _cells(record: Record) -> list[str]:
             cells += [""] * 4
         elif "error" in found:
             cells += ["failed", "", "", ""]
+        elif "parts" in found:
+            cells += [f"{found['sqnr_db']:.1f}", f"in {found['parts']} parts", "", f"{found['seconds']:.1f}"]
         else:
             cells += [f"{found['sqnr_db']:.1f}", f"{found['parity_db']:.1f}", f"{found['int8_share']:.0%}"]
             cells += [f"{found['seconds']:.1f}"]

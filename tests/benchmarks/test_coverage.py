@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +45,36 @@ def test_the_counts_are_of_those_that_were_run(table):
     assert cells["SQNR of 25 dB and more"] == "1 of 2 (50%)"
     assert cells["at most 1 dB below the other tool"] == "1 of 2 (50%)"
     assert cells["its seconds ÷ ours, median"] == "2.00"
+
+
+def test_a_network_in_parts_counts_apart(table):
+    in_parts = {"seconds": 2.0, "parts": 3, "share": 0.9, "sqnr_db": 31.0}
+    records = [record("a", 30.0, 29.0), REFUSED | {"openvino": in_parts}]
+    lines = table.counts(records).splitlines()
+    cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines}
+    assert cells["captured"] == "1 of 2"
+    assert cells["others in parts"] == "1"
+    assert cells["quantized and run"] == "1 of 1"
+    assert "31.0 | in 3 parts" in table.markdown(records)
+
+
+@pytest.mark.slow
+def test_a_network_that_cannot_be_captured_runs_in_parts(imported):
+    stages = imported("coverage_stages")
+
+    class Loop(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+
+        def forward(self, x):
+            return self.body(x) if float(x.sum()) < 1e9 else x
+
+    spec = imported("architectures.spec")
+    case = stages.Case(spec.Architecture("loop", Loop, (spec.Noise((8,)),)))
+    found = stages.on_engine(case, "openvino")
+    assert found["parts"] == 1
+    assert found["sqnr_db"] >= 25
 
 
 def test_failures_of_one_cause_are_one_line(table):

@@ -426,3 +426,26 @@ def test_an_empty_cache_is_put_together_with_nothing():
     (cat,) = program.module.graph.find_nodes(op="call_function", target=aten.cat.default)
     assert len(cat.args[0]) == 2
     assert not program.module.graph.find_nodes(op="get_attr")
+
+
+CONVERSIONS = {
+    "device": lambda layer, x: layer.to(x.device),
+    "dtype": lambda layer, x: layer.to(x.dtype),
+    "float": lambda layer, x: layer.float(),
+    "cpu": lambda layer, x: layer.cpu(),
+    "like": lambda layer, x: layer.to(x),
+}
+
+
+@pytest.mark.parametrize("kind", CONVERSIONS)
+def test_a_module_converted_to_what_it_is(kind):
+    class Converted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x):
+            self.layer = CONVERSIONS[kind](self.layer, x)
+            return self.layer(x)
+
+    assert operators(check(Converted(), torch.randn(2, 5))) == [aten.linear.default]

@@ -26,3 +26,8 @@ def test_against_numpy_on_a_matrix():
 def test_equal_tensors_and_no_signal():
     assert sqnr_db(torch.ones(3), torch.ones(3)) == math.inf
     assert sqnr_db(torch.zeros(3), torch.ones(3)) == math.inf
+
+
+def test_a_parameter(recwarn):
+    assert sqnr_db(torch.nn.Parameter(torch.ones(3)), torch.zeros(3)) == 0
+    assert not recwarn.list

@@ -15,7 +15,7 @@ from torch.fx import symbolic_trace
 from torch.nn.modules import transformer
 
 from zeropoint.errors import InputError
-from zeropoint.torch_private import compiler, graphs, masks, onnx, operators, tensors, trees
+from zeropoint.torch_private import compiler, conversions, graphs, masks, onnx, operators, tensors, trees
 from zeropoint.torch_private.pairs import pairs
 
 SEEN_WITH = "2.13"
@@ -93,6 +93,17 @@ def test_torch_2_13_pairs_quantize_and_dequantize():
     scales, zeros = torch.tensor([0.5, 2.0]), torch.zeros(2, dtype=torch.int64)
     found = pairs.dequantize_per_channel.default(weight, scales, zeros, 0, -128, 127, torch.int8)
     assert found.tolist() == [[1.0], [8.0]]
+
+
+def test_torch_2_13_modules_are_converted_by_apply():
+    layer = nn.Linear(2, 2)
+    layer.register_buffer("count", torch.zeros(1, dtype=torch.long))
+    weight = layer.weight
+    with conversions.conversions_skipped():
+        assert layer.to("cpu", torch.float32) is layer
+        assert layer.weight is weight
+        assert layer.double().weight.dtype == torch.float64
+    assert layer.float().weight.dtype == torch.float32
 
 
 def test_torch_2_13_transformers_look_at_their_masks():

@@ -25,6 +25,7 @@ from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program
 from zeropoint.graph.signature import Call, Signature, call_of, of_call
 from zeropoint.graph.verify import Sample, check_capture, is_random, outputs_of, second_sample
+from zeropoint.torch_private.conversions import conversions_skipped
 from zeropoint.torch_private.masks import masks_unread
 from zeropoint.torch_private.recurrent import shapes_alone
 
@@ -81,7 +82,13 @@ def capture(
             batch = find_batch(
                 lambda of: outputs_of(flat, of), example, second, lambda: is_random(flat, inputs)
             )
-            with zeros_at_padding(packing), batched_experts(model), shapes_alone(), masks_unread():
+            with (
+                zeros_at_padding(packing),
+                batched_experts(model),
+                shapes_alone(),
+                masks_unread(),
+                conversions_skipped(),
+            ):
                 exported, is_free = export_model(flat, inputs, batch, free_sizes)
             (structure,) = flat.structures
         if free_sizes:

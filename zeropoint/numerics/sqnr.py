@@ -10,6 +10,7 @@ def sqnr_db(signal: Tensor, noisy: Tensor) -> float:
 
     Tensors of one shape, summed in float64.
     """
-    power = float(signal.double().square().sum())
-    noise = float((noisy.double() - signal.double()).square().sum())
+    signal, noisy = signal.detach().double(), noisy.detach().double()  # a parameter may be an output
+    power = float(signal.square().sum())
+    noise = float((noisy - signal).square().sum())
     return 10 * math.log10(power / noise) if power and noise else math.inf
