@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -66,9 +67,15 @@ def check_fields(record: Any) -> None:
 
     A number is no text and no bool, NaN and infinity are no numbers; an int will do for a float.
     """
-    hints = typing.get_type_hints(type(record), include_extras=True)
-    for field in dataclasses.fields(record):
-        check_value(field.name, getattr(record, field.name), hints[field.name])
+    for name, kind in _kinds_of_fields(record.__class__).items():
+        check_value(name, getattr(record, name), kind)
+
+
+@functools.cache
+def _kinds_of_fields(record: Any) -> dict[str, Any]:
+    """The annotated type of each field of a dataclass; found once, since that takes longer than the check."""
+    hints = typing.get_type_hints(record, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
 
 
 def check_name(name: str, value: Any, valid: Iterable[str]) -> None:
