@@ -43,7 +43,7 @@ _known: WeakKeyDictionary[Any, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 
 
 def _form(value: Any) -> str:
-    """What tells recorded values apart; for a tensor its type, shape and strides, free sizes by their names."""
+    """What tells recorded values apart: of a tensor its type, shape, and strides; free sizes have names."""
     is_tensor = isinstance(value, Tensor)
     return f"{value.dtype} {tuple(value.shape)} {value.stride()}" if is_tensor else repr(value)
 
