@@ -319,6 +319,26 @@ def test_the_start_stays_unless_another_state_is_worth_it(
     assert not list(told)
 
 
+@pytest.mark.parametrize(
+    ("errors", "taken"),
+    [
+        ([1.0, 0.96, 2.0, 2.0], 6),  # more than half of the steps, 10, since the start
+        ([1.0, 0.9, 2.0, 2.0, 2.0], 8),  # since the second
+        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], 10),
+    ],
+)
+def test_what_gains_nothing_ends_early(
+    errors: list[float], taken: int, learned_from: list[Tensor], monkeypatch: pytest.MonkeyPatch
+):
+    steps(monkeypatch, 10)
+    monkeypatch.setattr(module_of, "JUDGED", 2)
+    told = iter(errors)
+    monkeypatch.setattr(module_of, "_mean_loss", lambda *_: next(told))
+    distil(small(), small(), [ROWS])
+    assert len(learned_from) == taken
+    assert not list(told)
+
+
 def test_items_that_give_no_number_are_told(monkeypatch: pytest.MonkeyPatch):
     rows = ROWS.clone()
     rows[7] = float("nan")

@@ -1,0 +1,153 @@
+"""What each pass of ``static`` gains: SQNR with all of them, less that without one of them.
+
+    python benchmarks/ablation.py --data FOLDER
+
+On trained networks of a folder (see trained.py), and on architectures of coverage.py with random weights.
+Simulated for OpenVINO, on inputs that are not calibrated on. Writes ablation-w8a8.json and ablation-w8a8.md.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+from unittest import mock
+
+import report
+import torch
+import trained
+import typer
+from architectures import architectures
+from coverage_stages import BEST_DB, Case
+from torch import Tensor, nn
+
+import zeropoint as zp
+from zeropoint.errors import closest
+from zeropoint.graph.program import Program
+from zeropoint.methods import static
+from zeropoint.numerics.sqnr import sqnr_db
+from zeropoint.passes.equalize import Equalized
+from zeropoint.targets import machine
+
+ARCHITECTURES = (
+    "pattern/unet", "pattern/siamese", "pattern/deep-sets", "pattern/conformer", "pattern/shuffles",
+    "transformers/bert", "transformers/gpt2", "timm/deit_tiny_patch16_224", "timm/xcit_nano_12_p16_224",
+    "timm/resmlp_12_224", "timm/convnext_atto", "timm/coatnet_pico_rw_224", "timm/halonet26t",
+)  # fmt: skip
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Without:
+    """A pass, and how to leave it out: by an option, or by what stands in place of its function."""
+
+    title: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    function: str = ""
+    instead: Callable[..., Any] | None = None
+
+
+PASSES = (
+    Without("ranges of the least squared error (minmax)", {"ranges": "minmax"}),
+    Without("shuffles folded", function="fold_shuffles", instead=lambda program: program),
+    Without("attention in int8", function="decompose_attention", instead=lambda program: program),
+    Without("SiLU in int8", function="decompose_silu", instead=lambda program: program),
+    Without("equalization", function="equalize", instead=lambda program, *_: Equalized(program, 1.0)),
+    Without("loud values float", function="without_loud", instead=lambda program, placement, *_: placement),
+    Without("8 bits where noise is (few bits)", {"eight_bit_share": 0.0}),
+    Without("fitted weights", {"rounding": "nearest"}),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with inputs to calibrate on, and others to judge it by."""
+
+    network: nn.Module
+    calibration: list[Inputs]
+    held_out: list[Inputs]
+
+
+def subjects(data: str | None) -> dict[str, Callable[[], Subject]]:
+    """The networks by name, each made when it is asked for."""
+    found = {name: partial(_random, name) for name in ARCHITECTURES}
+    if data is None:
+        return found
+    return {name: partial(_trained, trained.read(data), name) for name in trained.NETWORKS} | found
+
+
+def _trained(source: ModuleType, name: str) -> Subject:
+    """Three quarters of the calibration data to calibrate on: the test split is for scores alone."""
+    batches: list[Inputs] = [(batch,) for batch in trained.calibration(source, name)]
+    kept = len(batches) * 3 // 4
+    return Subject(trained.network(source, name), batches[:kept], batches[kept:])
+
+
+def _random(name: str) -> Subject:
+    case = Case(architectures()[name])
+    return Subject(case.network, case.calibration, case.evaluation)
+
+
+def measure(subject: Subject, bits: str) -> report.Record:
+    """SQNR in dB of the worst output with all passes, and what each of them adds."""
+    program = zp.capture(subject.network, subject.calibration[0])
+    wanted = _outputs(program, subject.held_out)
+
+    def sqnr(without: Without | None) -> float:
+        options = zp.Options(**(without.options if without else {})).at(bits)
+        batches = [(inputs, None) for inputs in subject.calibration]
+        with ExitStack() as stack:
+            if without and without.instead:
+                stack.enter_context(mock.patch.object(static, without.function, without.instead))
+            made = zp.quantize(program, "static", calibration=batches, target="openvino", options=options)
+        pairs = zip(wanted, _outputs(made, subject.held_out), strict=True)
+        return min(min(sqnr_db(*pair), BEST_DB) for pair in pairs)
+
+    whole = sqnr(None)
+    return {"sqnr_db": whole, "gains_db": {one.title: whole - sqnr(one) for one in PASSES}}
+
+
+@torch.no_grad()
+def _outputs(program: Program, batches: list[Inputs]) -> list[Tensor]:
+    """Every float output, of all batches."""
+    found = [program.flat(*inputs) for inputs in batches]
+    return [torch.cat(parts) for parts in zip(*found, strict=True) if parts[0].is_floating_point()]
+
+
+def markdown(record: report.Record) -> str:
+    """A row for each network, a column for each pass; empty where the pass changes nothing."""
+    rows = [
+        [name, f"{found['sqnr_db']:.1f}", *map(_gain, found["gains_db"].values())]
+        for name, found in record["networks"].items()
+    ]
+    head = ["Network", "SQNR, dB", *(one.title for one in PASSES)]
+    return f"{record['bits']}\n\n{report.table(head, rows)}\n{report.where(record['machine'])}"
+
+
+def _gain(value: float) -> str:
+    return f"{value:+.1f}" if value else ""
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="networks; default: all")] = None,
+    data: Annotated[str | None, typer.Option(help="folder of trained networks")] = None,
+    bits: Annotated[str, typer.Option(help="bits of weights and activations")] = "W8A8",
+    out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
+) -> None:
+    """Quantize every network with all passes, and without each."""
+    chosen, found = subjects(data), {}
+    for name in names or chosen:
+        if name not in chosen:
+            raise SystemExit(f"unknown network {name}; {closest(name, chosen)}")
+        found[name] = measure(chosen[name](), bits)
+        print(name, found[name], flush=True)
+    about = {"machine": machine.describe() | {"peers": {}}, "bits": bits}
+    record = about | {"networks": found}
+    report.write(out, f"ablation-{bits.lower()}", record, markdown(record))
+    print(markdown(record))
+
+
+if __name__ == "__main__":
+    typer.run(main)
