@@ -15,7 +15,7 @@ import coverage_table
 import report
 import typer
 from architectures import architectures
-from coverage_stages import CAPTURE, PEERS, Record, measure
+from coverage_stages import CAPTURE, MORE_PEERS, PEERS, Record, measure
 
 from zeropoint import engines
 
@@ -31,7 +31,8 @@ def main(
     engine: Annotated[
         list[str] | None, typer.Option("--engines", help="repeat for several; default: all")
     ] = None,
-    peers: Annotated[bool, typer.Option(help="also the other tools")] = True,
+    peers: Annotated[bool, typer.Option(help="also NNCF and ONNX Runtime's quantizer")] = True,
+    more_peers: Annotated[bool, typer.Option("--more-peers", help="also PyTorch's FX and PT2E")] = False,
     limit_seconds: Annotated[float, typer.Option(help="seconds of each stage")] = 240,
     limit_memory: Annotated[float, typer.Option(help="gigabytes of each process")] = 8,
     again: Annotated[bool, typer.Option(help="measure again what was measured")] = False,
@@ -42,6 +43,7 @@ def main(
     path = out / "coverage.jsonl"
     records = read(path)
     stages = [CAPTURE, *(engine or engines.NAMES), *(PEERS if peers else ())]
+    stages += MORE_PEERS if more_peers else ()
     for name in architectures():
         if only and not any(fnmatch(name, pattern) for pattern in only):
             continue

@@ -5,6 +5,7 @@ Seconds are those of the processor, not of the clock: other work on the machine 
 
 import contextlib
 import copy
+import functools
 import logging
 import multiprocessing
 import os
@@ -170,7 +171,24 @@ def _quantize_static(case: Case) -> Record:
     return {"seconds": seconds, "sqnr_db": case.sqnr(case.outputs(run))}
 
 
-PEERS: dict[str, Callable[[Case], Record]] = {"nncf": _nncf, "quantize_static": _quantize_static}
+def _fx(case: Case) -> Record:
+    return _in_pytorch(case, functools.partial(peers.fx_static, backend="x86"))
+
+
+def _pt2e(case: Case) -> Record:
+    return _in_pytorch(case, peers.pt2e_static)
+
+
+def _in_pytorch(case: Case, quantize: Callable[..., nn.Module]) -> Record:
+    started = time.process_time()
+    model = quantize(case.network, case.calibration[0], case.calibration)
+    seconds = time.process_time() - started
+    return {"seconds": seconds, "sqnr_db": case.sqnr(case.outputs(model))}
+
+
+Peer = Callable[[Case], Record]
+PEERS: dict[str, Peer] = {"nncf": _nncf, "quantize_static": _quantize_static}
+MORE_PEERS: dict[str, Peer] = {"fx": _fx, "pt2e": _pt2e}
 
 
 def measure(name: str, stages: Sequence[str], seconds: float, memory: float) -> Record:
@@ -190,7 +208,7 @@ def measure(name: str, stages: Sequence[str], seconds: float, memory: float) -> 
         process.kill()
         process.join()
         if record.get(CAPTURE, {}).get("died"):  # a process that goes on captures first
-            left = [stage for stage in left if stage in PEERS]
+            left = [stage for stage in left if stage in {*PEERS, *MORE_PEERS}]
     return record
 
 
@@ -228,7 +246,7 @@ def _serve(sender: Connection, name: str, stages: list[str], memory: float) -> N
     if CAPTURE not in stages:
         with contextlib.suppress(Exception):
             capture(case)
-    steps = {CAPTURE: capture, **PEERS}
+    steps = {CAPTURE: capture, **PEERS, **MORE_PEERS}
     for stage in stages:
         try:
             sender.send(steps[stage](case) if stage in steps else on_engine(case, stage))

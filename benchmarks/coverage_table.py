@@ -10,19 +10,20 @@ import report
 
 Record = dict[str, Any]
 ENGINES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
-RIVALS = {"nncf": "NNCF", "quantize_static": "quantize_static"}
+RIVALS = {"nncf": "NNCF", "quantize_static": "quantize_static", "pt2e": "PT2E"}  # of each engine
+TOOLS = RIVALS | {"fx": "FX"}
 PARITY_DB, GOOD_DB, WORSE_DB = 0.5, 25.0, 1.0
 HEAD = [
     "Architecture", "Parameters, 10³", "Sensitivity, dB", "Capture, s",
     *(f"{name}: {value}" for name in ENGINES.values() for value in ("SQNR, dB", "parity, dB", "int8", "s")),
-    *(f"{name}: {value}" for name in RIVALS.values() for value in ("SQNR, dB", "s")),
+    *(f"{name}: {value}" for name in TOOLS.values() for value in ("SQNR, dB", "s")),
 ]  # fmt: skip
 
 
 def line(record: Record) -> str:
     """A record in one line, for the terminal."""
     parts = [f"{record['name']:40}"]
-    for stage in ("capture", *ENGINES, *RIVALS):
+    for stage in ("capture", *ENGINES, *TOOLS):
         if stage not in record:
             continue
         found = record[stage]
@@ -60,7 +61,7 @@ def counts(records: list[Record]) -> str:
     in_parts = [[record for record in records if "parts" in record.get(engine, {})] for engine in ENGINES]
     lines.append(["others in parts", *(str(len(those)) for those in in_parts)])
     columns: dict[str, list[str]] = defaultdict(list)
-    for engine, rival in zip(ENGINES, [*RIVALS, None], strict=True):
+    for engine, rival in zip(ENGINES, RIVALS, strict=True):
         done = [record for record in ran(records, engine)]
         tried = [record for record in captured if engine in record]
         columns["quantized and run"].append(f"{len(done)} of {len(tried)}")
@@ -71,16 +72,14 @@ def counts(records: list[Record]) -> str:
             _share(r[engine]["sqnr_db"] >= GOOD_DB for r in done)
         )
         columns["something in int8"].append(_share(r[engine]["int8_share"] > 0 for r in done))
-        both = [record for record in done if rival and rival in record and "error" not in record[rival]]
+        both = [record for record in done if rival in record and "error" not in record[rival]]
         near = [_fair(r[engine]["sqnr_db"]) >= _fair(r[rival]["sqnr_db"]) - WORSE_DB for r in both]
         columns[f"at most {WORSE_DB:.0f} dB below the other tool"].append(_share(near))
         ours = [r["capture"]["seconds"] + r[engine]["seconds"] for r in both]
         theirs = [r[rival]["seconds"] for r in both]
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
         columns["its seconds ÷ ours, median"].append(f"{1 / statistics.median(ratios):.2f}" if ratios else "")
-        columns["the other tool failed"].append(
-            str(sum("error" in r.get(rival, {}) for r in records)) if rival else ""
-        )
+        columns["the other tool failed"].append(str(sum("error" in r.get(rival, {}) for r in records)))
     lines += [[title, *cells] for title, cells in columns.items()]
     return report.table(["", *ENGINES.values()], lines)
 
@@ -113,8 +112,8 @@ def _cells(record: Record) -> list[str]:
         else:
             cells += [f"{found['sqnr_db']:.1f}", f"{found['parity_db']:.1f}", f"{found['int8_share']:.0%}"]
             cells += [f"{found['seconds']:.1f}"]
-    for rival in RIVALS:
-        found = record.get(rival)
+    for tool in TOOLS:
+        found = record.get(tool)
         if found is None:
             cells += [""] * 2
         else:
@@ -129,7 +128,7 @@ def failures(records: list[Record]) -> str:
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     examples: dict[tuple[str, str], str] = {}
     for record in records:
-        for stage in ("capture", *ENGINES, *RIVALS):
+        for stage in ("capture", *ENGINES, *TOOLS):
             if error := record.get(stage, {}).get("error"):
                 key = stage, cause(error)
                 groups[key].append(record["name"])

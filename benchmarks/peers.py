@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 
 from zeropoint.models.vision import torchvision
 from zeropoint.targets.processor import native
@@ -30,6 +30,12 @@ def _several(inputs: Inputs) -> tuple[Tensor, ...]:
     return (inputs,) if isinstance(inputs, Tensor) else inputs
 
 
+def _exported(network: nn.Module, example: Inputs) -> ExportedProgram:
+    """With a batch of any size where there is one input."""
+    shapes = ({0: Dim.AUTO},) if isinstance(example, Tensor) else None
+    return torch.export.export(network, _several(example), dynamic_shapes=shapes)
+
+
 # OpenVINO, and NNCF, which quantizes for it
 
 
@@ -39,9 +45,7 @@ def openvino_float(network: nn.Module, example: Inputs, calibration: Sequence[In
     try:
         return openvino.convert_model(network, example_input=example)
     except RuntimeError:  # some networks, such as torchvision's ViT, cannot be traced, but exported
-        inputs = _several(example)
-        shapes = ({0: Dim.AUTO},) if isinstance(example, Tensor) else None
-        return openvino.convert_model(torch.export.export(network, inputs, dynamic_shapes=shapes))
+        return openvino.convert_model(_exported(network, example))
 
 
 def nncf_static(network: nn.Module, example: Inputs, calibration: Sequence[Inputs], transformer: bool) -> Any:
@@ -165,15 +169,15 @@ def load_eager(path: Path, threads: int) -> Call:
     return _without_gradients(torch.load(path, weights_only=False))
 
 
-def fx_static(network: nn.Module, example: Tensor, calibration: list[Tensor], backend: str) -> nn.Module:
+def fx_static(network: nn.Module, example: Inputs, calibration: Sequence[Inputs], backend: str) -> nn.Module:
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
     torch.backends.quantized.engine = backend
-    prepared = prepare_fx(copy.deepcopy(network), get_default_qconfig_mapping(backend), (example,))
+    prepared = prepare_fx(copy.deepcopy(network), get_default_qconfig_mapping(backend), _several(example))
     with torch.no_grad():
         for batch in calibration:
-            prepared(batch)
+            prepared(*_several(batch))
     return convert_fx(prepared)
 
 
@@ -249,17 +253,17 @@ def bfloat16(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> 
     return _InBfloat16(network)
 
 
-def pt2e_static(network: nn.Module, example: Tensor, calibration: list[Tensor]) -> nn.Module:
+def pt2e_static(network: nn.Module, example: Inputs, calibration: Sequence[Inputs]) -> nn.Module:
     from torchao.quantization import pt2e
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
     with torch.no_grad():
-        exported = torch.export.export(network, (example,), dynamic_shapes=({0: Dim.AUTO},))
+        exported = _exported(network, example)
         prepared = prepare_pt2e(exported.module(), quantizer)
         for batch in calibration:
-            prepared(batch)
+            prepared(*_several(batch))
         converted = convert_pt2e(prepared)
     return pt2e.move_exported_model_to_eval(converted)
 

@@ -142,6 +142,31 @@ def test_channels_are_joined_turned_and_split_as_integers():
     assert {types[target] for target in moves} == {torch.uint8}
 
 
+class Residuals(nn.Module):
+    """Linear layers whose activated outputs are added: to what they read, to themselves, and to a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(32, 32) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.first(x).relu()
+        x = nn.functional.gelu(self.second(x)) + x
+        positive = self.third(x).relu()
+        return positive + positive + (positive + 1)
+
+
+@pytest.mark.slow
+def test_sums_with_activated_linear_layers_run_in_integers():
+    data = [torch.randn(8, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    program = capture(randomized(Residuals()), data[0])
+    quantized = quantize(program, calibration=data, target="torch")
+    runner = compile(quantized, "torch", threads=1)
+    assert integers(quantized, runner).share == 1
+    expected, simulated, found = program(data[0]), quantized(data[0]), runner(data[0])
+    assert noise_db(expected, found) >= noise_db(expected, simulated) - 0.5
+
+
 class Alike(nn.Module):
     """Two layers of one shape, of which only the second reads negative values, and one between them."""
 

@@ -36,8 +36,9 @@ JUDGED = 25  # steps after which the Program is judged
 # Times the start's error that another state has to come below: ResNet-20 at W8A8 loses 3% of it in 250 steps,
 # and its outputs on unseen items are 0.4 dB worse for it.
 WORTH = 0.95
-# Share of the steps without a better state after which the rest is left out. At 4 and 8 bits few networks gain:
-# of ten judgements on ResNet-20 at W8A8 and W4A8 none came below the start, at W4A4 the fourth was the best.
+# Share of the steps without a better state after which the rest is left out. At 4 and 8 bits few networks
+# gain: of ten judgements on ResNet-20 at W8A8 and W4A8 none came below the start, at W4A4 the fourth was the
+# best.
 PATIENCE = 0.5
 MATCHED = 12  # block outputs that are matched, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: without mixing the network memorizes the items

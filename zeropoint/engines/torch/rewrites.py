@@ -40,6 +40,29 @@ def move_integers(module: GraphModule) -> GraphModule:
     return module
 
 
+def keep_sums_apart(module: GraphModule) -> GraphModule:
+    """Makes a sum with an activated linear layer a difference: ``x + relu(linear(y))`` is ``x - (-relu(...))``.
+
+    The compiler fuses the activation with the layer, then tries the sum as well, and fails on an assertion of
+    its own (torch 2.13). The negation is part of the loop that adds.
+    """
+    for activation in module.graph.nodes:
+        if activation.target not in _FUSED or getattr(activation.args[0], "target", None) is not _LINEAR:
+            continue
+        for total in [user for user in activation.users if user.target is aten.add.Tensor]:
+            other = total.args[total.args[0] is activation]
+            if total.kwargs or not isinstance(other, Node):
+                continue
+            with module.graph.inserting_before(total):
+                negated = module.graph.call_function(aten.neg.default, (activation,))
+                difference = module.graph.call_function(aten.sub.Tensor, (other, negated))
+            difference.meta = dict(total.meta)
+            total.replace_all_uses_with(difference)
+    fx.remove_unused(module)
+    return module
+
+
+_LINEAR, _FUSED = aten.linear.default, {aten.relu.default, aten.gelu.default}
 _MOVES = TRANSPARENT | SPLITS | {aten.cat.default}
 
 
