@@ -41,7 +41,7 @@ def move_integers(module: GraphModule) -> GraphModule:
 
 
 def keep_sums_apart(module: GraphModule) -> GraphModule:
-    """Makes a sum with an activated linear layer a difference: ``x + relu(linear(y))`` is ``x - (-relu(...))``.
+    """Makes a sum with an activated linear layer a difference: ``x + relu(linear(y))`` is ``x - (-relu(…))``.
 
     The compiler fuses the activation with the layer, then tries the sum as well, and fails on an assertion of
     its own (torch 2.13). The negation is part of the loop that adds.
