@@ -126,7 +126,7 @@ def on_engine(case: Case, engine: str) -> Record:
         "quantizers": len(list(quantizers(quantized.module))),
     }
     started = time.process_time()
-    runner = zp.compile(quantized, engine, threads=1, verify=False)
+    runner = zp.compile(quantized, engine, batch_size=ITEMS, threads=1, verify=False)
     record["compile_seconds"] = time.process_time() - started
     record["sqnr_db"] = case.sqnr(case.outputs(runner))
     record["parity_db"] = min(simulated, ROUNDING_FLOOR_DB) - min(record["sqnr_db"], ROUNDING_FLOOR_DB)

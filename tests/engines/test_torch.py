@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mixed import ManyOutputs, assert_parity, batches, noise_db
-from networks import randomized
+from networks import randomized, sqnr
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
@@ -143,13 +143,15 @@ def test_channels_are_joined_turned_and_split_as_integers():
 
 
 class Residuals(nn.Module):
-    """Linear layers whose activated outputs are added: to what they read, to themselves, and to a number."""
+    """Linear layers whose outputs are added: to a constant, to what they read, to themselves, to a number."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.third = (nn.Linear(32, 32) for _ in range(3))
+        self.zeroth, self.first, self.second, self.third = (nn.Linear(32, 32) for _ in range(4))
+        self.position = nn.Parameter(torch.randn(1, 32))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.zeroth(x) + self.position
         x = x + self.first(x).relu()
         x = nn.functional.gelu(self.second(x)) + x
         positive = self.third(x).relu()
@@ -157,14 +159,32 @@ class Residuals(nn.Module):
 
 
 @pytest.mark.slow
-def test_sums_with_activated_linear_layers_run_in_integers():
+def test_sums_with_linear_layers_run_in_integers_and_leave_constants_alone():
     data = [torch.randn(8, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     program = capture(randomized(Residuals()), data[0])
     quantized = quantize(program, calibration=data, target="torch")
-    runner = compile(quantized, "torch", threads=1)
+    runner = compile(quantized, "torch", threads=1, batch_size=1)  # the size of the constant
     assert integers(quantized, runner).share == 1
-    expected, simulated, found = program(data[0]), quantized(data[0]), runner(data[0])
+    expected, simulated, found = program(data[0]), quantized(data[0]), runner(data[0])  # eight calls
     assert noise_db(expected, found) >= noise_db(expected, simulated) - 0.5
+
+
+class Viewed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding="same")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu()).view(x.shape[0], -1, 8).softmax(-1)
+
+
+@pytest.mark.slow
+def test_a_view_of_a_convolution_with_padding_by_name():
+    data = batches()
+    quantized = quantize(capture(randomized(Viewed()), data[0]), calibration=data, target="torch")
+    runner = compile(quantized, "torch", threads=1, batch_size=3)
+    assert integers(quantized, runner).share == 1
+    assert sqnr(quantized(data[0]), runner(data[0])) > 40
 
 
 class Alike(nn.Module):

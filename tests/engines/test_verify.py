@@ -63,6 +63,20 @@ def test_what_is_wrong_is_said(change, message):
         check_lowering(program, run, "mine", 1)
 
 
+def test_what_changes_from_call_to_call_is_wrong():
+    calls = []
+
+    def grown(out):
+        calls.append(out)
+        return [out[0] + 0.01 * len(calls)]  # near enough to the simulation, every time
+
+    program, run = outputs_of(grown)
+    program = dataclasses.replace(program, weight_bits=8, activation_bits=8)
+    with pytest.raises(WrongError, match="mine gives other outputs when it is called again: output 1 has an"):
+        check_lowering(program, run, "mine", 1)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_what_is_right_passes(batch):
     program, run = outputs_of(lambda out: [out[0] * (1 + 1e-4)])  # 80 dB

@@ -449,3 +449,20 @@ def test_a_module_converted_to_what_it_is(kind):
             return self.layer(x)
 
     assert operators(check(Converted(), torch.randn(2, 5))) == [aten.linear.default]
+
+
+@pytest.mark.parametrize(
+    ("layer", "padding"),
+    [
+        (nn.Conv1d(3, 4, 5, padding="same"), [2]),
+        (nn.Conv2d(3, 4, (3, 5), padding="same", dilation=(2, 1), bias=False), [2, 2]),
+        (nn.Conv2d(3, 3, 1, padding="same", groups=3), [0, 0]),
+        (nn.Conv3d(3, 4, 3, padding="valid", stride=2), [0, 0, 0]),
+        (nn.Conv2d(3, 4, (2, 3), padding="same"), "same"),  # one more on one side
+    ],
+)
+def test_padding_is_given_in_numbers(layer, padding):
+    program = check(layer, torch.randn(2, 3, *[8] * (layer.weight.dim() - 2)))
+    (convolution,) = [node for node in program.module.graph.nodes if node.op == "call_function"]
+    assert convolution.args[4] == padding
+    assert (convolution.target._overloadname == "padding") == (padding == "same")

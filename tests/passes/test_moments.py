@@ -153,7 +153,8 @@ def test_which_layers_unfold():
         (nn.Linear(5, 3), (2, 5), True),
         (nn.Conv1d(3, 4, 3), (2, 3, 8), True),
         (nn.Conv2d(3, 4, 3), (2, 3, 8, 8), True),
-        (nn.Conv2d(3, 4, 3, padding="same"), (2, 3, 8, 8), False),
+        (nn.Conv2d(3, 4, 3, padding="same"), (2, 3, 8, 8), True),
+        (nn.Conv2d(3, 4, 2, padding="same"), (2, 3, 8, 8), False),
         (nn.Conv3d(3, 4, 3), (2, 3, 8, 8, 8), False),
         (nn.ConvTranspose2d(3, 4, 3), (2, 3, 8, 8), False),
     ]

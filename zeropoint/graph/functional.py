@@ -120,6 +120,8 @@ def canonicalize(graph: Graph) -> None:
             node.target = _BITWISE[node.target]
         elif node.target in _REDUCTIONS:
             _name_axes(node)
+        elif node.target in _PADDED:
+            _number_padding(node)
         elif node.target is aten.aminmax.default:
             _split_extremes(node)
         elif node.target is aten.cat.default:
@@ -139,6 +141,31 @@ def canonicalize(graph: Graph) -> None:
             for user in list(node.users):
                 if user.target is operator.getitem and user.args[1] == 0:
                     user.replace_all_uses_with(norm)
+
+
+_PADDED: dict[Any, Any] = {
+    aten.conv1d.padding: aten.conv1d.default,
+    aten.conv2d.padding: aten.conv2d.default,
+    aten.conv3d.padding: aten.conv3d.default,
+}
+
+
+def _number_padding(convolution: Node) -> None:
+    """Gives the padding of a convolution in numbers, but where one side has more of it than the other."""
+    schema, kwargs = signature(convolution.target).arguments, dict(convolution.kwargs)
+    left_out = schema[len(convolution.args) :]
+    args = [*convolution.args, *(kwargs.pop(one.name, one.default_value) for one in left_out)]
+    kernel = cast(Node, args[1]).meta["val"].shape[2:]
+    padding, dilation = args[4], args[5]
+    dilations = [dilation] * len(kernel) if isinstance(dilation, int) else list(dilation) * len(kernel)
+    if padding == "valid":
+        both = [0] * len(kernel)
+    else:
+        both = [step * (size - 1) for step, size in zip(dilations, kernel, strict=False)]
+    if not any(total % 2 for total in both):
+        args[4] = [total // 2 for total in both]
+        convolution.target = _PADDED[convolution.target]
+        convolution.args, convolution.kwargs = tuple(args), kwargs
 
 
 def _name_axes(reduction: Node) -> None:

@@ -11,7 +11,7 @@ from zeropoint.engines import fixed
 from zeropoint.engines.engine import PROCESSOR, SIGNATURE
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.torch.recurrent import keep_whole
-from zeropoint.engines.torch.rewrites import keep_sums_apart, move_integers, pack_pixels
+from zeropoint.engines.torch.rewrites import keep_sums_apart, move_integers, pack_pixels, reshape_anyhow
 from zeropoint.engines.torch.run import KERNELS, PACKAGE_ENDING, PROGRAM_ENDING
 from zeropoint.engines.torch.target import AFFINE_WRONG
 from zeropoint.errors import InputError
@@ -43,7 +43,9 @@ def lower(program: Program, path: Path) -> None:
     of_layers = [q for q in affine if q.is_weight and any(weighted(user) for user in q.node.users)]
     if program.method != "weight-only" and of_layers:
         raise InputError(f"{AFFINE_WRONG}; quantize for the torch engine, or run this on another one")
-    module = keep_whole(keep_sums_apart(pack_pixels(move_integers(to_pairs(program)))))
+    module = to_pairs(program)
+    for rewrite in (move_integers, pack_pixels, keep_sums_apart, reshape_anyhow, keep_whole):
+        module = rewrite(module)
     exported = export(program, module, fixed=True)
     metadata = {
         **fixed.facts(program),

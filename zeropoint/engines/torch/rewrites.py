@@ -3,10 +3,12 @@
 from typing import cast
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.moves import before_moves
 from zeropoint.graph.operators import SPLITS, TRANSPARENT, aten
 from zeropoint.torch_private.pairs import pairs
 
@@ -41,25 +43,47 @@ def move_integers(module: GraphModule) -> GraphModule:
 
 
 def keep_sums_apart(module: GraphModule) -> GraphModule:
-    """Makes a sum with an activated linear layer a difference: ``x + relu(linear(y))`` is ``x - (-relu(…))``.
+    """Makes some sums with linear layers differences, ``x - (-y)``, which the compiler does not fuse.
 
-    The compiler fuses the activation with the layer, then tries the sum as well, and fails on an assertion of
-    its own (torch 2.13). The negation is part of the loop that adds.
+    With a constant it would add the product to that in place, more at every call: position embeddings grow.
+    Of an activation, ``x + relu(linear(y))``, it fuses that first, and then fails on an assertion of its own
+    (both in torch 2.13). The negation is part of the loop that adds, or of the constant.
     """
-    for activation in module.graph.nodes:
-        if activation.target not in _FUSED or getattr(activation.args[0], "target", None) is not _LINEAR:
+    for total in module.graph.find_nodes(op="call_function", target=aten.add.Tensor):
+        if total.kwargs or not all(isinstance(term, Node) for term in total.args):
             continue
-        for total in [user for user in activation.users if user.target is aten.add.Tensor]:
-            other = total.args[total.args[0] is activation]
-            if total.kwargs or not isinstance(other, Node):
-                continue
-            with module.graph.inserting_before(total):
-                negated = module.graph.call_function(aten.neg.default, (activation,))
-                difference = module.graph.call_function(aten.sub.Tensor, (other, negated))
-            difference.meta = dict(total.meta)
-            total.replace_all_uses_with(difference)
+        for term, other in (total.args, total.args[::-1]):
+            activated = term.target in _FUSED and term.args[0].target is _LINEAR
+            if activated or (_is_fixed(term) and before_moves(other).target is _LINEAR):
+                with module.graph.inserting_before(total):
+                    negated = module.graph.call_function(aten.neg.default, (term,))
+                    difference = module.graph.call_function(aten.sub.Tensor, (other, negated))
+                difference.meta = dict(total.meta)
+                total.replace_all_uses_with(difference)
+                break
     fx.remove_unused(module)
     return module
+
+
+def reshape_anyhow(module: GraphModule) -> GraphModule:
+    """Has views be reshapes: integer convolutions leave channels last, of which a view may be impossible."""
+    for view in module.graph.find_nodes(op="call_function", target=aten.view.default):
+        view.target = aten.reshape.default
+    module.recompile()
+    return module
+
+
+def _is_fixed(node: Node) -> bool:
+    """Whether a node's value is constant in a package, where all sizes are: it reads but sizes of inputs."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        part = waiting.pop()
+        if part.op == "placeholder":
+            return False
+        sources = [one for one in part.all_input_nodes if isinstance(one.meta.get("val"), Tensor)]
+        waiting += [source for source in sources if source not in seen]
+        seen |= set(sources)
+    return True
 
 
 _LINEAR, _FUSED = aten.linear.default, {aten.relu.default, aten.gelu.default}
