@@ -187,6 +187,27 @@ def test_a_view_of_a_convolution_with_padding_by_name():
     assert sqnr(quantized(data[0]), runner(data[0])) > 40
 
 
+class LastStep(nn.Module):
+    """Reads a recurrent layer whose output lies step by step, though items are its first axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru = nn.LSTM(8, 8, batch_first=True), nn.GRU(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps, _ = self.gru(self.lstm(x)[0])
+        return self.head(steps[:, -1])
+
+
+@pytest.mark.slow
+def test_recurrent_layers_with_several_items_first():
+    data = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0))
+    program = quantize(capture(randomized(LastStep()), data), "dynamic", target="torch")
+    runner = compile(program, "torch", threads=1, batch_size=4)
+    assert sqnr(program(data), runner(data)) > 60
+
+
 class Alike(nn.Module):
     """Two layers of one shape, of which only the second reads negative values, and one between them."""
 

@@ -63,6 +63,14 @@ def test_what_is_wrong_is_said(change, message):
         check_lowering(program, run, "mine", 1)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])  # off in eval mode
+def test_recurrent_layers_are_checked(dropout):
+    layer = torch.nn.LSTM(4, 4, num_layers=2, dropout=dropout)
+    program = zp.capture(layer, torch.randn(3, 2, 4))
+    with pytest.raises(WrongError, match=r"output 1 has an SQNR of 0\.0 dB"):
+        check_lowering(program, lambda *x: tuple(map(torch.zeros_like, program.flat(*x))), "mine", 2)
+
+
 def test_what_changes_from_call_to_call_is_wrong():
     calls = []
 

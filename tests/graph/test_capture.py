@@ -466,3 +466,17 @@ def test_padding_is_given_in_numbers(layer, padding):
     (convolution,) = [node for node in program.module.graph.nodes if node.op == "call_function"]
     assert convolution.args[4] == padding
     assert (convolution.target._overloadname == "padding") == (padding == "same")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_view_of_what_a_recurrent_layer_gives_batch_first(kind):
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = kind(5, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x):
+            steps, _ = self.layer(x)
+            return self.head(steps.contiguous().view(-1, 6)).view(x.shape[0], x.shape[1], 2)
+
+    check(Viewed(), torch.randn(3, 7, 5))

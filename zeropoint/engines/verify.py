@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
@@ -117,9 +118,13 @@ def _difference(wanted: Tensor, found: Tensor, least_db: float, whose: str) -> s
 
 
 def _is_random(program: Program) -> bool:
-    drawing = [
-        node
-        for node in program.module.graph.nodes
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    ]
-    return any(node.target is not ATTENTION or arguments_of(node)["dropout_p"] for node in drawing)
+    return any(map(_draws, program.module.graph.nodes))
+
+
+def _draws(node: Node) -> bool:
+    """Whether an operator draws random numbers; attention and recurrent ones do only for their dropout."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    if node.target is ATTENTION:
+        return bool(arguments_of(node)["dropout_p"])
+    return not ("train" in arguments_of(node) and not arguments_of(node)["train"])

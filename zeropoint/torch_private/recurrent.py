@@ -34,8 +34,13 @@ def _set(kernels: Sequence[dict[Any, Any]]) -> None:
 
 
 def shapes(x: Tensor, state: Tensor | Sequence[Tensor], *settings: Any) -> tuple[Tensor, ...]:
-    """Empty tensors of the shapes that a recurrent operator gives: its output and its last states."""
+    """Empty tensors as a recurrent operator gives them: its output, and its last states.
+
+    The output lies step by step in memory, also where items are its first axis.
+    """
     states = [state] if isinstance(state, Tensor) else list(state)
-    two_ways = bool(settings[5])
-    output = x.new_empty([x.shape[0], x.shape[1], states[0].shape[2] * (1 + two_ways)])
+    two_ways, items_first = settings[5:7]
+    steps = [x.shape[int(items_first)], x.shape[1 - int(items_first)]]
+    output = x.new_empty([*steps, states[0].shape[2] * (1 + bool(two_ways))])
+    output = output.transpose(0, 1) if items_first else output
     return output, *(one.new_empty(one.shape) for one in states)

@@ -50,10 +50,11 @@ def _register(kind: str) -> None:
     ) -> Any:
         grids = iter(zip(scales, zeros, strict=True))
         floats = [one if one.is_floating_point() else _unpacked(one, *next(grids)) for one in parameters]
-        return whole(x, state, floats, *settings)
+        # A package reads them as they are laid out in ``empty``; with the batch first they are turned here.
+        return tuple(one.contiguous() for one in whole(x, state, floats, *settings))
 
     def empty(x: Tensor, state: Any, parameters: list[Tensor], *rest: Any) -> Any:
-        return shapes(x, state, parameters, *rest[2:])
+        return tuple(one.new_empty(one.shape) for one in shapes(x, state, parameters, *rest[2:]))
 
     _library.impl(kind, run, "CPU")
     torch.library.register_fake(f"zeropoint::{kind}", empty, lib=_library)
