@@ -40,9 +40,7 @@ MEMORY = 1 << 30  # bytes of activations that are held at once, at most about
 # section 3.3), one of RIDGES before refitting: a large one leaves the weights as they are.
 DAMPING = 0.01
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
-BLOCK = (
-    32  # inputs that are rounded before all later ones are updated: ibid.; there 128, which is slower here
-)
+BLOCK = 32  # inputs that are rounded before all later ones are updated: ibid., where they are 128
 JUDGES = 64  # output channels, at most, by which the best ridge is chosen
 
 
