@@ -5,7 +5,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from zeropoint.graph import edits as fx
@@ -28,8 +28,7 @@ def inserted(attention: Node, target: Any, *operands: Any, **options: Any) -> No
     """An operator beside fused attention, with what it computes of the recorded values of its operands."""
     made = attention.graph.call_function(target, operands, options)
     values: Any = map_arg(operands, lambda operand: operand.meta["val"])
-    mode = getattr(values[0], "fake_mode", None)
-    known = _known.setdefault(mode, {}) if mode else {}
+    known = _known.setdefault(attention.graph, {})
     key = target, *map(_form, values), repr(options)
     if key not in known:
         known[key] = target(*values, **options)
@@ -37,15 +36,16 @@ def inserted(attention: Node, target: Any, *operands: Any, **options: Any) -> No
     return made
 
 
-# By the mode of recorded values, what operators compute of them. It takes 10 ms to find out where sizes are
-# free, and the layers of a network are alike.
-_known: WeakKeyDictionary[Any, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
+# What operators compute of the values recorded in a graph. Finding that out takes 10 ms where sizes are free,
+# and the layers of a network are alike.
+_known: WeakKeyDictionary[Graph, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 
 
 def _form(value: Any) -> str:
     """What tells recorded values apart: of a tensor its type, shape, and strides; free sizes have names."""
-    is_tensor = isinstance(value, Tensor)
-    return f"{value.dtype} {tuple(value.shape)} {value.stride()}" if is_tensor else repr(value)
+    if not isinstance(value, Tensor):
+        return repr(value)
+    return f"{value.dtype} {tuple(value.shape)} {value.stride()} {id(getattr(value, 'fake_mode', None))}"
 
 
 def with_four_axes(attention: Node) -> None:
