@@ -320,21 +320,28 @@ def test_the_start_stays_unless_another_state_is_worth_it(
 
 
 @pytest.mark.parametrize(
-    ("errors", "taken"),
+    ("bits", "errors", "taken"),
     [
-        ([1.0, 0.96, 2.0, 2.0], 6),  # more than half of the steps, 10, since the start
-        ([1.0, 0.9, 2.0, 2.0, 2.0], 8),  # since the second
-        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], 10),
+        (4, [1.0, 0.96, 2.0, 2.0], 6),  # more than half of the steps, 10, since the start
+        (4, [1.0, 0.9, 2.0, 2.0, 2.0], 8),  # since the second
+        (4, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], 10),
+        (3, [1.0, 2.0, 2.0, 2.0, 2.0, 2.0], 10),
     ],
 )
 def test_what_gains_nothing_ends_early(
-    errors: list[float], taken: int, learned_from: list[Tensor], monkeypatch: pytest.MonkeyPatch
+    bits: int,
+    errors: list[float],
+    taken: int,
+    learned_from: list[Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    steps(monkeypatch, 10)
+    for name in ("FEW_BITS", "MANY_BITS"):
+        changed = dataclasses.replace(getattr(module_of, name), least=10, most=10)
+        monkeypatch.setattr(module_of, name, changed)
     monkeypatch.setattr(module_of, "JUDGED", 2)
     told = iter(errors)
     monkeypatch.setattr(module_of, "_mean_loss", lambda *_: next(told))
-    distil(small(), small(), [ROWS])
+    distil(small(bits), small(bits), [ROWS])
     assert len(learned_from) == taken
     assert not list(told)
 

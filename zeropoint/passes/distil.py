@@ -36,10 +36,6 @@ JUDGED = 25  # steps after which the Program is judged
 # Times the start's error that another state has to come below: ResNet-20 at W8A8 loses 3% of it in 250 steps,
 # and its outputs on unseen items are 0.4 dB worse for it.
 WORTH = 0.95
-# Share of the steps without a better state after which the rest is left out. At 4 and 8 bits few networks
-# gain: of ten judgements on ResNet-20 at W8A8 and W4A8 none came below the start, at W4A4 the fourth was the
-# best.
-PATIENCE = 0.5
 MATCHED = 12  # block outputs that are matched, at most, beside the outputs
 MIXED = 0.5  # share of another item in one, at most: without mixing the network memorizes the items
 
@@ -49,7 +45,8 @@ class Lessons:
     """Whether weights are taught, too, and in how many steps: those of ``work``, from ``least`` to ``most``.
 
     ``rate`` is what Adam moves a weight by in a step, at first, in steps of its grid; other parameters have
-    theirs beside that. ``work`` counts the multiply-accumulates of the float network.
+    theirs beside that. ``work`` counts the multiply-accumulates of the float network. ``patience`` is the
+    share of the steps without a better state after which the rest is left out.
     """
 
     weights: bool
@@ -57,14 +54,17 @@ class Lessons:
     least: int
     most: int
     work: int
+    patience: float
 
 
 # Below 4 bits most is to be regained: ResNet-20 at W2A8 agrees on 92% after 1,600 steps, on 90% after 400.
 # From 4 bits on weights lose more by leaving their fitted rounding than they learn: the error on items held
 # out goes from 0.0066 to 0.0090 in 100 steps of ResNet-20 at W4A8, and from 0.056 to 0.085 of MobileNetV2,
-# where step sizes and biases alone take it to 0.051.
-FEW_BITS = Lessons(weights=True, rate=0.03, least=200, most=2000, work=1 << 41)
-MANY_BITS = Lessons(weights=False, rate=0.1, least=50, most=250, work=1 << 39)
+# where step sizes and biases alone take it to 0.051. Often they gain nothing: of ten judgements on ResNet-20
+# at W8A8 and W4A8 none came below the start, at W4A4 the fourth was the best. Weights of few bits may come
+# below it in the last steps alone, as rates fall.
+FEW_BITS = Lessons(weights=True, rate=0.03, least=200, most=2000, work=1 << 41, patience=1.0)
+MANY_BITS = Lessons(weights=False, rate=0.1, least=50, most=250, work=1 << 39, patience=0.5)
 
 
 @keeping_freed()
@@ -118,7 +118,7 @@ def distil(
                 state = {"step": step, "best": best, "best_state": best_state, "best_step": best_step}
                 state |= {name: part.state_dict() for name, part in learning.items()}
                 file.save(state | {"generator": generator.get_state()}, f"step {step} of {steps}")
-                is_last = is_last or step - best_step > PATIENCE * steps
+                is_last = is_last or step - best_step > lessons.patience * steps
             if is_last:
                 break
             rows = fits[torch.randperm(len(fits), generator=generator)[:batch_size]]
