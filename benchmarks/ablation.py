@@ -16,18 +16,14 @@ from typing import Annotated, Any
 from unittest import mock
 
 import report
-import torch
 import trained
 import typer
 from architectures import architectures
-from coverage_stages import BEST_DB, Case
-from torch import Tensor, nn
+from coverage_stages import Case, Flat, case_of
 
 import zeropoint as zp
 from zeropoint.errors import closest
-from zeropoint.graph.program import Program
 from zeropoint.methods import static
-from zeropoint.numerics.sqnr import sqnr_db
 from zeropoint.passes.equalize import Equalized
 from zeropoint.targets import machine
 
@@ -36,7 +32,6 @@ ARCHITECTURES = (
     "transformers/bert", "transformers/gpt2", "timm/deit_tiny_patch16_224", "timm/xcit_nano_12_p16_224",
     "timm/resmlp_12_224", "timm/convnext_atto", "timm/coatnet_pico_rw_224", "timm/halonet26t",
 )  # fmt: skip
-Inputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -61,16 +56,7 @@ PASSES = (
 )
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A network with inputs to calibrate on, and others to judge it by."""
-
-    network: nn.Module
-    calibration: list[Inputs]
-    held_out: list[Inputs]
-
-
-def subjects(data: str | None) -> dict[str, Callable[[], Subject]]:
+def cases(data: str | None) -> dict[str, Callable[[], Case]]:
     """The networks by name, each made when it is asked for."""
     found = {name: partial(_random, name) for name in ARCHITECTURES}
     if data is None:
@@ -78,42 +64,32 @@ def subjects(data: str | None) -> dict[str, Callable[[], Subject]]:
     return {name: partial(_trained, trained.read(data), name) for name in trained.NETWORKS} | found
 
 
-def _trained(source: ModuleType, name: str) -> Subject:
+def _trained(source: ModuleType, name: str) -> Case:
     """Three quarters of the calibration data to calibrate on: the test split is for scores alone."""
-    batches: list[Inputs] = [(batch,) for batch in trained.calibration(source, name)]
+    batches = [(batch,) for batch in trained.calibration(source, name)]
     kept = len(batches) * 3 // 4
-    return Subject(trained.network(source, name), batches[:kept], batches[kept:])
+    return Case(Flat(trained.network(source, name), None).eval(), batches[:kept], batches[kept:])
 
 
-def _random(name: str) -> Subject:
-    case = Case(architectures()[name])
-    return Subject(case.network, case.calibration, case.evaluation)
+def _random(name: str) -> Case:
+    return case_of(architectures()[name])
 
 
-def measure(subject: Subject, bits: str) -> report.Record:
+def measure(case: Case, bits: str) -> report.Record:
     """SQNR in dB of the worst output with all passes, and what each of them adds."""
-    program = zp.capture(subject.network, subject.calibration[0])
-    wanted = _outputs(program, subject.held_out)
+    program = zp.capture(case.network, case.calibration[0])
 
     def sqnr(without: Without | None) -> float:
         options = zp.Options(**(without.options if without else {})).at(bits)
-        batches = [(inputs, None) for inputs in subject.calibration]
+        batches = [(inputs, None) for inputs in case.calibration]
         with ExitStack() as stack:
             if without and without.instead:
                 stack.enter_context(mock.patch.object(static, without.function, without.instead))
             made = zp.quantize(program, "static", calibration=batches, target="openvino", options=options)
-        pairs = zip(wanted, _outputs(made, subject.held_out), strict=True)
-        return min(min(sqnr_db(*pair), BEST_DB) for pair in pairs)
+        return case.sqnr(case.outputs(made.flat))
 
     whole = sqnr(None)
     return {"sqnr_db": whole, "gains_db": {one.title: whole - sqnr(one) for one in PASSES}}
-
-
-@torch.no_grad()
-def _outputs(program: Program, batches: list[Inputs]) -> list[Tensor]:
-    """Every float output, of all batches."""
-    found = [program.flat(*inputs) for inputs in batches]
-    return [torch.cat(parts) for parts in zip(*found, strict=True) if parts[0].is_floating_point()]
 
 
 def markdown(record: report.Record) -> str:
@@ -137,7 +113,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder of the results")] = report.RESULTS,
 ) -> None:
     """Quantize every network with all passes, and without each."""
-    chosen, found = subjects(data), {}
+    chosen, found = cases(data), {}
     for name in names or chosen:
         if name not in chosen:
             raise SystemExit(f"unknown network {name}; {closest(name, chosen)}")

@@ -60,18 +60,14 @@ class Flat(nn.Module):
 
 
 class Case:
-    """An architecture with its network, its data and the outputs that are right."""
+    """A network with its data and the outputs that are right."""
 
-    def __init__(self, architecture: Architecture) -> None:
-        names = None if isinstance(architecture.inputs, tuple) else list(architecture.inputs)
-        self.network = Flat(architecture.network(), names).eval()
-        values = max(tensor.numel() for tensor in _tensors(architecture.sample(ITEMS, 0)))
-        batches = min(max(CALIBRATION, -(-VALUES // values)), MOST)
-        self.calibration = [_tensors(architecture.sample(ITEMS, seed)) for seed in range(batches)]
-        seeds = range(1_000_000, 1_000_000 + EVALUATION)
-        self.evaluation = [_tensors(architecture.sample(ITEMS, seed)) for seed in seeds]
+    def __init__(
+        self, network: nn.Module, calibration: Sequence[Tensors], evaluation: Sequence[Tensors]
+    ) -> None:
+        self.network, self.calibration, self.evaluation = network, calibration, evaluation
         self.wanted = self.outputs(self.network)
-        self.transformer = any("attention" in type(part).__name__.lower() for part in self.network.modules())
+        self.transformer = any("attention" in type(part).__name__.lower() for part in network.modules())
         self.program: Program | None = None
 
     @torch.no_grad()
@@ -86,6 +82,17 @@ class Case:
             raise ValueError(f"{len(found)} outputs of other shapes than the model's {len(self.wanted)}")
         found_db = [sqnr_db(*pair) for pair in zip(self.wanted, found, strict=True)]
         return min(min(db, BEST_DB) if db > -BEST_DB else -BEST_DB for db in found_db)  # the last for NaN
+
+
+def case_of(architecture: Architecture) -> Case:
+    """The network of an architecture, with noise for data."""
+    names = None if isinstance(architecture.inputs, tuple) else list(architecture.inputs)
+    network = Flat(architecture.network(), names).eval()
+    values = max(tensor.numel() for tensor in _tensors(architecture.sample(ITEMS, 0)))
+    batches = min(max(CALIBRATION, -(-VALUES // values)), MOST)
+    calibration = [_tensors(architecture.sample(ITEMS, seed)) for seed in range(batches)]
+    seeds = range(1_000_000, 1_000_000 + EVALUATION)
+    return Case(network, calibration, [_tensors(architecture.sample(ITEMS, seed)) for seed in seeds])
 
 
 def _tensors(inputs: Tensors | dict[str, Tensor]) -> Tensors:
@@ -242,7 +249,7 @@ def _serve(sender: Connection, name: str, stages: list[str], memory: float) -> N
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
     torch.set_num_threads(1)
     print(f"== {name}", flush=True)
-    case = Case(architectures()[name])
+    case = case_of(architectures()[name])
     if CAPTURE not in stages:
         with contextlib.suppress(Exception):
             capture(case)

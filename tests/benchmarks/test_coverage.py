@@ -71,7 +71,7 @@ def test_a_network_that_cannot_be_captured_runs_in_parts(imported):
             return self.body(x) if float(x.sum()) < 1e9 else x
 
     spec = imported("architectures.spec")
-    case = stages.Case(spec.Architecture("loop", Loop, (spec.Noise((8,)),)))
+    case = stages.case_of(spec.Architecture("loop", Loop, (spec.Noise((8,)),)))
     found = stages.on_engine(case, "openvino")
     assert found["parts"] == 1
     assert found["sqnr_db"] >= 25
@@ -98,7 +98,7 @@ SMALLEST = (
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_small_pattern_keeps_its_outputs(imported, name):
     stages = imported("coverage_stages")
-    case = stages.Case(imported("architectures").architectures()[f"pattern/{name}"])
+    case = stages.case_of(imported("architectures").architectures()[f"pattern/{name}"])
     stages.capture(case)
     for engine in ("openvino", "onnxruntime"):
         found = stages.on_engine(case, engine)

@@ -125,6 +125,5 @@ def _draws(node: Node) -> bool:
     """Whether an operator draws random numbers; attention and recurrent ones do only for their dropout."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    if node.target is ATTENTION:
-        return bool(arguments_of(node)["dropout_p"])
-    return not ("train" in arguments_of(node) and not arguments_of(node)["train"])
+    arguments = arguments_of(node)
+    return bool(arguments["dropout_p"] if node.target is ATTENTION else arguments.get("train", True))

@@ -19,14 +19,19 @@ SMALL = 1 << 16  # bytes
 GROWTH = 2  # times the stored tensors that it is computed from
 
 
-def is_constant(node: object) -> bool:
-    """Whether a node's value is the same for all inputs: stored, or computed from stored tensors alone."""
+def is_constant(node: object, *, sizes_fixed: bool = False) -> bool:
+    """Whether a node's value is the same for all inputs: stored, or computed from stored tensors alone.
+
+    With ``sizes_fixed``, as in an artefact of one size, sizes of inputs count as constant, too.
+    """
     if not isinstance(node, Node):
         return False
     seen, waiting = {node}, [node]
     while waiting:
         part = waiting.pop()
-        if _has_free_size(part) or not _is_repeatable(part):
+        if sizes_fixed and isinstance(part.meta.get("val"), int | torch.SymInt):
+            continue
+        if not _is_repeatable(part) or (_has_free_size(part) and not sizes_fixed):
             return False
         waiting += [source for source in part.all_input_nodes if source not in seen]
         seen |= set(part.all_input_nodes)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from torch.fx import Graph, GraphModule, Node
 
-from zeropoint.graph.attention import ATTENTION, with_four_axes
+from zeropoint.graph.attention import ATTENTION, arguments_of, with_four_axes
 from zeropoint.graph.operators import aten
 from zeropoint.torch_private.operators import signature
 
@@ -152,20 +152,16 @@ _PADDED: dict[Any, Any] = {
 
 def _number_padding(convolution: Node) -> None:
     """Gives the padding of a convolution in numbers, but where one side has more of it than the other."""
-    schema, kwargs = signature(convolution.target).arguments, dict(convolution.kwargs)
-    left_out = schema[len(convolution.args) :]
-    args = [*convolution.args, *(kwargs.pop(one.name, one.default_value) for one in left_out)]
-    kernel = cast(Node, args[1]).meta["val"].shape[2:]
-    padding, dilation = args[4], args[5]
+    arguments = arguments_of(convolution)
+    kernel, dilation = arguments["weight"].meta["val"].shape[2:], arguments["dilation"]
     dilations = [dilation] * len(kernel) if isinstance(dilation, int) else list(dilation) * len(kernel)
-    if padding == "valid":
-        both = [0] * len(kernel)
-    else:
+    both = [0] * len(kernel)
+    if arguments["padding"] == "same":
         both = [step * (size - 1) for step, size in zip(dilations, kernel, strict=False)]
     if not any(total % 2 for total in both):
-        args[4] = [total // 2 for total in both]
+        arguments["padding"] = [total // 2 for total in both]
         convolution.target = _PADDED[convolution.target]
-        convolution.args, convolution.kwargs = tuple(args), kwargs
+        convolution.args, convolution.kwargs = tuple(arguments.values()), {}
 
 
 def _name_axes(reduction: Node) -> None:

@@ -3,11 +3,11 @@
 from typing import cast
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.constants import is_constant
 from zeropoint.graph.moves import before_moves
 from zeropoint.graph.operators import SPLITS, TRANSPARENT, aten
 from zeropoint.torch_private.pairs import pairs
@@ -54,7 +54,8 @@ def keep_sums_apart(module: GraphModule) -> GraphModule:
             continue
         for term, other in (total.args, total.args[::-1]):
             activated = term.target in _FUSED and term.args[0].target is _LINEAR
-            if activated or (_is_fixed(term) and before_moves(other).target is _LINEAR):
+            is_fixed = is_constant(term, sizes_fixed=True)
+            if activated or (is_fixed and before_moves(other).target is _LINEAR):
                 with module.graph.inserting_before(total):
                     negated = module.graph.call_function(aten.neg.default, (term,))
                     difference = module.graph.call_function(aten.sub.Tensor, (other, negated))
@@ -71,19 +72,6 @@ def reshape_anyhow(module: GraphModule) -> GraphModule:
         view.target = aten.reshape.default
     module.recompile()
     return module
-
-
-def _is_fixed(node: Node) -> bool:
-    """Whether a node's value is constant in a package, where all sizes are: it reads but sizes of inputs."""
-    seen, waiting = {node}, [node]
-    while waiting:
-        part = waiting.pop()
-        if part.op == "placeholder":
-            return False
-        sources = [one for one in part.all_input_nodes if isinstance(one.meta.get("val"), Tensor)]
-        waiting += [source for source in sources if source not in seen]
-        seen |= set(sources)
-    return True
 
 
 _LINEAR, _FUSED = aten.linear.default, {aten.relu.default, aten.gelu.default}
