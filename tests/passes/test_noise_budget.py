@@ -11,6 +11,7 @@ import zeropoint as zp
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import FAKE_QUANTIZE
 from zeropoint.graph.quantizers import quantizers
+from zeropoint.methods import static
 from zeropoint.passes import noise_budget
 from zeropoint.passes.noise_budget import RULE, noise_of_activations, worth_more_bits
 from zeropoint.targets.recipe import Row
@@ -148,3 +149,88 @@ def test_a_small_token_is_not_lost_among_large_ones(monkeypatch):
     assert decibels > 25
     assert any(one.rule == RULE for one in static.decisions)
     assert class_token_db(monkeypatch)[0] < 10
+
+
+class Stream(nn.Module):
+    """Convolutions that each add a little to a stream of large values, as in Twins or PoolFormer."""
+
+    def __init__(self, depth=6):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.last = nn.Conv2d(3, 16, 1), nn.Linear(16, 5)
+        self.layers = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(depth))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = x + 0.3 * torch.tanh(layer(x))
+        return self.last(x.mean((2, 3)) / x.std((2, 3)))
+
+
+def stream(engine, bits="W8A8", **options):
+    network = Stream().eval()
+    chosen = zp.Options(rounding="nearest", processor="vnni", **options).at(bits)
+    program = zp.capture(network, data(2))
+    return network, zp.quantize(program, calibration=[data()], target=engine, options=chosen)
+
+
+def sums_read(program):
+    """How many operands of sums are quantized."""
+    return sum(
+        user.target is torch.ops.aten.add.Tensor
+        for one in quantizers(program.module)
+        for user in one.node.users
+    )
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_sums_of_most_noise_are_of_floats(engine, monkeypatch):
+    network, program = stream(engine)
+    assert sums_read(program) == 0
+    told = {one.node: one.reason for one in program.decisions if one.rule == "residual sum"}
+    assert list(told.values()).count(noise_budget.TOO_LOUD) == 5
+    assert len(told) == 6  # of which no integer operator reads the last
+    monkeypatch.setattr(noise_budget, "QUIETER", 0.0)
+    _, whole = stream(engine)
+    assert sums_read(whole) >= 6
+    with torch.no_grad():
+        clean = network(data())
+        assert sqnr(clean, program(data())) > sqnr(clean, whole(data())) + 2
+    runner = zp.compile(program, engine, batch_size=64)
+    assert sqnr(program(data()), runner(data())) > 40
+
+
+def test_sums_stay_integers_where_engines_add_them_or_the_weights_have_few_bits():
+    assert sums_read(stream("onnxruntime")[1]) >= 6
+    assert sums_read(stream("openvino", "W4A8")[1]) >= 6
+
+
+class Unlike(nn.Module):
+    """A sum with channels of large values, which hardly matter beside the others."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.more = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+        self.last = nn.Conv2d(4, 5, 1)
+        self.register_buffer("size", torch.tensor([1.0] * 4 + [1000.0] * 4).reshape(8, 1, 1))
+
+    def forward(self, x):
+        x = self.a(x) + torch.tanh(self.b(x)) * self.size
+        return self.last(torch.tanh(x[:, :4])) + 1e-6 * self.more(x)
+
+
+def test_a_value_alone_is_loud_if_it_makes_most_of_the_noise(monkeypatch):
+    def made():
+        program = zp.capture(Unlike().eval(), data(2))
+        chosen = zp.Options(rounding="nearest", processor="vnni")
+        return zp.quantize(program, "static", calibration=[data()], target="onnxruntime", options=chosen)
+
+    found = made()
+    assert [one.node for one in found.decisions if one.rule == RULE] == ["add"]
+    monkeypatch.setattr(static, "MOST", 1.0)
+    whole = made()
+    assert not any(one.rule == RULE for one in whole.decisions)
+    with torch.no_grad():
+        clean = Unlike().eval()(data())
+    assert sqnr(clean, found(data())) > sqnr(clean, whole(data())) + 20

@@ -20,10 +20,12 @@ def batches(n=4):
     return [images(2, seed) for seed in range(n)]
 
 
-def observe(module, sources, calibration, estimator, **keywords):
+def observe(module, sources, calibration, estimator, shared=None, **keywords):
     ranges = Ranges(module, sources, estimator, **keywords)
     ranges.see(calibration)
-    return ranges.parameters()
+    found = ranges.parameters(shared)
+    ranges.warn_of_little()
+    return found
 
 
 def run(calibration, program=None, estimator="minmax", **keywords):

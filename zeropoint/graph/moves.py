@@ -42,17 +42,22 @@ def is_part(node: Node) -> bool:
     """
     if node.target not in SELECTIONS:
         return False
-    whole = cast(Node, node.args[0])
-    while whole.target in FAKE_QUANTIZE:
-        whole = cast(Node, whole.args[0])
+    whole = _unrounded(cast(Node, node.args[0]))
     readers = [reader for reader in _readers(whole) if reader.op != "output"]
     if not all(user.target in SELECTIONS for user in readers):
         return False
     if sum(map(fx.item_bytes, readers)) > PART * fx.item_bytes(whole):
         return False
     origin = before_moves(whole)
-    made_by = [one for one in (origin, *origin.all_input_nodes) if weighted(one)]
+    made_by = [one for one in (origin, *map(_unrounded, origin.all_input_nodes)) if weighted(one)]
     return all(family(one) == "linear" for one in made_by)
+
+
+def _unrounded(value: Node) -> Node:
+    """The value that quantizers rounded to this one, so that placed ones change no answer."""
+    while value.target in FAKE_QUANTIZE:
+        value = cast(Node, value.args[0])
+    return value
 
 
 def _readers(value: Node) -> list[Node]:

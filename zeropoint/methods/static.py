@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,7 +27,16 @@ from zeropoint.passes.insertion import insert_quantizers
 from zeropoint.passes.integer_bias import make_room
 from zeropoint.passes.moments import POSITIONS
 from zeropoint.passes.nearest import ITEMS, nearest
-from zeropoint.passes.noise_budget import WIDE, widened, without_loud
+from zeropoint.passes.noise_budget import (
+    GLANCE,
+    WIDE,
+    is_quieter,
+    noise_of_activations,
+    spare_edges,
+    widened,
+    with_float_sums,
+    without_loud,
+)
 from zeropoint.passes.observe import Parameters, Ranges
 from zeropoint.passes.pairs import within_limits
 from zeropoint.passes.shuffles import fold_shuffles
@@ -54,7 +62,9 @@ CERTAIN = 0.5
 WORTH = 0.8  # of the error without equalization, at most: fits differ by 0.3 dB by chance
 # Times a value's own step size: up to here it shares the coarser grid of a concatenation with all readers.
 ALIKE = 2.0
-UNLIKE = 8.0  # three bits; from here it is looked at whether the outputs lose by it
+UNLIKE = 8.0  # three bits; from here every value that adds LOUD noise is taken to drown the outputs
+# Of the noise of all activations: elsewhere a value that adds less does not.
+MOST = 0.25
 
 
 @step()
@@ -91,46 +101,55 @@ def place_quantizers(program: Program, job: Job) -> Program:
         judged, both = _first(seen, items), (_placed(equalized.program, job), chosen)
         for each in both:
             each.ranges.see(judged)
-        with warnings.catch_warnings(action="ignore"):  # they come again with all of the data
-            candidates = [each.quantized(job, each.ranges.parameters()) for each in both]
+        candidates = [each.quantized(job) for each in both]
         _, held_out = divided(seen, by_item=program.dynamic_batch)
         best = nearest(program, candidates, held_out, -(-items // 4), at_most=WORTH)
         chosen = both[0] if best is candidates[0] else chosen
     chosen.ranges.see(itertools.islice(seen, len(judged), None), first=len(judged))
-    parameters = chosen.ranges.parameters()
-    rounded = chosen.quantized(job, parameters)
+    rounded = chosen.quantized(job)
+    chosen.ranges.warn_of_little()
+    is_spare = spare_edges(chosen.program, chosen.placement, job.target)
+    noise = noise_of_activations(rounded, seen, GLANCE) if is_spare else {}
+    if noise and chosen.floating is not None:
+        quiet = dataclasses.replace(chosen, placement=chosen.floating)
+        candidate = quiet.quantized(job)
+        left = noise_of_activations(candidate, seen, GLANCE)
+        if is_quieter(left, noise):
+            chosen, rounded, noise = quiet, candidate, left
     wide = widened(chosen.program, chosen.placement, rounded, seen, job.options)
-    if chosen.joins_unlike(parameters):
-        wide = without_loud(chosen.program, wide, rounded, seen, job.target)
+    share = 0.0 if chosen.joins_unlike() else MOST
+    wide = without_loud(chosen.program, wide, noise, job.target, share)
     if wide == chosen.placement:
         return rounded
-    return dataclasses.replace(chosen, placement=wide).quantized(job, parameters)
+    return dataclasses.replace(chosen, placement=wide).quantized(job)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Placed:
     """A float Program, where its quantizers go, and the ranges of their values.
 
-    ``grids`` are those that concatenations share, by source, as the ranges were observed.
+    ``floating`` is the placement with sums in float, where the target allows a choice and that differs.
     """
 
     program: Program
     placement: Placement
+    floating: Placement | None
     ranges: Ranges
-    grids: dict[str, str]
 
-    def joins_unlike(self, parameters: Parameters) -> bool:
+    def joins_unlike(self) -> bool:
         """Whether a concatenation brings a value to a grid that is UNLIKE times as coarse as its own."""
-        shared = shared_edges(self.program.module, self.placement, self.grids, lambda *_: True)
+        grids, parameters = self._parameters()
+        shared = shared_edges(self.program.module, self.placement, grids, lambda *_: True)
         nodes = {node.name: node for node in self.program.module.graph.nodes}
         is_alike = _within(UNLIKE, parameters)
         return not all(
             is_alike(_origin(nodes[edge.source]), grid, edge.scheme) for edge, grid in shared.items()
         )
 
-    def quantized(self, job: Job, parameters: Parameters) -> Program:
-        """The Program with the quantizers, at the ``parameters`` that the ranges give."""
+    def quantized(self, job: Job) -> Program:
+        """The Program with the quantizers, on the ranges seen so far."""
         module = fx.copy(self.program.module)
+        grids, parameters = self._parameters()
 
         def quantizer_after(source: Node, scheme: Scheme, grid: str) -> Node:
             scale, zero_point = parameters[grid or _origin(source), scheme]
@@ -139,10 +158,15 @@ class _Placed:
             return insert_activation(module, source, scale, zero_point, scheme)
 
         is_alike = _within(ALIKE, parameters)
-        shared = shared_edges(self.program.module, self.placement, self.grids, is_alike)
+        shared = shared_edges(self.program.module, self.placement, grids, is_alike)
         insert_quantizers(module, self.placement, job.target, job.options, quantizer_after, shared)
         make_room(module)
         return quantized(self.program, module, "static", self.placement, job)
+
+    def _parameters(self) -> tuple[dict[str, str], Parameters]:
+        """The grids that concatenations share, by source, and what the ranges give."""
+        grids = shared_grids(self.program.module, self.placement)
+        return grids, self.ranges.parameters(grids)
 
 
 def _within(times: float, parameters: Parameters) -> Callable[[str, str, Scheme], bool]:
@@ -157,17 +181,17 @@ def _within(times: float, parameters: Parameters) -> Callable[[str, str, Scheme]
 
 def _placed(program: Program, job: Job) -> _Placed:
     placement = place_static(program.module, job.target, job.options)
+    floating = with_float_sums(program.module, placement, job.target, job.options)
     nodes = {node.name: node for node in program.module.graph.nodes}
+    edges = placement.edges | (floating.edges if floating else frozenset())
     observed = {
         (_origin(nodes[edge.source]), dataclasses.replace(edge.scheme, bits=bits))
-        for edge in placement.edges
+        for edge in edges
         for bits in {edge.scheme.bits, max(WIDE, edge.scheme.bits)}
     }
     module = observable(program, {name for name, _ in observed})
-    shared = shared_grids(program.module, placement)
-    together = program.dynamic_batch
-    ranges = Ranges(module, observed, job.options.ranges, shared=shared, together=together)
-    return _Placed(program, placement, ranges, shared)
+    ranges = Ranges(module, observed, job.options.ranges, together=program.dynamic_batch)
+    return _Placed(program, placement, floating, ranges)
 
 
 def _origin(source: Node) -> str:
@@ -221,6 +245,7 @@ def placement(program: Program, job: Job) -> str:
         sorted(map(repr, placed.edges)),
         sorted(map(repr, placed.weights)),
         job.target.zero_in_middle,
+        job.target.floats_sums,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

@@ -10,27 +10,31 @@ the second); here it is the noise that chooses them.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import multiply_accumulates
-from zeropoint.graph.moves import before_moves
+from zeropoint.graph.moves import MOVES, before_moves, moved_from
 from zeropoint.graph.operators import FAKE_QUANTIZE, aten, family, weighted
 from zeropoint.graph.program import Decision, Program
 from zeropoint.graph.quantizers import Quantizer, fake_quantize, quantizers
 from zeropoint.passes.sensitivity import mean_of_slopes
 from zeropoint.targets.options import Options
-from zeropoint.targets.placement import Edge, Placement
+from zeropoint.targets.placement import Edge, Placement, place_static
 from zeropoint.targets.recipe import matches
 from zeropoint.targets.target import Target
 
 RULE = "noise budget"  # as decisions of placement name it
+TOO_LOUD = "it adds most noise"
 WIDE = 8  # bits
 LOUD = 1e-3  # of the outputs' mean square: a value that adds more leaves less than 30 dB by itself
+# Of the noise of all activations: sums become float where no more is left without theirs, which is 2 dB.
+QUIETER = 0.63
+GLANCE = 4  # items that are looked at to tell
 LEAST = 0.01  # share of the noise of all activations: less is not worth more bits
 
 
@@ -56,7 +60,7 @@ def widened(
     total = max(1, sum(counts.values()))
     for edge, origin in few.items():
         cost[origin] += counts.get(edge.user, 0) / total
-    noise = _noise_by_origin(rounded, calibration)
+    noise = _by_origin(noise_of_activations(rounded, calibration))
     chosen = worth_more_bits(noise, cost, options.eight_bit_share)
     wide = {edge: _wide(edge) for edge, origin in few.items() if origin in chosen}
     decisions = tuple(Decision(RULE, user, None) for user in sorted({edge.user for edge in wide}))
@@ -65,58 +69,98 @@ def widened(
 
 
 def without_loud(
-    program: Program, placement: Placement, rounded: Program, calibration: Iterable[Any], target: Target
+    program: Program, placement: Placement, noise: Mapping[Quantizer, float], target: Target, share: float
 ) -> Placement:
     """The placement without 8-bit values that nothing multiplies, where one of them drowns the outputs.
 
-    They only spare a sum or a concatenation from computing in float. A class token beside the tokens of an
-    image is lost on their common grid: XCiT has 5 dB with it. ``rounded`` is the program with the quantizers
-    as placed.
+    Such a value adds LOUD noise, and at least a ``share`` of the noise of all activations. All of them only
+    spare a sum or a concatenation from computing in float. A class token beside the tokens of an image is
+    lost on their common grid: XCiT has 5 dB with it. ``noise`` is that of the quantizers as placed.
     """
     nodes = {node.name: node for node in program.module.graph.nodes}
-    origins = {edge: before_moves(nodes[edge.source]) for edge in placement.edges}
-    noise = _noise_by_origin(rounded, calibration)
-    spare = [
-        edge
-        for edge, origin in origins.items()
-        if not _multiplies(nodes[edge.user]) and not _rounds(origin, target)
-    ]
-    loud = {edge for edge in spare if noise[origins[edge].name] > LOUD}
+    added, least = _by_origin(noise), max(LOUD, share * sum(noise.values()))
+    spare = spare_edges(program, placement, target)
+    loud = {edge for edge in spare if added[before_moves(nodes[edge.source]).name] > least}
     joins = {edge.user for edge in loud if family(nodes[edge.user]) == "cat"}
     loud |= {edge for edge in spare if edge.user in joins}  # one float operand has the others converted
-    decisions = tuple(Decision(RULE, user, "it adds most noise") for user in sorted({e.user for e in loud}))
+    decisions = tuple(Decision(RULE, user, TOO_LOUD) for user in sorted({e.user for e in loud}))
     return replace(placement, edges=placement.edges - loud, decisions=placement.decisions + decisions)
 
 
-def _noise_by_origin(rounded: Program, calibration: Iterable[Any]) -> defaultdict[str, float]:
+def with_float_sums(
+    module: GraphModule, placement: Placement, target: Target, options: Options
+) -> Placement | None:
+    """The placement with sums in float; None if it is the same, or float sums are slow on the target.
+
+    Only for 8-bit weights: of fewer bits the noise of the weights is not known before they are fitted.
+    """
+    if not target.floats_sums or options.weight_bits < WIDE:
+        return None
+    floating = place_static(module, replace(target, inputs=target.inputs - {"add"}), options)
+    if floating.edges == placement.edges:
+        return None
+    before = {(one.rule, one.node): one.reason for one in placement.decisions}
+    decisions = tuple(
+        replace(one, reason=before[one.rule, one.node] or TOO_LOUD) if one.reason else one
+        for one in floating.decisions
+    )
+    return replace(floating, decisions=decisions)
+
+
+def is_quieter(candidate: Mapping[Quantizer, float], other: Mapping[Quantizer, float]) -> bool:
+    """Whether the activations of a candidate make QUIETER of the noise that those of another make, at most.
+
+    False if it is not known.
+    """
+    return 0 < sum(candidate.values()) <= QUIETER * sum(other.values())
+
+
+def spare_edges(program: Program, placement: Placement, target: Target) -> set[Edge]:
+    """The edges whose values nothing multiplies: in float, what made them still runs in integers."""
+    nodes = {node.name: node for node in program.module.graph.nodes}
+    return {
+        edge
+        for edge in placement.edges
+        if not _multiplies(nodes[edge.user]) and not _rounds(before_moves(nodes[edge.source]), target)
+    }
+
+
+def _by_origin(noise: Mapping[Quantizer, float]) -> defaultdict[str, float]:
     """What the quantizers of each value add together, by the name of the node that made it, before moves."""
-    noise = defaultdict[str, float](float)
-    for one, added in noise_of_activations(rounded, calibration).items():
-        noise[before_moves(one.source).name] += added
-    return noise
+    total = defaultdict[str, float](float)
+    for one, added in noise.items():
+        total[before_moves(one.source).name] += added
+    return total
 
 
 def _multiplies(node: Node) -> bool:
+    """Whether an operator multiplies what it reads, or what reads the value that it moves."""
+    if node.target in MOVES:
+        return any(map(_multiplies, node.users))
     return weighted(node) is not None or family(node) == "product"
 
 
 def _rounds(node: Node, target: Target) -> bool:
     """Whether an engine runs what makes a value in integers only if the value is rounded."""
-    made_by = [node, *node.all_input_nodes]
-    return bool(target.outputs) and any(weighted(one) for one in made_by)
+    layer = cast(Node, node.args[0]) if family(node) in target.fused else node
+    return weighted(layer) is not None and family(layer) in target.outputs
 
 
 def _wide(edge: Edge) -> Edge:
     return replace(edge, scheme=replace(edge.scheme, bits=WIDE))
 
 
-def noise_of_activations(program: Program, calibration: Iterable[Any]) -> dict[Quantizer, float]:
+def noise_of_activations(
+    program: Program, calibration: Iterable[Any], items: int | None = None
+) -> dict[Quantizer, float]:
     """For each quantizer of an activation, what it adds to the noise of the outputs, to first order.
 
     In shares of the mean square of each output. The errors of rounding are those of the quantizer, clipping
-    included, on values of the float network, and count as independent of one another.
+    included, on values of the float network, and count as independent of one another. Looks at as many
+    ``items`` as ``mean_of_slopes``.
     """
-    rounding = {one.node.name: one for one in quantizers(program.module) if not one.is_weight}
+    every = {one.node: one for one in quantizers(program.module) if not one.is_weight}
+    rounding = {one.node.name: one for one in every.values() if _rounded_before(one) not in every}
     unrounded = replace(program, module=fx.copy(program.module))
     for node in list(unrounded.module.graph.nodes):
         if node.name in rounding:  # its value stays, with a slope of its own
@@ -129,8 +173,16 @@ def noise_of_activations(program: Program, calibration: Iterable[Any]) -> dict[Q
         error = fake_quantize(value, *_arguments(rounding[name])) - value
         return (slope * error).square().sum(dtype=torch.float64)
 
-    found = mean_of_slopes(unrounded, rounding.keys(), calibration, noise)
+    found = mean_of_slopes(unrounded, rounding.keys(), calibration, noise, items)
     return {rounding[name]: float(total) for name, total in found.items()}
+
+
+def _rounded_before(quantizer: Quantizer) -> Node | None:
+    """The quantizer that rounded its values to the same grid before they were moved, so that it adds nothing."""
+    value = quantizer.source
+    while moved := moved_from(value):
+        value, _ = moved
+    return value if value.args[1:] == quantizer.node.args[1:] else None
 
 
 def _arguments(quantizer: Quantizer) -> tuple[float, int, int, int]:

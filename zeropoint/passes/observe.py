@@ -93,7 +93,6 @@ Parameters = dict[tuple[str, Scheme], tuple[Tensor, Tensor]]
 class Ranges:
     """The ranges of values, of each source node in a scheme, on the calibration batches seen so far.
 
-    Sources to which ``shared`` gives the same name also have a range as if they were one, by that name.
     ``together``: whether batches may be put together.
     """
 
@@ -103,13 +102,12 @@ class Ranges:
         sources: Collection[tuple[str, Scheme]],
         estimator: str,
         *,
-        shared: Mapping[str, str] | None = None,
         together: bool = True,
     ) -> None:
         self._statistics = {source: Statistics() for source, _ in sources}
-        self._shared = {source: name for source, name in (shared or {}).items() if source in self._statistics}
         self._observer = _Observer(module, self._statistics, estimator in NEED_HISTOGRAM)
         self._module, self._sources, self._estimator, self._rows = module, sources, estimator, 0
+        self._found: Parameters = {}  # so far, of the batches seen
         self._together = together and estimator != "moving-average"  # which is over batches as they are
 
     def see(self, calibration: Iterable[Any], *, first: int = 0) -> None:
@@ -117,29 +115,31 @@ class Ranges:
 
         Raises InputError for one that holds NaN or Inf or does not fit the model.
         """
+        self._found.clear()
         self._rows += run_on(self._observer, calibration, together=self._together, first=first)
 
-    def parameters(self) -> Parameters:
+    def parameters(self, shared: Mapping[str, str] | None = None) -> Parameters:
         """The (scale, zero point) of each source's values in a scheme, and of each shared range.
 
-        Raises InputError if there was no batch. Warns of data that says too little: one item, or the same
-        value throughout a source.
+        Sources to which ``shared`` gives the same name also have a range as if they were one, by that name.
+        Raises InputError if there was no batch.
         """
         if not self._rows:
             raise InputError("the calibration set is empty; give at least one batch")
-        _warn_of_little(self._module, self._statistics, self._rows)
+        grids = {source: name for source, name in (shared or {}).items() if source in self._statistics}
         parts: dict[str, list[Statistics]] = {}
-        for source, name in self._shared.items():
+        for source, name in grids.items():
             parts.setdefault(name, []).append(self._statistics[source])
         seen = self._statistics | {name: merged(part) for name, part in parts.items()}
-        wanted = {
-            (self._shared[source], scheme) for source, scheme in self._sources if source in self._shared
-        }
-        parameters = {}
-        for name, scheme in {*self._sources, *wanted}:
+        wanted = {(grids[source], scheme) for source, scheme in self._sources if source in grids}
+        for name, scheme in {*self._sources, *wanted} - self._found.keys():
             low, high = ESTIMATORS[self._estimator](seen[name], scheme)
-            parameters[name, scheme] = choose_parameters(torch.tensor([low]), torch.tensor([high]), scheme)
-        return parameters
+            self._found[name, scheme] = choose_parameters(torch.tensor([low]), torch.tensor([high]), scheme)
+        return dict(self._found)
+
+    def warn_of_little(self) -> None:
+        """Warns of data that says too little: one item, or the same value throughout a source."""
+        _warn_of_little(self._module, self._statistics, self._rows)
 
 
 @keeping_freed()

@@ -12,6 +12,7 @@ from zeropoint.graph.operators import EMBEDDINGS, aten, family, weighted
 from zeropoint.targets.experts import stacks
 from zeropoint.targets.sites import (
     Site,
+    averages_space,
     inside,
     is_unfused,
     kind_of,
@@ -144,6 +145,20 @@ def gives_integers(site: Site) -> str | None:
 def has_tensors(site: Site) -> str | None:
     """Whether the operator works on computed tensors alone."""
     return runs(site) or (None if operands(site.node) else "one side is a constant")
+
+
+def averages(site: Site) -> str | None:
+    """Whether the engine averages over these axes in integers."""
+    if reason := has_tensors(site):
+        return reason
+    if site.target.means_of_space and not averages_space(site.node):
+        return f"{site.target.name} averages in integers over the axes of space alone"
+    return None
+
+
+def averages_to_integers(site: Site) -> str | None:
+    """Whether it does so only if the result is quantized, too."""
+    return averages(site) or needs_output(site)
 
 
 def joins_in_integers(site: Site) -> str | None:

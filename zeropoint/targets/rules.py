@@ -156,14 +156,14 @@ STATIC = (
     Rule(
         "pooling",
         POOLING,
-        checks.has_tensors,
+        checks.averages,
         f"int8 pooling (onnxruntime); costs openvino 2 to 3% on MobileNetV3: {INTEL}",
         sites.of_operands,
     ),
     Rule(
         "output of pooling",
         POOLING,
-        checks.needs_output,
+        checks.averages_to_integers,
         "int8 pooling (onnxruntime, executorch)",
         sites.after_fused,
         optional=True,

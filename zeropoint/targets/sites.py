@@ -145,7 +145,7 @@ def of_pooled_sum(site: Site) -> list[tuple[Pair, Scheme]]:
     """The edges from a sum, or the ReLU after it, into what averages it over space."""
     users = list(site.node.users)
     source = users[0] if len(users) == 1 and family(users[0]) == "relu" else site.node
-    pooling = [user for user in source.users if _pools(user)]
+    pooling = [user for user in source.users if averages_space(user)]
     kept = [user for user in pooling if not site.options.layer(fx.module_name(user)).float]
     return [((source, user), site.entering(user)) for user in kept]
 
@@ -266,7 +266,7 @@ def stays_in_integers(value: Node, site: Site, *, inputs: bool = False) -> bool:
                 return True
             kind = family(user)
             passes = ("add", "relu", "batch_norm", *target.inputs)
-            in_integers = _pools(user) if kind in POOLING else kind in passes
+            in_integers = averages_space(user) if kind in POOLING else kind in passes
             in_integers = in_integers and (kind != "mul" or bool(operands(user)))
             if (user.target in MOVES or in_integers) and user not in seen:
                 seen.add(user)
@@ -274,7 +274,7 @@ def stays_in_integers(value: Node, site: Site, *, inputs: bool = False) -> bool:
     return False
 
 
-def _pools(node: Node) -> bool:
+def averages_space(node: Node) -> bool:
     """Whether a node averages over space, the axes after the channels."""
     if family(node) == "mean":
         rank = len(cast(Node, node.args[0]).meta["val"].shape)
@@ -299,14 +299,20 @@ def _edges_into(node: Node, read: list[Node], target: Target) -> list[Pair]:
         while moved := moved_from(head):
             head, reader = moved
             split, turned = split or reader.target in SPLITS, turned or reader.target in TURNS
-        # Only a part of what is split goes here, and the rest may stay float.
+        # Only a part of what is split goes here, and the rest may stay float; and so may a sum.
         part = split and family(head) not in target.inputs and not _all_integers(reader, target)
+        part = part or ("add" not in target.inputs and _is_summed(reader))
         # Of a constant, as learned queries are, OpenVINO 2026.4.1 would fold the quantizer, and broadcast and
         # transpose the integers wrongly: -2 dB.
         folded = turned and fx.is_stored(head)
         if head is not operand and not part and not folded:
             edges.append((head, reader))
     return edges
+
+
+def _is_summed(moves: Node) -> bool:
+    """Whether a sum reads what ``moves`` moves."""
+    return any(family(user) == "add" or (user.target in MOVES and _is_summed(user)) for user in moves.users)
 
 
 def _all_integers(moves: Node, target: Target) -> bool:

@@ -67,6 +67,8 @@ class Target:
     engine only clips the result to the range and does not round it.
     ``products``: the scheme of activations that are multiplied by each other, as in attention; VNNI
     instructions multiply unsigned by signed integers, and need a correction for two signed ones.
+    ``means_of_space``: integer kernels average over the axes after batch and channels alone.
+    ``floats_sums``: a sum in float takes about as long, so that sums become float where they make most noise.
     ``pools_sums``: a residual addition that only pooling reads, as at the end of a ResNet, is quantized too.
     ``quantizes_extremes``: a maximum or minimum over axes is wrong unless its input is quantized.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
@@ -93,6 +95,8 @@ class Target:
     weights: Scheme = _INT8_BY_CHANNEL
     activations: Scheme = _UINT8
     products: Scheme = _INT8
+    means_of_space: bool = False
+    floats_sums: bool = False
     pools_sums: bool = False
     zero_in_middle: bool = True
     quantizes_extremes: bool = False

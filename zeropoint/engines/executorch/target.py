@@ -15,6 +15,7 @@ TARGET = Target(
     outputs_anywhere=True,
     fused=frozenset({"relu"}),
     adds_before_rounding=False,
+    means_of_space=True,
     activations=Scheme(symmetric=False),
     pools_sums=True,
     ranges_of_rows=True,

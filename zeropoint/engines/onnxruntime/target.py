@@ -12,6 +12,7 @@ TARGET = Target(
     outputs=frozenset({"conv", "conv1d", "conv3d", "mean", "avg_pool"}),
     fused=frozenset({"relu"}),
     adds_before_rounding=False,
+    means_of_space=True,
     pairs_across_places=True,
     ranges_of_tensors=True,
     limits=(
