@@ -178,7 +178,7 @@ def noise_of_activations(
 
 
 def _rounded_before(quantizer: Quantizer) -> Node | None:
-    """The quantizer that rounded its values to the same grid before they were moved, so that it adds nothing."""
+    """The quantizer that rounded its values to the same grid before they were moved; it adds no noise."""
     value = quantizer.source
     while moved := moved_from(value):
         value, _ = moved
