@@ -108,9 +108,9 @@ def place_quantizers(program: Program, job: Job) -> Program:
     chosen.ranges.see(itertools.islice(seen, len(judged), None), first=len(judged))
     rounded = chosen.quantized(job)
     chosen.ranges.warn_of_little()
-    is_spare = spare_edges(chosen.program, chosen.placement, job.target)
-    noise = noise_of_activations(rounded, seen, GLANCE) if is_spare else {}
-    if noise and chosen.floating is not None:
+    has_choice = chosen.floating or spare_edges(chosen.program, chosen.placement, job.target)
+    noise = noise_of_activations(rounded, seen, GLANCE) if has_choice else {}
+    if chosen.floating is not None:
         quiet = dataclasses.replace(chosen, placement=chosen.floating)
         candidate = quiet.quantized(job)
         left = noise_of_activations(candidate, seen, GLANCE)
