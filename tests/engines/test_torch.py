@@ -187,6 +187,30 @@ def test_a_view_of_a_convolution_with_padding_by_name():
     assert sqnr(quantized(data[0]), runner(data[0])) > 40
 
 
+class Moved(nn.Module):
+    """Convolutions that are added to a part of a value, and to tokens laid out as an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.mix, self.third = nn.Linear(8, 8), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        part = self.first(x).sigmoid()[:, :8]
+        x = self.second(part.relu()) + part
+        image = self.mix(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+        return self.last(self.third(nn.functional.gelu(image)) + image)
+
+
+@pytest.mark.slow
+def test_convolutions_are_added_to_what_was_moved():
+    data = batches()
+    quantized = quantize(capture(randomized(Moved()), data[0]), calibration=data, target="torch")
+    runner = compile(quantized, "torch", threads=1, batch_size=3)
+    assert integers(quantized, runner).share == 1
+    assert sqnr(quantized(data[0]), runner(data[0])) > 40
+
+
 class LastStep(nn.Module):
     """Reads a recurrent layer whose output lies step by step, though items are its first axis."""
 

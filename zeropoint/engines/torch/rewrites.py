@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.constants import is_constant
-from zeropoint.graph.moves import before_moves
+from zeropoint.graph.moves import MOVES, before_moves
 from zeropoint.graph.operators import SPLITS, TRANSPARENT, aten
 from zeropoint.torch_private.pairs import pairs
 
@@ -43,11 +43,12 @@ def move_integers(module: GraphModule) -> GraphModule:
 
 
 def keep_sums_apart(module: GraphModule) -> GraphModule:
-    """Makes some sums with linear layers differences, ``x - (-y)``, which the compiler does not fuse.
+    """Makes some sums with layers differences, ``x - (-y)``, which the compiler does not fuse.
 
-    With a constant it would add the product to that in place, more at every call: position embeddings grow.
-    Of an activation, ``x + relu(linear(y))``, it fuses that first, and then fails on an assertion of its own
-    (both in torch 2.13). The negation is part of the loop that adds, or of the constant.
+    With a constant it would add a linear layer's product to that in place, more at every call: position
+    embeddings grow. Of an activation, ``x + relu(linear(y))``, it fuses that first, and then fails on an
+    assertion of its own, and so it does where a convolution is added to what was moved (all in torch 2.13).
+    The negation is part of the loop that adds, or of the constant.
     """
     for total in module.graph.find_nodes(op="call_function", target=aten.add.Tensor):
         if total.kwargs or not all(isinstance(term, Node) for term in total.args):
@@ -55,7 +56,8 @@ def keep_sums_apart(module: GraphModule) -> GraphModule:
         for term, other in (total.args, total.args[::-1]):
             activated = term.target in _FUSED and term.args[0].target is _LINEAR
             is_fixed = is_constant(term, sizes_fixed=True)
-            if activated or (is_fixed and before_moves(other).target is _LINEAR):
+            is_moved = _integers(term).target in MOVES and other.target in _CONVOLUTIONS
+            if activated or is_moved or (is_fixed and before_moves(other).target is _LINEAR):
                 with module.graph.inserting_before(total):
                     negated = module.graph.call_function(aten.neg.default, (term,))
                     difference = module.graph.call_function(aten.sub.Tensor, (other, negated))
@@ -64,6 +66,11 @@ def keep_sums_apart(module: GraphModule) -> GraphModule:
                 break
     fx.remove_unused(module)
     return module
+
+
+def _integers(value: Node) -> Node:
+    """What was dequantized to this value, or the value."""
+    return cast(Node, value.args[0]) if value.target is DEQUANTIZE else value
 
 
 def reshape_anyhow(module: GraphModule) -> GraphModule:
@@ -75,6 +82,7 @@ def reshape_anyhow(module: GraphModule) -> GraphModule:
 
 
 _LINEAR, _FUSED = aten.linear.default, {aten.relu.default, aten.gelu.default}
+_CONVOLUTIONS = {aten.conv2d.default, aten.conv2d.padding}
 _MOVES = TRANSPARENT | SPLITS | {aten.cat.default}
 
 
