@@ -188,25 +188,28 @@ def test_a_view_of_a_convolution_with_padding_by_name():
 
 
 class Moved(nn.Module):
-    """Convolutions that are added to a part of a value, and to tokens laid out as an image."""
+    """A convolution that is added to a part of a value, or to tokens laid out as an image."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: bool) -> None:
         super().__init__()
-        self.first, self.second, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
-        self.mix, self.third = nn.Linear(8, 8), nn.Conv2d(8, 8, 1)
+        self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.mix, self.last, self.tokens = nn.Linear(16, 8), nn.Conv2d(8, 4, 1), tokens
 
     def forward(self, x: Tensor) -> Tensor:
-        part = self.first(x).sigmoid()[:, :8]
-        x = self.second(part.relu()) + part
-        image = self.mix(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
-        return self.last(self.third(nn.functional.gelu(image)) + image)
+        x = self.first(x)
+        if self.tokens:
+            x = self.mix(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(-1, 8, 8, 8)
+            return self.last(self.second(nn.functional.gelu(x)) + x)
+        x = x.sigmoid()[:, :8]
+        return self.last(self.second(x.relu()) + x)
 
 
 @pytest.mark.slow
-def test_convolutions_are_added_to_what_was_moved():
-    data = batches()
-    quantized = quantize(capture(randomized(Moved()), data[0]), calibration=data, target="torch")
-    runner = compile(quantized, "torch", threads=1, batch_size=3)
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_convolution_is_added_to_what_was_moved(tokens: bool):
+    data = [torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    quantized = quantize(capture(randomized(Moved(tokens)), data[0]), calibration=data, target="torch")
+    runner = compile(quantized, "torch", threads=1, batch_size=4)
     assert integers(quantized, runner).share == 1
     assert sqnr(quantized(data[0]), runner(data[0])) > 40
 
