@@ -108,6 +108,12 @@ def place_quantizers(program: Program, job: Job) -> Program:
     chosen.ranges.see(itertools.islice(seen, len(judged), None), first=len(judged))
     rounded = chosen.quantized(job)
     chosen.ranges.warn_of_little()
+    return _within_noise_budget(chosen, rounded, job)
+
+
+def _within_noise_budget(chosen: "_Placed", rounded: Program, job: Job) -> Program:
+    """The Program ``rounded`` as ``chosen``, or with more bits, or float, where the outputs need it."""
+    seen = job.calibration_batches
     has_choice = chosen.floating or spare_edges(chosen.program, chosen.placement, job.target)
     noise = noise_of_activations(rounded, seen, GLANCE) if has_choice else {}
     if chosen.floating is not None:

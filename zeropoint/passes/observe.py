@@ -130,10 +130,10 @@ class Ranges:
         parts: dict[str, list[Statistics]] = {}
         for source, name in grids.items():
             parts.setdefault(name, []).append(self._statistics[source])
-        seen = self._statistics | {name: merged(part) for name, part in parts.items()}
         wanted = {(grids[source], scheme) for source, scheme in self._sources if source in grids}
         for name, scheme in {*self._sources, *wanted} - self._found.keys():
-            low, high = ESTIMATORS[self._estimator](seen[name], scheme)
+            seen = merged(parts[name]) if name in parts else self._statistics[name]
+            low, high = ESTIMATORS[self._estimator](seen, scheme)
             self._found[name, scheme] = choose_parameters(torch.tensor([low]), torch.tensor([high]), scheme)
         return dict(self._found)
 
