@@ -14,7 +14,7 @@ from torch.nn.functional import max_pool2d
 
 from zeropoint.engines import Runner, compile
 from zeropoint.engines.qdq import to_pairs
-from zeropoint.engines.torch import lowering, unsupported
+from zeropoint.engines.torch import lowering, run, unsupported
 from zeropoint.engines.torch.rewrites import move_integers
 from zeropoint.errors import InputError
 from zeropoint.graph import edits as fx
@@ -22,7 +22,7 @@ from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.graph.quantizers import quantizers
-from zeropoint.measure.integers import integers
+from zeropoint.measure.integers import Integers, integers
 from zeropoint.quantization import quantize
 from zeropoint.targets.options import Options
 from zeropoint.torch_private.pairs import pairs
@@ -334,3 +334,66 @@ def test_a_token_of_the_model_may_be_affine():
     assert all(q.zero_point.any() for q in of_token)
     found = compile(program, "torch", threads=1, batch_size=4)(x)
     torch.testing.assert_close(found, program(x), rtol=0, atol=0.02)
+
+
+class SharedAndFlattened(nn.Module):
+    """Two layers that all levels share, one whose tokens become items, and one over four axes, turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.wide = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 32)
+        self.narrow, self.heads = nn.Linear(32, 8), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        levels = [torch.relu(self.conv(level)) for level in (x, max_pool2d(x, 2))]
+        tokens = [self.wide(torch.relu(level)).relu() for level in (y.flatten(2).mT for y in levels)]
+        items = torch.softmax(self.narrow(tokens[0]).flatten(0, 1), -1)
+        heads = self.heads(torch.sin(tokens[1]).unflatten(2, (2, 16)).transpose(1, 2))
+        return items, heads, tokens[1]
+
+
+@pytest.mark.slow
+def test_layers_that_share_a_weight_or_are_flattened_are_integer_kernels():
+    torch.manual_seed(0)
+    network, x = SharedAndFlattened().eval(), torch.randn(3, 8, 16, 16)
+    program = capture(network, x)
+    quantized = quantize(program, calibration=[torch.randn_like(x) for _ in range(4)], target="torch")
+    runner = compile(quantized, "torch", threads=1, batch_size=3)
+    assert integers(quantized, runner) == Integers(1.0, ())
+    for found, wanted in zip(flat_tensors(runner(x)), flat_tensors(quantized(x)), strict=True):
+        assert sqnr(wanted, found) > 40
+
+
+@pytest.mark.slow
+def test_a_weight_that_layers_share_is_stored_once():
+    class Repeated(nn.Module):
+        def __init__(self, times: int) -> None:
+            super().__init__()
+            self.layer, self.times = nn.Linear(512, 512), times
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(self.times):
+                x = torch.relu(self.layer(x))
+            return x
+
+    x, sizes = torch.randn(2, 512), []
+    for times in (1, 4):
+        program = capture(Repeated(times).eval(), x)
+        quantized = quantize(program, calibration=[x], target="torch", options=Options(rounding="nearest"))
+        runner = compile(quantized, "torch", threads=1)
+        assert integers(quantized, runner).share == 1
+        sizes.append(runner.artefact.stat().st_size)
+    assert sizes[1] - sizes[0] < 512 * 512 / 4  # bytes of the weight, which packages do not compress
+
+
+@pytest.mark.slow
+def test_a_layer_whose_scales_no_kernel_reads_is_not_counted():
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval(), torch.randn(4, 16)
+    quantized = quantize(capture(network, x), calibration=[x], target="torch")
+    kernels = compile(quantized, "torch", threads=1, batch_size=4).artefact
+    assert run.integer_operators(quantized, kernels) == {"linear", "linear_1"}
+    other = quantize(
+        capture(nn.Sequential(*network, nn.Linear(8, 8)).eval(), x), calibration=[x], target="torch"
+    )
+    assert run.integer_operators(other, kernels) == {"linear", "linear_1"}

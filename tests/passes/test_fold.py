@@ -113,6 +113,80 @@ def test_shared_and_functional_weights(model):
     check(model, images())
 
 
+class Moved(nn.Module):
+    """A layer whose output is moved before the batch norm reads it, and maybe shaped as before after it."""
+
+    def __init__(self, layer, norm, move, back=lambda y, before: y):
+        super().__init__()
+        self.layer, self.norm, self.move, self.back = layer, norm, move, back
+
+    def forward(self, x):
+        y = self.layer(x)
+        return torch.relu(self.back(self.norm(self.move(y)), y))
+
+
+TOKENS, PIXELS = torch.randn(2, 5, 4), torch.randn(2, 4, 5, 5)
+MOVED = {
+    "tokens as items": (
+        nn.Linear(4, 6),
+        6,
+        TOKENS,
+        lambda y: y.flatten(0, 1),
+        lambda y, was: y.reshape_as(was),
+    ),
+    "tokens viewed as items": (
+        nn.Linear(4, 6),
+        6,
+        TOKENS,
+        lambda y: y.view(-1, 6),
+        lambda y, was: y.view_as(was),
+    ),
+    "tokens last": (nn.Linear(4, 6), 6, TOKENS, lambda y: y.transpose(1, 2), lambda y, was: y.mT),
+    "tokens last, sizes alike": (nn.Linear(4, 5), 5, TOKENS, lambda y: y.permute(0, 2, 1)),
+    "heads apart": (nn.Linear(4, 6), 6, TOKENS, lambda y: y.unflatten(0, (1, 2)).reshape(-1, 6)),
+    "pixels in a row": (nn.Conv2d(4, 6, 2), 6, PIXELS, lambda y: y.flatten(2)),
+    "one pixel": (nn.Conv2d(4, 6, 5), 6, PIXELS, lambda y: y.squeeze(-1).squeeze(-1)),
+    "an axis more": (nn.Conv1d(4, 6, 1), 6, torch.randn(2, 4, 5), lambda y: y.unsqueeze(3).squeeze(3)),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_norms_of_moved_values_against_float64(name):
+    layer, width, x, *moves = MOVED[name]
+    check(Moved(layer, nn.BatchNorm1d(width), *moves), x)
+
+
+MOVED_APART = {
+    "of channels and pixels together": (
+        nn.Conv2d(4, 6, 4),
+        nn.BatchNorm1d(24),
+        PIXELS,
+        lambda y: y.flatten(1),
+    ),
+    "of tokens, sizes alike": (nn.Linear(4, 5), nn.BatchNorm2d(5), TOKENS, lambda y: y.unsqueeze(3)),
+    "of a part": (nn.Linear(4, 6), nn.BatchNorm1d(3), torch.randn(2, 4), lambda y: y[:, :3]),
+    "of rows of a picture without a batch": (
+        nn.Conv2d(4, 5, 1),
+        nn.BatchNorm1d(5),
+        PIXELS[0],
+        lambda y: y,
+    ),
+    "of what is read twice": (
+        nn.Linear(4, 6),
+        nn.BatchNorm1d(6),
+        TOKENS,
+        lambda y: y.mT,
+        lambda y, was: y.mT + was,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVED_APART)
+def test_norms_of_other_axes_stay(name):
+    layer, norm, x, *moves = MOVED_APART[name]
+    check(Moved(layer, norm, *moves), x, left=1)
+
+
 class UsedTwice(nn.Module):
     def __init__(self):
         super().__init__()

@@ -39,6 +39,11 @@ def to_pairs(program: Program, *, keep_wide: bool = False) -> GraphModule:
     return module
 
 
+def scale_name(weight: str) -> str:
+    """How the scales of a weight per channel are called in the graph that ``to_pairs`` gives."""
+    return f"{weight}_scale"
+
+
 def _drop_implied_clamps(module: GraphModule) -> None:
     """Drops each ReLU or clip whose own quantizer clamps at least as tightly: no output changes by that.
 
@@ -64,7 +69,7 @@ def _weight(module: GraphModule, quantizer: Quantizer) -> Node:
         return graph.call_function(
             pairs.dequantize_per_tensor.default, (constant, *_constants(quantizer), *levels)
         )
-    scale = graph.get_attr(fx.set_tensor(module, f"{name}_scale", quantizer.scale))
+    scale = graph.get_attr(fx.set_tensor(module, scale_name(name), quantizer.scale))
     zero_point = graph.get_attr(fx.set_tensor(module, f"{name}_zero_point", quantizer.zero_point.long()))
     arguments = (constant, scale, zero_point, quantizer.axis, *levels)
     return graph.call_function(pairs.dequantize_per_channel.default, arguments)

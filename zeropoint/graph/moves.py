@@ -1,5 +1,6 @@
 """Moves: operators that only move values about, so that what they give lies on the grid of what they take."""
 
+import math
 import operator
 from typing import cast
 
@@ -9,6 +10,17 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import FAKE_QUANTIZE, SPLITS, TRANSPARENT, aten, family, weighted
 
 SELECTIONS = {aten.select.int, aten.slice.Tensor}
+RESHAPES = {
+    aten.flatten.using_ints,
+    aten.view.default,
+    aten.reshape.default,
+    aten.reshape_as.default,
+    aten.view_as.default,
+    aten.unflatten.int,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+}
 PART = 1 / 2  # of the elements of a value: what selects so few has a grid of its own
 MOVES = TRANSPARENT | SPLITS | {operator.getitem}
 
@@ -32,6 +44,24 @@ def before_moves(node: Node) -> Node:
             node, _ = moved
         else:
             return node
+
+
+def axis_before(move: Node, axis: int) -> int | None:
+    """The axis of a move's input that is ``axis`` of what it gives; None if no axis is, as a whole."""
+    before, after = (node.meta["val"].shape for node in (cast(Node, move.args[0]), move))
+    if move.target is aten.permute.default:
+        order = cast(list[int], move.args[1])
+        return int(order[axis] % len(order))
+    if move.target is aten.transpose.int:
+        first, second = (cast(int, given) % len(after) for given in move.args[1:3])
+        return {first: second, second: first}.get(axis, axis)
+    if move.target in RESHAPES and after[axis] != 1:
+        # As many elements behind an axis of the same size: what is stored in this order stays in its places.
+        wanted = (after[axis], math.prod(after[axis + 1 :]))
+        for number, size in enumerate(before):
+            if (size, math.prod(before[number + 1 :])) == wanted:
+                return number
+    return None
 
 
 def is_part(node: Node) -> bool:

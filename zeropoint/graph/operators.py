@@ -101,6 +101,8 @@ OPERATORS: dict[Any, Operator] = {
     aten.flatten.using_ints: _MOVE,
     aten.view.default: _MOVE,
     aten.reshape.default: _MOVE,
+    aten.reshape_as.default: _MOVE,
+    aten.view_as.default: _MOVE,
     aten.unflatten.int: _MOVE,
     aten.transpose.int: _MOVE,
     aten.permute.default: _MOVE,

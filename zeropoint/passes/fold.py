@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.operators import aten, bias_of, weighted
+from zeropoint.graph.moves import axis_before
+from zeropoint.graph.operators import TRANSPARENT, Weighted, aten, bias_of, weighted
 from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.targets.recipe import matches
+
+SHAPED_AS = {aten.reshape_as.default, aten.view_as.default}
 
 
 def fold_batch_norms(program: Program, no_fuse: tuple[str, ...] = ()) -> Program:
@@ -26,25 +29,45 @@ def fold_batch_norms(program: Program, no_fuse: tuple[str, ...] = ()) -> Program
     module = fx.copy(program.module)
     for node in list(module.graph.nodes):
         if node.target is aten.batch_norm.default and not node.args[5]:
-            before = node.args[0]
-            unfused = any(matches(fx.module_name(part), no_fuse) for part in (node, before))
+            layer = _layer_before(node)
             if (
-                _is_foldable(before)
-                and len(before.users) == 1
-                and not unfused
+                layer is not None
+                and not any(matches(fx.module_name(part), no_fuse) for part in (node, layer))
                 and all(part is None or fx.is_stored(part) for part in node.args[1:5])
             ):
-                _fold(module, before, node)
+                _fold(module, layer, node)
     fx.remove_unused(module)
     return dataclasses.replace(program, module=module)
 
 
-def _is_foldable(layer: Node) -> bool:
-    """Whether a layer has a place for a bias, and its output channels along axis 1 as a batch norm has."""
-    description = weighted(layer)
-    if description is None or description.bias is None or layer.kwargs:
-        return False
-    return description.family != "linear" or layer.meta["val"].dim() == 2
+def _layer_before(norm: Node) -> Node | None:
+    """The layer with a place for a bias whose output channels a batch norm scales, and nothing else reads.
+
+    Between them values may be moved, as where the tokens of all items become the items of one batch.
+    """
+    value, axis = cast(Node, norm.args[0]), 1
+    while _is_read_once(value):
+        description = weighted(value)
+        if description is not None:
+            behind = 0 if description.family == "linear" else _weight(value, description).dim() - 2
+            is_foldable = description.bias is not None and not value.kwargs
+            return value if is_foldable and axis == value.meta["val"].dim() - 1 - behind else None
+        before = axis_before(value, axis) if value.target in TRANSPARENT else None
+        if before is None:
+            return None
+        value, axis = cast(Node, value.args[0]), before
+    return None
+
+
+def _is_read_once(value: Node) -> bool:
+    """Whether one operator alone reads the values; of others that take it, only its shape counts."""
+    readers = [user for user in value.users if not (user.target in SHAPED_AS and user.args[0] is not value)]
+    return len([user for user in readers if user.target is not aten.sym_size.int]) == 1
+
+
+def _weight(layer: Node, description: Weighted) -> Tensor:
+    stored: Tensor = cast(Node, layer.args[description.weight]).meta["val"]
+    return stored
 
 
 def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
@@ -82,7 +105,7 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
             node = module.graph.get_attr(fx.set_tensor(module, leaf, value, trainable=True))
             node.meta["val"] = value
             fx.replace_argument(layer, position, node)
-    norm.replace_all_uses_with(layer)
+    norm.replace_all_uses_with(cast(Node, norm.args[0]))
 
 
 def _value(module: GraphModule, node: object) -> Tensor:

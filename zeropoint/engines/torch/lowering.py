@@ -11,8 +11,15 @@ from zeropoint.engines import fixed
 from zeropoint.engines.engine import PROCESSOR, SIGNATURE
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.torch.recurrent import keep_whole
-from zeropoint.engines.torch.rewrites import keep_sums_apart, move_integers, pack_pixels, reshape_anyhow
-from zeropoint.engines.torch.run import KERNELS, PACKAGE_ENDING, PROGRAM_ENDING
+from zeropoint.engines.torch.rewrites import (
+    flatten_tokens,
+    give_scales,
+    keep_sums_apart,
+    move_integers,
+    pack_pixels,
+    reshape_anyhow,
+)
+from zeropoint.engines.torch.run import INTEGERS, PACKAGE_ENDING, PROGRAM_ENDING
 from zeropoint.engines.torch.target import AFFINE_WRONG
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
@@ -20,7 +27,17 @@ from zeropoint.graph.archive import repack
 from zeropoint.graph.operators import weighted
 from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import quantizers
-from zeropoint.torch_private.compiler import called_kernels, compile_package, with_aligned_weights
+from zeropoint.torch_private.compiler import compile_package, with_aligned_weights
+
+REWRITES = (
+    move_integers,
+    pack_pixels,
+    give_scales,
+    flatten_tokens,
+    keep_sums_apart,
+    reshape_anyhow,
+    keep_whole,
+)
 
 
 def artefact_name(program: Program) -> str:
@@ -44,7 +61,7 @@ def lower(program: Program, path: Path) -> None:
     if program.method != "weight-only" and of_layers:
         raise InputError(f"{AFFINE_WRONG}; quantize for the torch engine, or run this on another one")
     module = to_pairs(program)
-    for rewrite in (move_integers, pack_pixels, keep_sums_apart, reshape_anyhow, keep_whole):
+    for rewrite in REWRITES:
         module = rewrite(module)
     exported = export(program, module, fixed=True)
     metadata = {
@@ -59,12 +76,13 @@ def lower(program: Program, path: Path) -> None:
     ):
         warnings.simplefilter("ignore")
         package = Path(folder) / temporary.name
-        compile_package(exported, package, metadata=metadata, one_thread=torch.get_num_threads() == 1)
+        one_thread = torch.get_num_threads() == 1
+        kernels = compile_package(exported, package, metadata=metadata, one_thread=one_thread)
         repack(
             package,
             temporary,
             deflate=(".so", ".json"),
             drop=(".cpp",),
-            add={KERNELS: json.dumps(called_kernels(package))},
+            add={INTEGERS: json.dumps([sorted(constants) for constants in kernels])},
             edit={".so": with_aligned_weights},
         )

@@ -1,7 +1,6 @@
 """Running artefacts on PyTorch: saved Programs and compiled packages."""
 
 import json
-import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,18 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from zeropoint.engines import fixed
 from zeropoint.engines.engine import KEPT, PROCESSOR, SIGNATURE, Run
+from zeropoint.engines.qdq import scale_name
 from zeropoint.graph import archive
-from zeropoint.graph.operators import family, weighted
+from zeropoint.graph.operators import FAKE_QUANTIZE_CHANNEL, weighted
 from zeropoint.graph.program import Program, at_batch, flat_tensors
 from zeropoint.graph.program import load as load_program
 from zeropoint.torch_private.compiler import load_package
 from zeropoint.torch_private.compiler import package_metadata as metadata_of
 
 PROGRAM_ENDING, PACKAGE_ENDING = ".torch.pt2", ".torch.aoti.pt2"
-KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order
+INTEGERS = "integers.json"  # in a package: the constants that each call of an integer kernel reads
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -88,16 +89,24 @@ def example_inputs(path: Path, batch_size: int) -> tuple[Tensor, ...] | None:
 
 
 def integer_operators(program: Program, path: Path) -> set[str]:
-    """The names of the Program's nodes that the artefact computes in integers, by the kernels it calls."""
+    """The names of the Program's nodes that the artefact computes in integers, by the scales it reads."""
     if not path.name.endswith(PACKAGE_ENDING):
         return set()
     with zipfile.ZipFile(path) as file:
-        (name,) = (name for name in file.namelist() if name.endswith(KERNELS))
+        (name,) = (name for name in file.namelist() if name.endswith(INTEGERS))
         kernels = json.loads(file.read(name))
+    read = {constant for constants in kernels for constant in constants}
     found = set()
-    for families, words in ((("conv", "conv1d", "conv_transpose"), "conv"), (("linear",), "linear|addmm")):
-        layers = [n for n in program.module.graph.nodes if weighted(n) and family(n) in families]
-        called = [kernel for kernel in kernels if re.search(words, kernel)]
-        if len(called) == len(layers):
-            found |= {n.name for n, kernel in zip(layers, called, strict=True) if kernel.startswith("q")}
+    for layer in program.module.graph.nodes:
+        description = weighted(layer)
+        weight = layer.args[description.weight] if description else None
+        if isinstance(weight, Node) and weight.target is FAKE_QUANTIZE_CHANNEL:
+            scale = scale_name(str(weight.all_input_nodes[0].target))
+            if read & {scale, scale_of_layer(scale, layer.name)}:
+                found.add(layer.name)
     return found
+
+
+def scale_of_layer(scale: str, layer: str) -> str:
+    """How the scales are called that a layer has of its own, where layers share a weight."""
+    return f"{scale}__{layer}"
