@@ -20,6 +20,7 @@ from zeropoint.engines.torch.rewrites import (
     reshape_anyhow,
 )
 from zeropoint.engines.torch.run import INTEGERS, PACKAGE_ENDING, PROGRAM_ENDING
+from zeropoint.engines.torch.sequences import as_images
 from zeropoint.engines.torch.target import AFFINE_WRONG
 from zeropoint.errors import InputError
 from zeropoint.files import atomic_write
@@ -32,6 +33,7 @@ from zeropoint.torch_private.compiler import compile_package, with_aligned_weigh
 REWRITES = (
     move_integers,
     pack_pixels,
+    as_images,
     give_scales,
     flatten_tokens,
     keep_sums_apart,

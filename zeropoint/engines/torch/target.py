@@ -8,7 +8,7 @@ from zeropoint.torch_private.operators import has_bfloat16_kernels
 AFFINE_WRONG = "PyTorch's int8 kernels are wrong for affine weights"
 TARGET = Target(
     name="torch",
-    weighted=frozenset({"conv", "linear"}),  # the compiler fails on quantized conv1d
+    weighted=frozenset({"conv", "conv1d", "linear"}),
     # The compiler has no int8 addition, but reading a shortcut in int8 is a quarter of the memory traffic: 8%
     # on ResNet-50.
     # Concatenating and splitting channels as integers makes ShuffleNetV2 30% faster.
