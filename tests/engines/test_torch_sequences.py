@@ -34,7 +34,8 @@ class Sequences(nn.Module):
         x = torch.relu(self.first(x))
         x = torch.relu(x + self.dilated(x))
         y = functional.gelu(self.causal(functional.pad(x, (2, 0))))
-        y = self.mixing(self.depthwise(y)) * torch.sigmoid(self.gate(y))
+        halves = self.mixing(self.depthwise(y)).chunk(2, 1)
+        y = torch.cat([halves[0] * torch.sigmoid(halves[1]), halves[1] + self.gate(y)[:, 8:]], 1)
         turned = torch.softmax(y, 1)
         return turned + self.last(turned), y.amax(2)
 

@@ -37,6 +37,7 @@ def move_integers(module: GraphModule) -> GraphModule:
         for moved in list(move.users) if move.target in SPLITS else [move]:
             with module.graph.inserting_after(moved):
                 floats = module.graph.call_function(sources[0].target, (moved, *parameters))
+            floats.meta = dict(moved.meta)
             moved.replace_all_uses_with(floats, delete_user_cb=lambda user, floats=floats: user is not floats)
             for again in [user for user in floats.users if user.target is QUANTIZE]:
                 if again.args[1:] == parameters:
