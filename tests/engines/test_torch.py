@@ -91,6 +91,8 @@ def test_pooling_is_of_integers_and_quantized_once():
     for pool in pools[:3]:
         assert pool.args[0].target in (quantize_node, aten.max_pool2d.default)
         assert {user.target for user in pool.users} <= {dequantize_node, aten.max_pool2d.default}
+        floats = [user for user in pool.users if user.target is dequantize_node]
+        assert all(one.meta["val"].shape == pool.meta["val"].shape for one in floats)
         again = [user for behind in pool.users for user in behind.users if user.target is quantize_node]
         assert not again
     assert pools[3].args[0].target is aten.sin.default

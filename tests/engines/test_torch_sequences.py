@@ -18,7 +18,7 @@ from zeropoint.targets.options import Options
 
 
 class Sequences(nn.Module):
-    """Strides, dilation, groups and both kinds of padding; sums with what was convolved and what was not."""
+    """Strides, dilation, groups and both kinds of padding; sums with what was convolved, what was not, and halves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,14 +28,15 @@ class Sequences(nn.Module):
         self.depthwise = nn.Conv1d(16, 16, 3, padding=1, groups=16, bias=False)
         self.mixing = nn.Conv1d(16, 16, 1)
         self.gate = nn.Conv1d(16, 16, 1)
+        self.narrow, self.wide = nn.Conv1d(16, 8, 1), nn.Conv1d(8, 16, 1)
         self.last = nn.Conv1d(16, 16, 3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = torch.relu(self.first(x))
         x = torch.relu(x + self.dilated(x))
         y = functional.gelu(self.causal(functional.pad(x, (2, 0))))
-        halves = self.mixing(self.depthwise(y)).chunk(2, 1)
-        y = torch.cat([halves[0] * torch.sigmoid(halves[1]), halves[1] + self.gate(y)[:, 8:]], 1)
+        narrow, wide = self.mixing(self.depthwise(y)).chunk(2, 1)
+        y = self.wide(self.narrow(y) + narrow) * torch.sigmoid(self.gate(y)) + wide.mean()
         turned = torch.softmax(y, 1)
         return turned + self.last(turned), y.amax(2)
 
@@ -53,12 +54,12 @@ def test_images_of_one_row_compute_the_same(data):
     quantized = quantize(program, calibration=data, target="torch", options=options)
     module = to_pairs(at_batch(quantized, 3))
     wanted = flat_tensors(module(data[0]))
-    assert len(module.graph.find_nodes(op="call_function", target=aten.conv1d.default)) == 7
+    assert len(module.graph.find_nodes(op="call_function", target=aten.conv1d.default)) == 9
     images = as_images(module)
     images.recompile()
     assert not images.graph.find_nodes(op="call_function", target=aten.conv1d.default)
-    # The input, what is padded, and what softmax gives, for a convolution and for a sum: all else has a row.
-    assert len(images.graph.find_nodes(op="call_function", target=aten.unsqueeze.default)) == 4
+    # The input, what is padded, a half, and what softmax gives, for a convolution and for a sum.
+    assert len(images.graph.find_nodes(op="call_function", target=aten.unsqueeze.default)) == 5
     for one, other in zip(wanted, flat_tensors(images(data[0])), strict=True):
         assert sqnr(one, other) > 60
 
