@@ -18,7 +18,7 @@ from zeropoint.targets.options import Options
 
 
 class Sequences(nn.Module):
-    """Strides, dilation, groups and both kinds of padding; sums with what was convolved, what was not, and halves."""
+    """Strides, dilation, groups, both kinds of padding; sums with what was convolved or not; halves."""
 
     def __init__(self) -> None:
         super().__init__()
