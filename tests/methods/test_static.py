@@ -209,7 +209,7 @@ def test_judging_equalization_reads_no_batch_twice(monkeypatch: pytest.MonkeyPat
     data = [images(4, seed) for seed in range(3)]
     plain = round_to_nearest(residual(), ADDS_INSIDE, data, options())
     monkeypatch.setattr(module_of, "CHECKED", 4)
-    monkeypatch.setattr(module_of, "equalize", lambda of, *_: Equalized(dataclasses.replace(of), 0.9))
+    monkeypatch.setattr(module_of, "equalize", lambda of, *_, **__: Equalized(dataclasses.replace(of), 0.9))
     for kept in (0, 1):
         monkeypatch.setattr(module_of, "nearest", lambda _, both, *__, kept=kept, **___: both[kept])
         judged = round_to_nearest(residual(), ADDS_INSIDE, data, options())
@@ -227,7 +227,7 @@ def test_equalization_is_taken_without_a_trial_if_few_bits_gain_much(
     """A trial decides against it; the network that stands for the equalized one has another bias."""
     data, trials = [images(4, seed) for seed in range(3)], []
 
-    def changed(program, *_):
+    def changed(program, *_, **__):
         module = fx.copy(program.module)
         name = next(name for name, _ in module.named_parameters() if name.endswith("bias"))
         fx.set_tensor(module, name, module.get_parameter(name).detach() + 1, trainable=True)

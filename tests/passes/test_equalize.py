@@ -175,7 +175,7 @@ def test_fidelity_is_gained_where_channels_differ(monkeypatch):
         return meter.result().sqnr_db
 
     with_it = decibels()
-    monkeypatch.setattr(static, "equalize", lambda program, *_: module_of.Equalized(program, 1.0))
+    monkeypatch.setattr(static, "equalize", lambda program, *_, **__: module_of.Equalized(program, 1.0))
     assert with_it > decibels() + 6
 
 

@@ -1,7 +1,7 @@
 """Channels: which channel of one value is which of another, through joins, splits and element-wise ones."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +25,21 @@ Passes = Callable[[Node, Sequence[int | None]], int | None]
 """The axis of an operator's channels, given those of its operands; None if they do not keep their places."""
 
 
-def trace(module: GraphModule, makes: Callable[[Node], int | None], passes: Passes) -> dict[Node, Channels]:
+def trace(
+    module: GraphModule,
+    makes: Callable[[Node], int | None],
+    passes: Passes,
+    made_by: Callable[[Node], Hashable] = lambda node: node,
+) -> dict[Node, Channels]:
     """The channels of every value that has some, in the order of the graph.
 
-    ``makes`` gives the axis of the new channels that a node makes, None if it makes none. ``passes`` is asked
-    of other operators. Channels that are added to each other, or otherwise combined one by one, are the same.
+    ``makes`` gives the axis of the new channels that a node makes, None if it makes none; nodes of which
+    ``made_by`` gives the same make the same ones. ``passes`` is asked of other operators. Channels that are
+    added to each other, or otherwise combined one by one, are the same.
     """
     found: dict[Node, Channels] = {}
     parents: list[int] = []
+    made: dict[Hashable, Tensor] = {}
 
     def root(name: int) -> int:
         while parents[name] != name:
@@ -43,9 +50,11 @@ def trace(module: GraphModule, makes: Callable[[Node], int | None], passes: Pass
         operands = [operand for operand in node.all_input_nodes if fx.is_float(operand)]
         axes = [found[one].axis if one in found else None for one in operands]
         if (axis := makes(node)) is not None:
-            first, width = len(parents), int(fx.item_sizes(node)[axis])
-            parents += range(first, first + width)
-            found[node] = Channels(axis, torch.arange(first, first + width))
+            if (maker := made_by(node)) not in made:
+                first, width = len(parents), int(fx.item_sizes(node)[axis])
+                parents += range(first, first + width)
+                made[maker] = torch.arange(first, first + width)
+            found[node] = Channels(axis, made[maker])
         elif moved := _moved(node, found):
             found[node] = moved
         elif (axis := passes(node, axes)) is not None:

@@ -55,6 +55,8 @@ def axis_before(move: Node, axis: int) -> int | None:
     if move.target is aten.transpose.int:
         first, second = (cast(int, given) % len(after) for given in move.args[1:3])
         return {first: second, second: first}.get(axis, axis)
+    if move.target is aten.contiguous.default:
+        return axis
     if move.target in RESHAPES and after[axis] != 1:
         # As many elements behind an axis of the same size: what is stored in this order stays in its places.
         wanted = (after[axis], math.prod(after[axis + 1 :]))

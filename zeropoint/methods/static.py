@@ -92,7 +92,7 @@ def place_quantizers(program: Program, job: Job) -> Program:
     On the equalized network, where that has far less error when tried or, of few bits, by the estimate.
     """
     seen, judged = job.calibration_batches, []
-    equalized = equalize(program, seen, job.options)
+    equalized = equalize(program, seen, job.options, multiplies_free=job.target.multiplies_free)
     has_few_bits = min(job.options.weight_bits, job.options.activation_bits) < 8
     is_certain = has_few_bits and equalized.remaining < CERTAIN
     chosen = _placed(equalized.program if is_certain else program, job)
@@ -252,6 +252,7 @@ def placement(program: Program, job: Job) -> str:
         sorted(map(repr, placed.weights)),
         job.target.zero_in_middle,
         job.target.floats_sums,
+        job.target.multiplies_free,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

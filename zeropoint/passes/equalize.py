@@ -35,7 +35,7 @@ from zeropoint.passes.rounding_noise import (
     step_of,
     weight_noise,
 )
-from zeropoint.passes.scalings import insert_scalings, is_scaling, remove_scalings
+from zeropoint.passes.scalings import factors_of, insert_scalings, is_joined, is_scaling, remove_scalings
 from zeropoint.passes.sensitivity import sensitivities
 from zeropoint.targets.options import Options
 
@@ -59,6 +59,7 @@ JOINED_GAIN = 0.1
 # no layer before it has to bear the inverse.
 SCALING_GAIN, WIDEST_SCALING = 0.1, 2.0**20
 
+_LIKE_RELU = {aten.gelu.default, aten.silu.default, aten.hardswish.default}
 _CLIPS = {aten.hardtanh.default, aten.clamp.default}
 
 
@@ -91,18 +92,25 @@ class Equalized:
 
 
 def equalize(
-    program: Program, calibration: Iterable[Any], options: Options, *, activations: bool = True
+    program: Program,
+    calibration: Iterable[Any],
+    options: Options,
+    *,
+    activations: bool = True,
+    multiplies_free: bool = False,
 ) -> Equalized:
     """The float Program with channels scaled for quantization with ``options``; the same outputs.
 
     ``program`` itself comes back, and all of the noise, where there is nothing to gain.
-    Without ``activations`` only the rounding of weights counts, and no products are added. A clip, as of
+    Without ``activations`` only the rounding of weights counts, and no products are added; if the engine
+    ``multiplies_free``, they are before every linear layer that gains by one. A clip, as of
     ReLU6, stays what it is: channels that reach it are not scaled, the others at most up to it.
     """
     module, unchanged = fx.copy(program.module), Equalized(program, 1.0)
     regions = _regions(module)
     evened = {reader for region in regions for reader in region.readers}
-    if scalings := insert_scalings(module, evened) if activations else []:
+    scalings = insert_scalings(module, evened, everywhere=multiplies_free) if activations else []
+    if scalings:
         regions = _regions(module)
     regions = [region for region in regions if not _is_skipped(region, options)]
     if not regions:
@@ -116,7 +124,8 @@ def equalize(
     noise, remaining = 0.0, 0.0
     for region in regions:
         readers = [reader_of(module, layer, seen, slopes, options) for layer in region.readers]
-        best = _best_scale(region, readers, seen, slopes, activations)
+        least_gain = _least_gain(region, multiplies_free)
+        best = _best_scale(region, readers, seen, slopes, activations, least_gain)
         noise, remaining = noise + best.noise, remaining + best.remaining
         if best.scale is not None:
             _apply(module, region, best.scale)
@@ -133,7 +142,7 @@ def _is_skipped(region: _Region, options: Options) -> bool:
 
 def _regions(module: GraphModule) -> list[_Region]:
     """The regions that can be scaled, in graph order: nothing else makes or reads their values."""
-    found = trace(module, _made_axis, _passed_axis)
+    found = trace(module, _made_axis, _passed_axis, factors_of)
     sets: dict[int, set[Node]] = {}  # by channel, the values that share a grid with it, one way or another
     for node, channels in found.items():
         joined = {id(one): one for name in channels.names.tolist() if (one := sets.get(name)) is not None}
@@ -206,10 +215,20 @@ def _is_maker(node: Node) -> bool:
 
 def _made_axis(node: Node) -> int | None:
     """The axis of the output channels of a layer that can be scaled."""
-    if not _is_maker(node):
-        return None
+    return _output_axis(node) if _is_maker(node) else None
+
+
+def _output_axis(node: Node) -> int:
     images = is_convolution(node) or (is_scaling(node) and any(map(is_convolution, node.users)))
-    return 1 if images else node.meta["val"].dim() - 1
+    return 1 if images else int(node.meta["val"].dim()) - 1
+
+
+def _is_scaled_alike(layer: Node, operand: Node) -> bool:
+    """Whether all layers of a weight that they share read products with the same factors."""
+    weight = _parameters(layer)[0]
+    inputs = [cast(Node, user.args[WEIGHTED[user.target].input]) for user in weight.users if weighted(user)]
+    is_alike = all(is_scaling(one) and factors_of(one) is factors_of(operand) for one in inputs)
+    return not layer.kwargs and is_alike and len(inputs) == len(weight.users)
 
 
 def _is_matrix(node: Node) -> bool:
@@ -221,7 +240,9 @@ def _is_matrix(node: Node) -> bool:
 def _reads(node: Node, operand: Node, axis: int | None) -> bool:
     """Whether a layer's weight can be scaled along the channels of its input ``operand``."""
     description = weighted(node)
-    if not description or node.args[description.input] is not operand or not _is_own(node):
+    if not description or node.args[description.input] is not operand:
+        return False
+    if not (_is_own(node) or _is_scaled_alike(node, operand)):
         return False
     if is_convolution(node):
         return axis == 1
@@ -259,9 +280,14 @@ def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any
         if value in region.clips
         or any(weighted(user) or family(user) in ("add", "avg_pool", "mean") for user in value.users)
     }
-    cut = {value: cast(Node, value.args[0]) for value in rounded if family(value) == "relu"}
+    cut = {
+        value: cast(Node, _scaled(value).args[0])
+        for value in rounded
+        if family(_scaled(value)) == "relu" or _scaled(value).target in _LIKE_RELU
+    }
     sources = set(cut.values())
     before = {node: axis for region in regions for node, axis in region.axes.items() if node in sources}
+    before |= {cut[value]: axis for value, axis in rounded.items() if is_scaling(value) and value in cut}
     axes = {value.name: axis for value, axis in (before | rounded).items()}
     seen: dict[str, list[Spread]] = defaultdict(list)
 
@@ -284,7 +310,7 @@ def _observe(program: Program, regions: list[_Region], calibration: Iterable[Any
 def _sensitive(regions: list[_Region], seen: dict[Node, Spread]) -> dict[str, int]:
     """The values whose noise counts, and the axis of the channels of each."""
     axes = {node: axis for region in regions for node, axis in region.axes.items() if node in seen}
-    axes |= {layer: cast(int, _made_axis(layer)) for region in regions for layer in region.readers}
+    axes |= {layer: _output_axis(layer) for region in regions for layer in region.readers}
     return {node.name: axis for node, axis in axes.items()}
 
 
@@ -303,13 +329,14 @@ def _best_scale(
     seen: dict[Node, Spread],
     slopes: dict[str, Tensor],
     activations: bool,
+    least_gain: float,
 ) -> _Scale:
     """The scale of the least noise, where that is little enough."""
     values = {value: seen[value] for value in region.axes if value in seen and value.name in slopes}
     if not values:
         return _Scale(None, 0.0, 0.0)
-    has_scaling = any(map(is_scaling, region.makers))
-    relative = partial(_relative, widest=WIDEST_SCALING if has_scaling else WIDEST)
+    has_units = any(is_scaling(maker) and is_joined(_scaled(maker)) for maker in region.makers)
+    relative = partial(_relative, widest=WIDEST_SCALING if has_units else WIDEST)
     ranges = [region.whole(node, relative(value.high - value.low)) for node, value in values.items()]
     spread = relative(torch.stack(ranges).amax(0))
     columns = [region.whole(one.input, relative(one.largest.amax(1).flatten())) for one in readers]
@@ -318,21 +345,41 @@ def _best_scale(
     taken = [one.row.activation_bits for one in readers if one.row.takes_integers]
     bits = min((of for of in taken if of), default=None) if activations else None
 
-    def noise(scale: Tensor) -> float:
-        of = {node: scale[places] for node, places in region.places.items()}
-        total = FITTED * sum(weight_noise(reader, of[reader.input]) for reader in readers)
-        if bits is not None:
-            steps = [step_of(value, of[node], bits) for node, value in values.items()]
-            scaled = [float((of[node] ** 2 * slopes[node.name]).sum()) for node in values]
-            total += sum(gain * step**2 / 12 for gain, step in zip(scaled, steps, strict=True))
-        return total
+    def of_weights(scale: Tensor) -> float:
+        return FITTED * sum(weight_noise(one, scale[region.places[one.input]]) for one in readers)
 
+    def of_values(scale: Tensor) -> float:
+        if bits is None:
+            return 0.0
+        of = {node: scale[region.places[node]] for node in values}
+        steps = [step_of(value, of[node], bits) for node, value in values.items()]
+        scaled = [float((of[node] ** 2 * slopes[node.name]).sum()) for node in values]
+        return sum(gain * step**2 / 12 for gain, step in zip(scaled, steps, strict=True))
+
+    def noise(scale: Tensor) -> float:
+        return of_weights(scale) + of_values(scale)
+
+    as_it_is = torch.ones_like(spread)
+    before = noise(as_it_is)
+    # Where the channels of values are alike, weights that are already even have little to gain from them.
+    if any(map(is_scaling, region.makers)) and of_values(spread) > least_gain * before:
+        return _Scale(None, before, before)
     scales = [spread**own / weights**other for own, other in itertools.product(POWERS, POWERS)]
     found = min((torch.where(reached, 1.0, scale.maximum(least)) for scale in scales), key=noise)
-    is_joined = any(value.target is aten.cat.default for value in region.axes)
-    least_gain = SCALING_GAIN if has_scaling else JOINED_GAIN if is_joined else LEAST_GAIN
-    before, after = noise(torch.ones_like(found)), noise(found)
+    after = noise(found)
     return _Scale(found, before, after) if after < least_gain * before else _Scale(None, before, before)
+
+
+def _least_gain(region: _Region, multiplies_free: bool) -> float:
+    """The share of its estimated noise below which that of a region has to fall."""
+    if any(map(is_scaling, region.makers)):
+        return LEAST_GAIN if multiplies_free else SCALING_GAIN
+    return JOINED_GAIN if any(value.target is aten.cat.default for value in region.axes) else LEAST_GAIN
+
+
+def _scaled(value: Node) -> Node:
+    """What a product scales; any other value itself."""
+    return cast(Node, value.args[0]) if is_scaling(value) else value
 
 
 def _relative(ranges: Tensor, widest: float) -> Tensor:
@@ -351,15 +398,15 @@ def _clipped(region: _Region, seen: dict[Node, Spread]) -> tuple[Tensor, Tensor]
 
 
 def _apply(module: GraphModule, region: _Region, scales: Tensor) -> None:
-    for layer in region.makers:
+    for layer in {factors_of(maker): maker for maker in region.makers}.values():
         description, scale = weighted(layer), scales[region.places[layer]]
         axis = description.channel_axis if description else 0
         for part in _parameters(layer):
             old = fx.tensor_of(module, part)
             shape = per_channel_shape(scale, old.dim(), axis if old.dim() > 1 else 0)
             _set(module, part, old / scale.reshape(shape), trainable=not is_scaling(layer))
-    for layer in region.readers:
-        part, description = _parameters(layer)[0], WEIGHTED[layer.target]
+    for part, layer in {_parameters(layer)[0]: layer for layer in region.readers}.items():
+        description = WEIGHTED[layer.target]
         old, scale = (
             fx.tensor_of(module, part),
             scales[region.places[cast(Node, layer.args[description.input])]],

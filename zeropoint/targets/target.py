@@ -68,6 +68,8 @@ class Target:
     ``products``: the scheme of activations that are multiplied by each other, as in attention; VNNI
     instructions multiply unsigned by signed integers, and need a correction for two signed ones.
     ``means_of_space``: integer kernels average over the axes after batch and channels alone.
+    ``multiplies_free``: a product with a constant for each channel is part of the quantizer behind it, or of
+    the loop before it, so that channels of unlike range are scaled in front of linear layers.
     ``floats_sums``: a sum in float takes about as long, so that sums become float where they make most noise.
     ``pools_sums``: a residual addition that only pooling reads, as at the end of a ResNet, is quantized too.
     ``quantizes_extremes``: a maximum or minimum over axes is wrong unless its input is quantized.
@@ -96,6 +98,7 @@ class Target:
     activations: Scheme = _UINT8
     products: Scheme = _INT8
     means_of_space: bool = False
+    multiplies_free: bool = False
     floats_sums: bool = False
     pools_sums: bool = False
     zero_in_middle: bool = True
