@@ -181,7 +181,9 @@ def means(program: Program, data: Tensor) -> dict[str, Tensor]:
 
 def test_biases_alone_make_the_means_those_of_the_float_network(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        importlib.import_module("zeropoint.methods.static"), "equalize", lambda of, *_: Equalized(of, 1.0)
+        importlib.import_module("zeropoint.methods.static"),
+        "equalize",
+        lambda of, *_, **__: Equalized(of, 1.0),
     )
     program, plain, data = mixed(3)
     everything = torch.cat(data)
