@@ -77,7 +77,7 @@ def test_no_pass_costs_fidelity(name, bits, monkeypatch):
     rounded = run(static.NEAREST, program, given)
     fitted_db = score(static.fit.run(rounded, given))
     assert fitted_db > score(rounded) - MOST_LOST
-    monkeypatch.setattr(static, "equalize", lambda program, *_: Equalized(program, 1.0))
+    monkeypatch.setattr(static, "equalize", lambda program, *_, **__: Equalized(program, 1.0))
     plain = run(static.NEAREST, program, given)
     assert score(rounded) > score(plain) - MOST_LOST
     if score(plain) != score(rounded):  # else equalization was no gain, and both are one network

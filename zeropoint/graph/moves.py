@@ -59,9 +59,10 @@ def axis_before(move: Node, axis: int) -> int | None:
         return axis
     if move.target in RESHAPES and after[axis] != 1:
         # As many elements behind an axis of the same size: what is stored in this order stays in its places.
-        wanted = (after[axis], math.prod(after[axis + 1 :]))
+        # Free sizes are compared as written, since to compare their values would fix them.
+        wanted = f"{after[axis]} {math.prod(after[axis + 1 :])}"
         for number, size in enumerate(before):
-            if (size, math.prod(before[number + 1 :])) == wanted:
+            if f"{size} {math.prod(before[number + 1 :])}" == wanted:
                 return number
     return None
 
