@@ -175,7 +175,7 @@ def test_torch_2_13_a_graph_break_is_a_compile_error():
 
 
 @pytest.mark.slow
-def test_torch_2_13_a_package_has_its_metadata_and_allocator(tmp_path: Path):
+def test_torch_2_13_a_package_has_its_metadata_kernels_and_allocator(tmp_path: Path):
     package = tmp_path / "model.pt2"
     program = torch.export.export(nn.Linear(8, 4).eval(), (torch.ones(3, 8),))
     assert compiler.compile_package(program, package, metadata={"mine": "4"}, one_thread=True) == []
@@ -184,6 +184,7 @@ def test_torch_2_13_a_package_has_its_metadata_and_allocator(tmp_path: Path):
     x = torch.randn(3, 8)
     with torch.no_grad():
         torch.testing.assert_close(compiler.load_package(package)(x), program.module()(x))
+    assert [kernel for kernel in compiler.called_kernels(package) if "linear" in kernel or "addmm" in kernel]
     with zipfile.ZipFile(package) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".so"))
         library = archive.read(name)

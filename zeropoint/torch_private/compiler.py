@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -142,6 +143,14 @@ def with_aligned_weights(library: bytes) -> bytes:
     ResNet-18 takes 7% longer. The two functions have the same arguments, and ``free`` frees both.
     """
     return library.replace(b"\0malloc\0", b"\0valloc\0")
+
+
+def called_kernels(package: Path) -> list[str]:
+    """The kernels of layers that the generated code of a package calls, in its order."""
+    calls = re.compile(r"aoti_torch_cpu_+(\w*(?:conv|linear|addmm|mm_out)\w*)\(")
+    with zipfile.ZipFile(package) as archive:
+        sources = [name for name in archive.namelist() if name.endswith(".wrapper.cpp")]
+        return [call for name in sources for call in calls.findall(archive.read(name).decode())]
 
 
 def load_package(path: Path) -> Any:

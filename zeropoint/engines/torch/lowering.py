@@ -19,7 +19,7 @@ from zeropoint.engines.torch.rewrites import (
     pack_pixels,
     reshape_anyhow,
 )
-from zeropoint.engines.torch.run import INTEGERS, PACKAGE_ENDING, PROGRAM_ENDING
+from zeropoint.engines.torch.run import INTEGERS, KERNELS, PACKAGE_ENDING, PROGRAM_ENDING
 from zeropoint.engines.torch.sequences import as_images
 from zeropoint.engines.torch.target import AFFINE_WRONG
 from zeropoint.errors import InputError
@@ -28,7 +28,7 @@ from zeropoint.graph.archive import repack
 from zeropoint.graph.operators import weighted
 from zeropoint.graph.program import Program, export
 from zeropoint.graph.quantizers import quantizers
-from zeropoint.torch_private.compiler import compile_package, with_aligned_weights
+from zeropoint.torch_private.compiler import called_kernels, compile_package, with_aligned_weights
 
 REWRITES = (
     move_integers,
@@ -79,12 +79,13 @@ def lower(program: Program, path: Path) -> None:
         warnings.simplefilter("ignore")
         package = Path(folder) / temporary.name
         one_thread = torch.get_num_threads() == 1
-        kernels = compile_package(exported, package, metadata=metadata, one_thread=one_thread)
+        constants = compile_package(exported, package, metadata=metadata, one_thread=one_thread)
+        integers = [sorted(of_kernel) for of_kernel in constants]
         repack(
             package,
             temporary,
             deflate=(".so", ".json"),
             drop=(".cpp",),
-            add={INTEGERS: json.dumps([sorted(constants) for constants in kernels])},
+            add={INTEGERS: json.dumps(integers), KERNELS: json.dumps(called_kernels(package))},
             edit={".so": with_aligned_weights},
         )

@@ -22,6 +22,7 @@ from zeropoint.torch_private.compiler import package_metadata as metadata_of
 
 PROGRAM_ENDING, PACKAGE_ENDING = ".torch.pt2", ".torch.aoti.pt2"
 INTEGERS = "integers.json"  # in a package: the constants that each call of an integer kernel reads
+KERNELS = "kernels.json"  # in a package: the kernels that it calls, in order; a shipped folder counts them
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -94,8 +95,7 @@ def integer_operators(program: Program, path: Path) -> set[str]:
         return set()
     with zipfile.ZipFile(path) as file:
         (name,) = (name for name in file.namelist() if name.endswith(INTEGERS))
-        kernels = json.loads(file.read(name))
-    read = {constant for constants in kernels for constant in constants}
+        read = {constant for of_kernel in json.loads(file.read(name)) for constant in of_kernel}
     found = set()
     for layer in program.module.graph.nodes:
         description = weighted(layer)
