@@ -207,8 +207,7 @@ def _best_scale(
     def noise(scale: Tensor) -> float:
         return of_weights(scale) + of_values(scale)
 
-    as_it_is = torch.ones_like(spread)
-    before = noise(as_it_is)
+    before = noise(torch.ones_like(spread))
     # Where the channels of values are alike, weights that are already even have little to gain from them.
     if any(map(is_scaling, region.makers)) and of_values(spread) > least_gain * before:
         return _Scale(None, before, before)

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.moves import axis_before
-from zeropoint.graph.operators import TRANSPARENT, Weighted, aten, bias_of, weighted
+from zeropoint.graph.operators import TRANSPARENT, aten, bias_of, weighted
 from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.targets.recipe import matches
@@ -49,7 +49,8 @@ def _layer_before(norm: Node) -> Node | None:
     while _is_read_once(value):
         description = weighted(value)
         if description is not None:
-            behind = 0 if description.family == "linear" else _weight(value, description).dim() - 2
+            weight = cast(Node, value.args[description.weight]).meta["val"]
+            behind = 0 if description.family == "linear" else weight.dim() - 2
             is_foldable = description.bias is not None and not value.kwargs
             return value if is_foldable and axis == value.meta["val"].dim() - 1 - behind else None
         before = axis_before(value, axis) if value.target in TRANSPARENT else None
@@ -63,11 +64,6 @@ def _is_read_once(value: Node) -> bool:
     """Whether one operator alone reads the values; of others that take it, only its shape counts."""
     readers = [user for user in value.users if not (user.target in SHAPED_AS and user.args[0] is not value)]
     return len([user for user in readers if user.target is not aten.sym_size.int]) == 1
-
-
-def _weight(layer: Node, description: Weighted) -> Tensor:
-    stored: Tensor = cast(Node, layer.args[description.weight]).meta["val"]
-    return stored
 
 
 def _fold(module: GraphModule, layer: Node, norm: Node) -> None:

@@ -4,13 +4,11 @@ from typing import Any, cast
 
 from torch.fx import Graph, GraphModule, Node
 
+from zeropoint.engines.torch.rewrites import DEQUANTIZE, DEQUANTIZE_WEIGHT, QUANTIZE
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import CLAMPS, aten
-from zeropoint.torch_private.pairs import pairs
 
 ROW = 2  # the axis that an image (N, C, 1, L) has, and a sequence (N, C, L) has not
-QUANTIZE, DEQUANTIZE = pairs.quantize_per_tensor.default, pairs.dequantize_per_tensor.default
-DEQUANTIZE_WEIGHT = pairs.dequantize_per_channel.default
 
 _OVER_IMAGES = {aten.conv1d.default: aten.conv2d.default, aten.conv1d.padding: aten.conv2d.padding}
 _DEFAULTS = (None, [1], [0], [1], 1)  # bias, stride, padding, dilation, groups
