@@ -210,6 +210,31 @@ def test_what_is_folded_and_what_is_left():
     assert [one.operator for one in named(inspect(kept, program), "stem").fused] == []
 
 
+class Scaled(nn.Module):
+    """A block with a scale for each channel in front of its sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.scale = nn.Parameter(torch.tensor([1e-3, 1.0, 10.0]).reshape(3, 1, 1))
+
+    def forward(self, x):
+        return x + self.scale * self.two(torch.relu(self.one(x)))
+
+
+def test_products_with_constants_are_folded():
+    program = capture(Scaled().eval(), images())
+    inspection = inspect(static(program, data=images()), program)
+    two = named(inspection, "two")
+    assert [(one.operator, one.how) for one in two.fused] == [("mul", "folded into weight and bias")]
+    assert two.weight.nearest > 0.9  # of the float weight as it is folded
+    assert not any(layer.operator == "aten.mul.Tensor" for layer in inspection.layers)
+    kept = inspect(static(program, data=images(), no_fuse=("two",)), program)
+    assert named(kept, "two").fused == ()
+    assert named(kept, "two").weight.nearest > 0.9
+    assert any(layer.operator == "aten.mul.Tensor" for layer in kept.layers)
+
+
 def test_before_and_after():
     program = residual()
     before, after = inspect(program), inspect(static(program, data=images()), program)

@@ -7,7 +7,7 @@ from torch import nn
 
 from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 from zeropoint.targets.options import Options
 
 
@@ -26,7 +26,7 @@ def test_every_weight_is_half_the_size_and_the_given_program_is_left_alone():
     narrow = bf16(program)
     assert {tensor.dtype for tensor in narrow.module.state_dict().values()} == {torch.bfloat16}
     assert {tensor.dtype for tensor in program.module.parameters()} == {torch.float32}
-    assert narrow.module.state_dict().keys() == fold_batch_norms(program).module.state_dict().keys()
+    assert narrow.module.state_dict().keys() == fold_affine(program).module.state_dict().keys()
     assert 30 < sqnr(program(images()), narrow(images())) < 70
 
 

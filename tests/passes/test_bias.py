@@ -11,7 +11,7 @@ from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import FAKE_QUANTIZE_CHANNEL
 from zeropoint.graph.program import Program
 from zeropoint.passes.bias import _output, clamped_mean, correct_biases, expected_inputs
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 
 SAMPLES = 20_000
 
@@ -193,5 +193,5 @@ def test_dynamic_quantization_has_its_biases_corrected(classifier: tuple[Program
     module = sys.modules["zeropoint.methods.dynamic"]
     monkeypatch.setattr(module, "correct_biases", lambda quantized, _: quantized)
     plain = dynamic(program, ADDS_INSIDE, chosen)
-    expected = fold_batch_norms(program)(data)
+    expected = fold_affine(program)(data)
     assert sqnr(expected, corrected(data)) > sqnr(expected, plain(data)) + 1

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import aten
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 
 LAYERS = {
     "conv1d": (nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), torch.randn(2, 4, 9)),
@@ -40,7 +40,7 @@ def check(model, x, left=0):
     state = copy.deepcopy(model.state_dict())
     program = capture(model, x)
     code = program.module.code
-    folded = fold_batch_norms(program)
+    folded = fold_affine(program)
     assert len(norms(folded)) == left
     expected = copy.deepcopy(model).double()(x.double())
     torch.testing.assert_close(folded(x).double(), expected, rtol=1e-5, atol=1e-5)
@@ -68,7 +68,7 @@ def test_by_hand():
             (model[1].running_var, 3.75),
         ):
             tensor.fill_(value)
-    folded = fold_batch_norms(capture(model.eval(), torch.ones(2, 1, 1)))
+    folded = fold_affine(capture(model.eval(), torch.ones(2, 1, 1)))
     state = folded.module.state_dict()
     # gamma / sqrt(variance + epsilon) = 4 / 2 = 2: weight 2 · 2, bias (3 - 1) · 2 + 5.
     assert state["0.weight"].item() == 4.0
@@ -239,7 +239,125 @@ def test_addmm():
 @pytest.mark.parametrize("pattern", ["0", "1", "*"])
 def test_no_fuse_keeps_them_apart(pattern):
     program = capture(randomized(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))), images())
-    kept = fold_batch_norms(program, (pattern,))
+    kept = fold_affine(program, (pattern,))
     assert len(norms(kept)) == 1
     assert torch.equal(kept(images()), program(images()))
-    assert len(norms(fold_batch_norms(program, ("2",)))) == 0
+    assert len(norms(fold_affine(program, ("2",)))) == 0
+
+
+AFFINE = {
+    "product": lambda y, constant: y * constant,
+    "product, constant first": lambda y, constant: constant * y,
+    "quotient": lambda y, constant: y / constant,
+    "sum": lambda y, constant: y + constant,
+    "sum, constant first": lambda y, constant: constant + y,
+    "difference": lambda y, constant: y - constant,
+    "several": lambda y, constant: (y * constant - 0.5) / 3,
+}
+
+
+class Affine(nn.Module):
+    """A layer, and what is affine in its output, with a constant for each channel or one for all."""
+
+    def __init__(self, layer, operator, shape=(), move=lambda y: y):
+        super().__init__()
+        self.layer, self.operator, self.move = layer, operator, move
+        self.constant = nn.Parameter(torch.rand(shape) + 0.5) if shape else 0.25
+
+    def forward(self, x):
+        return torch.relu(self.operator(self.move(self.layer(x)), self.constant))
+
+
+def affine(program):
+    names = {"mul", "div", "add", "sub"}
+    return [
+        node
+        for node in program.module.graph.nodes
+        if str(node.target).split(".")[1:2] in [[n] for n in names]
+    ]
+
+
+def check_affine(model, x, left=0):
+    program = capture(model.eval(), x)
+    folded = fold_affine(program)
+    assert len(affine(folded)) == left
+    torch.testing.assert_close(
+        folded(x).double(), copy.deepcopy(model).double()(x.double()), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(program(x), model(x))
+    return folded
+
+
+@pytest.mark.parametrize("operator", AFFINE)
+@pytest.mark.parametrize("of", ["one", "each"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "no affine"])
+def test_constants_against_float64(name, of, operator):
+    layer, _, x = LAYERS[name]
+    outputs = layer(x)
+    axes = outputs.dim() - 2
+    check_affine(Affine(layer, AFFINE[operator], (outputs.shape[1], *[1] * axes) if of == "each" else ()), x)
+
+
+def test_constants_by_hand():
+    layer = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    model = Affine(layer, lambda y, constant: (y * constant + 1) / 2, (2,))
+    with torch.no_grad():
+        model.constant.copy_(torch.tensor([10.0, 0.0]))
+    state = check_affine(model, torch.randn(3, 2)).module.state_dict()
+    assert state["layer.weight"].tolist() == [[5.0, 10.0], [0.0, 0.0]]
+    assert state["layer.weight__bias"].tolist() == [0.5, 0.5]
+
+
+def test_constants_of_moved_channels():
+    tokens = Affine(nn.Conv2d(4, 6, 2), AFFINE["product"], (6,), lambda y: y.flatten(2).transpose(1, 2))
+    check_affine(tokens, PIXELS)
+    pixels = Affine(nn.Linear(4, 6), AFFINE["product"], (6, 1), lambda y: y.mT)
+    check_affine(pixels, TOKENS)
+    check_affine(Affine(nn.Linear(4, 6), AFFINE["product"], (), lambda y: y.flatten(1)), TOKENS)
+
+
+class Residual(nn.Module):
+    """The end of a block of ConvNeXt or CaiT."""
+
+    def __init__(self, again):
+        super().__init__()
+        self.norm, self.one, self.two = nn.LayerNorm(4), nn.Linear(4, 8), nn.Linear(8, 4)
+        self.scale, self.again = nn.Parameter(torch.rand(4)), again
+
+    def forward(self, x):
+        for _ in range(1 + self.again):
+            x = x + self.scale * self.two(torch.relu(self.one(self.norm(x))))
+        return x
+
+
+def test_the_scale_of_a_block():
+    check_affine(Residual(0), TOKENS, left=1)  # the residual sum
+
+
+def test_layers_of_a_shared_weight_keep_it():
+    check_affine(Residual(1), TOKENS, left=4)
+
+
+def test_a_layer_read_twice_stays():
+    check_affine(Affine(nn.Linear(4, 6), lambda y, constant: y * constant + y, (6,)), TOKENS, left=2)
+
+
+KEPT_CONSTANTS = {
+    "for each token": (nn.Linear(4, 6), (5, 1), AFFINE["product"]),
+    "for each value": (nn.Linear(4, 6), (5, 6), AFFINE["sum"]),
+    "of more axes": (nn.Linear(4, 6), (2, 1, 1, 6), AFFINE["sum"]),
+    "the subtrahend": (nn.Linear(4, 6), (6,), lambda y, constant: constant - y),
+    "the dividend": (nn.Linear(4, 6), (6,), lambda y, constant: constant / (y.abs() + 1)),
+    "infinite": (nn.Linear(4, 6), (6,), lambda y, constant: y + torch.tensor([0.0] * 5 + [-torch.inf])),
+}
+
+
+@pytest.mark.parametrize("name", KEPT_CONSTANTS)
+def test_other_constants_stay(name):
+    layer, shape, operator = KEPT_CONSTANTS[name]
+    model = Affine(layer, operator, shape)
+    folded = fold_affine(capture(model.eval(), TOKENS))
+    assert len(affine(folded)) >= 1
+    torch.testing.assert_close(folded(TOKENS), model(TOKENS))

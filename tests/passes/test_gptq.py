@@ -17,7 +17,7 @@ from zeropoint.graph.quantizers import Quantizer, quantizers
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.passes import gptq as module_of
 from zeropoint.passes.equalize import Equalized
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 from zeropoint.passes.gptq import (
     RIDGES,
     _batches,
@@ -119,7 +119,7 @@ class Mixed(nn.Module):
 
 @functools.cache
 def captured() -> Program:
-    return fold_batch_norms(capture(randomized(Mixed()), seeded(2, 3, 10, 10)))
+    return fold_affine(capture(randomized(Mixed()), seeded(2, 3, 10, 10)))
 
 
 def mixed(bits: int) -> tuple[Program, Program, list[Tensor]]:

@@ -11,7 +11,7 @@ from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import FAKE_QUANTIZE, aten, weighted
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 from zeropoint.passes.gptq import gptq
 from zeropoint.passes.shuffles import fold_shuffles
 from zeropoint.targets.recipe import Row
@@ -140,7 +140,7 @@ def test_folding_for_one_layer_leaves_another_that_has_its_weight_alone():
     with torch.no_grad():
         model.norm.running_var.fill_(4.0)
         model.norm.weight.fill_(3.0)
-    folded = fold_batch_norms(capture(model, x))
+    folded = fold_affine(capture(model, x))
     weights = [folded.module.get_parameter(str(weight.target)) for _, weight in layers(folded)]
     torch.testing.assert_close(weights[0], model.one.weight * 1.5, rtol=1e-5, atol=1e-6)
     assert torch.equal(weights[1], model.one.weight)

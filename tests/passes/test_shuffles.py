@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import aten
 from zeropoint.graph.program import Program
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 from zeropoint.passes.shuffles import fold_shuffles
 
 SHUFFLES = {aten.transpose.int, aten.channel_shuffle.default}
@@ -62,7 +62,7 @@ class Stage(nn.Module):
 
 def program(model: nn.Module, channels: int) -> Program:
     inputs = torch.randn(2, channels, 10, 10, generator=torch.Generator().manual_seed(0))
-    return fold_batch_norms(capture(randomized(model), inputs))
+    return fold_affine(capture(randomized(model), inputs))
 
 
 def targets(of: Program) -> list[object]:

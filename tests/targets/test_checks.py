@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from zeropoint.graph.capture import capture
 from zeropoint.numerics.scheme import Scheme
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 from zeropoint.targets.placement import (
     Placement,
     first_and_last,
@@ -30,7 +30,7 @@ CUTS = dataclasses.replace(ROUNDS_FIRST, cuts_before_adding=True)
 
 @functools.cache
 def captured(model: nn.Module, shape: tuple[int, ...], kind: torch.dtype) -> GraphModule:
-    return fold_batch_norms(capture(randomized(model), torch.ones(shape, dtype=kind))).module
+    return fold_affine(capture(randomized(model), torch.ones(shape, dtype=kind))).module
 
 
 def placed(

@@ -23,12 +23,12 @@ from zeropoint.graph.operators import FAKE_QUANTIZE
 from zeropoint.graph.program import load
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.numerics.scheme import Scheme
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 from zeropoint.targets.placement import Edge, place_dynamic, place_static
 
 
 def module_of(model, x=None, no_fuse=()):
-    return fold_batch_norms(capture(randomized(model), images() if x is None else x), no_fuse).module
+    return fold_affine(capture(randomized(model), images() if x is None else x), no_fuse).module
 
 
 def edges(module, target=ADDS_INSIDE, place=place_static, **chosen):
@@ -397,7 +397,7 @@ def test_concatenations_that_follow_on_each_other_share_one_grid():
 
 
 def test_a_part_of_what_stays_float_is_quantized_by_itself():
-    module = fold_batch_norms(capture(Shuffled().eval(), torch.randn(2, 3, 8, 8))).module
+    module = fold_affine(capture(Shuffled().eval(), torch.randn(2, 3, 8, 8))).module
     placement = place_static(module, engines.target("onnxruntime"), options())
     assert "cat" not in placement.sources
     assert any(source.startswith("getitem") for source in placement.sources)

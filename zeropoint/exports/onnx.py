@@ -20,7 +20,7 @@ from zeropoint.files import atomic_write
 from zeropoint.graph.program import Program, at_batch, check_program
 from zeropoint.graph.program import export as exported_program
 from zeropoint.numerics.sqnr import sqnr_db
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _converted(program: Program, wanted: Export) -> Any:
     from zeropoint.engines.onnxruntime.rewrites import split_directly
     from zeropoint.torch_private.onnx import to_onnx
 
-    one = at_batch(fold_batch_norms(program) if program.method == "fp32" else program, 1)
+    one = at_batch(fold_affine(program) if program.method == "fp32" else program, 1)
     module = to_pairs(one, keep_wide=True)
     traced = exported_program(one, module, fixed=wanted.fixed)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

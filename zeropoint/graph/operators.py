@@ -195,6 +195,11 @@ def weighted(node: Node) -> Weighted | None:
     return description if dimensions == 2 or (dimensions > 2 and description.family != "linear") else None
 
 
+def weight_of(node: Node) -> Node:
+    """The weight of a weighted node, quantized or not."""
+    return cast(Node, node.args[WEIGHTED[node.target].weight])
+
+
 def bias_of(node: Node, description: Weighted) -> Node | None:
     """The bias of a weighted node, or None where it has none."""
     position = description.bias

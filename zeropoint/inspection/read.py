@@ -247,10 +247,9 @@ class _Reader:
     def fused(
         self, node: Node, description: Weighted | None, bias_node: Node | None, key: Key
     ) -> Iterator[Fused]:
-        norm = self.reference.norms.get(key) if self.reference else None
-        if norm is not None:
-            yield Fused(norm, "batch_norm", "folded into weight and bias")
-        elif self.reference is None and description and bias_node is not None:
+        for part in self.reference.folded.get(key, ()) if self.reference else ():
+            yield Fused(fx.module_name(part), short_name(part.target), "folded into weight and bias")
+        if self.reference is None and description and bias_node is not None:
             weight = _stored(cast(Node, node.args[description.weight]))
             if weight is not None and str(bias_node.target).startswith(f"{weight.target}__bias"):
                 yield Fused("", "batch_norm", "folded into the weight, and a bias made of it")

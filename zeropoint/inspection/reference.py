@@ -1,47 +1,42 @@
 """The float Program that a quantized one was made from, its layers as they are found there."""
 
-import glob
+import dataclasses
 import math
-from collections.abc import Iterable, Iterator
-from typing import cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.operators import aten, bias_of, weighted
+from zeropoint.graph.operators import bias_of, weighted
 from zeropoint.graph.program import Program
 from zeropoint.inspection.facts import Key, keys
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_into_layers
 from zeropoint.passes.shuffles import fold_shuffles
 
 
 class Reference:
-    """The float Program of a quantized one: batch norms folded, channels in the order they have there."""
+    """The float Program of a quantized one: folded as that is, channels in the order they have there.
+
+    ``folded`` has the operators that are part of a layer.
+    """
 
     def __init__(self, program: Program, nodes: list[Node], reorders: bool) -> None:
-        def norms_of(among: Iterable[Node]) -> list[Node]:
-            return [node for node in among if node.target is aten.batch_norm.default]
-
-        kept = {fx.module_name(node) for node in norms_of(nodes)}
-        before = norms_of(program.module.graph.nodes)
-        gone = [node for node in before if fx.module_name(node) not in kept]
-        folded = fold_batch_norms(program, tuple(map(glob.escape, sorted(kept)))) if gone else program
+        kept, module = {_foldable(node) for node in nodes} - {None}, fx.copy(program.module)
+        pairs = fold_into_layers(module, lambda node: _foldable(node) in kept)
         if reorders:
-            folded = fold_shuffles(folded)
-        self.module = folded.module
-        self.tensors = {str(node.target): node for node in self.module.graph.find_nodes(op="get_attr")}
-        called = [node for node in self.module.graph.nodes if node.op == "call_function"]
+            module = fold_shuffles(dataclasses.replace(program, module=module)).module
+        self.module = module
+        self.tensors = {str(node.target): node for node in module.graph.find_nodes(op="get_attr")}
+        called = [node for node in module.graph.nodes if node.op == "call_function"]
         keyed = zip(node_keys(called), called, strict=True)
         self.layers = {key: node for key, node in keyed if weighted(node)}
-        of_node = {node.name: key for key, node in self.layers.items()}  # folding keeps the names of nodes
-        left = {fx.module_name(node) for node in norms_of(self.module.graph.nodes)}
-        self.norms = {
-            of_node[source.name]: fx.module_name(norm)
-            for norm in gone
-            if fx.module_name(norm) not in left and (source := cast(Node, norm.args[0])).name in of_node
-        }
+        of_node = {node.name: key for key, node in self.layers.items()}  # reordering keeps the names of nodes
+        self.folded: dict[Key, list[Node]] = {}
+        for layer, node in pairs:
+            self.folded.setdefault(of_node[layer.name], []).append(node)
 
     def weight(self, key: Key | str, shape: torch.Size) -> Tensor | None:
         """The float weight of a layer or name in the ``shape`` of the quantized one: rows of groups."""
@@ -65,6 +60,18 @@ class Reference:
         bias = bias_of(node, description)
         tensor = torch.zeros(shape) if bias is None else fx.tensor_of(self.module, bias)
         return tensor if tensor.shape == shape else None
+
+
+def _foldable(node: Node) -> tuple[str, str, tuple[Any, ...]] | None:
+    """What tells an operator that may be folded from others; None for a layer.
+
+    Training changes constants, but not their shapes.
+    """
+    if weighted(node):
+        return None
+    constants = [list(part.meta["val"].shape) if fx.is_stored(part) else part for part in node.args]
+    numbers = tuple(str(part) for part in constants if not isinstance(part, Node))
+    return fx.module_name(node), str(node.target), numbers
 
 
 def node_keys(nodes: list[Node]) -> Iterator[Key]:

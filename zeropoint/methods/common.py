@@ -8,7 +8,7 @@ from torch.fx import GraphModule
 from zeropoint.graph import edits as fx
 from zeropoint.graph.program import Program
 from zeropoint.methods.method import Job, step
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 from zeropoint.passes.integer_bias import round_biases as biases_rounded
 from zeropoint.passes.pairs import within_limits
 from zeropoint.targets.placement import Placement
@@ -18,7 +18,7 @@ from zeropoint.targets.placement import Placement
 def fold(program: Program, job: Job) -> Program:
     """Batch norms become part of the layers before them, but for those that the user keeps apart."""
     job.options.check_patterns(fx.module_names(program.module))
-    return fold_batch_norms(program, job.options.no_fuse)
+    return fold_affine(program, job.options.no_fuse)
 
 
 @step()

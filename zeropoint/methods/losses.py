@@ -12,7 +12,7 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.hidden import without_hidden
 from zeropoint.graph.program import Program, flat_tensors
 from zeropoint.passes.blocks import without_quantizers
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 from zeropoint.targets.options import Options
 from zeropoint.training import randomness
 from zeropoint.training.task import Loss, OwnLoss, cross_entropy
@@ -82,7 +82,7 @@ def _share(teacher: Program, options: Options, train_data: Loader) -> float:
 
 def teaching(teacher: Program) -> GraphModule:
     """The teacher's float network, with parameters of its own that nothing trains."""
-    module = without_quantizers(fold_batch_norms(teacher))
+    module = without_quantizers(fold_affine(teacher))
     fx.own_parameters(module)
     return module.requires_grad_(False)
 

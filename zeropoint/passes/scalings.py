@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from zeropoint.graph import edits as fx
 from zeropoint.graph.attention import inserted
 from zeropoint.graph.moves import axis_before
-from zeropoint.graph.operators import TRANSPARENT, WEIGHTED, aten, facts, weighted
+from zeropoint.graph.operators import TRANSPARENT, aten, facts, weight_of, weighted
 
 _MARK = "scales_channels"
 
@@ -62,7 +62,7 @@ def _is_whole(value: Node) -> bool:
 def _of_shared_weights(readers: dict[tuple[Node, int], list[Node]]) -> list[list[tuple[Node, int]]]:
     """The values that layers of the same weights read, together; none whose weight is read by others, too."""
     layers = {layer for of_value in readers.values() for layer in of_value}
-    weights = {value: {_weight(layer) for layer in of_value} for value, of_value in readers.items()}
+    weights = {value: {weight_of(layer) for layer in of_value} for value, of_value in readers.items()}
     found: list[list[tuple[Node, int]]] = []
     for value in readers:
         alike = [values for values in found if any(weights[value] & weights[other] for other in values)]
@@ -73,10 +73,6 @@ def _of_shared_weights(readers: dict[tuple[Node, int], list[Node]]) -> list[list
         for values in found
         if all(set(weight.users) <= layers for value in values for weight in weights[value])
     ]
-
-
-def _weight(layer: Node) -> Node:
-    return cast(Node, layer.args[WEIGHTED[layer.target].weight])
 
 
 def factors_of(node: Node) -> Node:

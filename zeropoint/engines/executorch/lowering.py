@@ -19,7 +19,7 @@ from zeropoint.files import atomic_write
 from zeropoint.graph import edits as fx
 from zeropoint.graph.operators import WEIGHTED
 from zeropoint.graph.program import Program, export
-from zeropoint.passes.fold import fold_batch_norms
+from zeropoint.passes.fold import fold_affine
 
 
 def lower(program: Program, path: Path) -> None:
@@ -34,7 +34,7 @@ def _lower(program: Program, path: Path) -> None:
     from executorch.exir import to_edge_transform_and_lower
 
     if program.method == "fp32":
-        program = fold_batch_norms(program)
+        program = fold_affine(program)
     program = dataclasses.replace(program, module=with_run_time_ranges(program.module))
     module = to_pairs(program)
     tell(apply(REWRITES, module))
