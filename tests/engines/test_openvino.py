@@ -114,6 +114,56 @@ def test_layers_beside_a_recurrent_one_are_found_in_integers():
     assert engines.find("openvino").integer_operators(static, artefact) == {"linear"}
 
 
+class Squared(nn.Module):
+    """A block with ReLUs squared, whose second layer OpenVINO calls by a scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 32, bias=False), nn.Linear(32, 16, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.two(torch.relu(self.one(x)).square())
+
+
+class Scaled(nn.Module):
+    """Convolutions whose output has a scale for each channel, read twice, so that it is no part of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.scale = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        return x + self.two(torch.relu(y * self.scale)) * self.scale + y.mean()
+
+
+RENAMED = {
+    "layers that are one kernel": (
+        nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 5)),
+        (4, 12),
+        {"linear", "linear_1", "linear_2"},
+    ),
+    "linear layers called by a scale": (Squared(), (4, 6, 16), {"linear", "linear_1"}),
+    "convolutions beside scales": (Scaled(), (2, 8, 9, 9), {"conv2d", "conv2d_1"}),
+    "attention": (
+        nn.TransformerEncoderLayer(32, 2, 64, batch_first=True),
+        (2, 12, 32),
+        {"linear", "linear_1", "linear_2", "linear_3", "matmul_default", "matmul_default_1"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_layers_are_found_in_integers_by_whatever_name(name: str):
+    model, shape, expected = RENAMED[name]
+    data = [torch.randn(shape) for _ in range(4)]
+    options = Options(processor="vnni", rounding="nearest")
+    static = quantize(capture(model.eval(), data[0]), calibration=data, target="openvino", options=options)
+    found = engines.find("openvino").integer_operators(static, compile(static, "openvino").artefact)
+    assert found == expected
+
+
 def test_results_outlive_the_next_call(float32: Program, data: list[Tensor]):
     runner = compile(float32, "openvino")
     first = runner(data[0])

@@ -1,5 +1,8 @@
 """The kernels that OpenVINO runs an artefact with: which compute in integers, and how long each takes."""
 
+import itertools
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,7 @@ import torch
 from zeropoint.engines.openvino.kernels import Timed
 from zeropoint.engines.openvino.rewrites import is_product
 from zeropoint.engines.openvino.run import compiler
-from zeropoint.graph.operators import WEIGHTED, aten
+from zeropoint.graph.operators import SOFTMAX, WEIGHTED, aten, family, weighted
 from zeropoint.graph.program import Program
 
 
@@ -18,15 +21,20 @@ def integer_operators(program: Program, path: Path) -> set[str]:
     """The names of the Program's nodes that the artefact computes in integers, by its runtime model."""
     shapes = tuple(tuple(tensor.shape) for tensor in program.example_inputs)
     nodes = [node for node in program.module.graph.nodes if node.target in {*WEIGHTED, aten.bmm.default}]
-    products = [node.name for node in nodes if is_product(node)]
-    found = set()
-    for kernel in compiler(path, 1)(shapes).get_runtime_model().get_ops():
+    before = dict(itertools.pairwise([node.name for node in nodes if is_product(node)][::-1]))
+    kernels = compiler(path, 1)(shapes).get_runtime_model().get_ordered_ops()
+    origins, found = _origins(kernels, program), set()
+    named = {name for names in origins.values() for name in names}
+    softmaxes = {node.name for node in program.module.graph.nodes if node.target in SOFTMAX}
+    for kernel in kernels:
+        layers = origins[kernel.get_friendly_name()]
         if _computes_integers(kernel, program):
-            layers = _origins(kernel)
             found.update(layers)
-            # An attention is one kernel. Its first product has a new name, as a transpose is fused into it.
-            if any(layer.startswith("MatMul_") for layer in layers):
-                found |= {products[products.index(layer) - 1] for layer in layers if layer in products}
+            # An attention is one kernel, in which its first product has lost its name.
+            if softmaxes & {*layers}:
+                found |= {before[layer] for layer in layers if layer in before} - named
+        elif _kind(kernel) == "Subgraph":  # whose precision is that of its first input
+            found.update(map(_node, filter(_BEHIND_INTEGERS.search, _layers(kernel))))
     return {node.name for node in nodes} & found
 
 
@@ -38,7 +46,7 @@ def layer_seconds(
     OpenVINO counts whole microseconds: less than one counts as half of one.
     """
     timer = _timer(program, path, threads)
-    origins = {kernel.get_friendly_name(): tuple(_origins(kernel)) for kernel in timer.kernels}
+    origins = _origins(timer.kernels, program)
     timer.run()
     timer.seconds()  # the first call takes several times as long
     for _ in range(calls):
@@ -53,8 +61,7 @@ def timed_convolutions(program: Program, path: Path, weights: Path) -> Timed:
     for kernel in timer.kernels:
         facts = kernel.get_rt_info()
         name = next((name for name in _layers(kernel) if name.endswith("Convolution")), None)
-        is_convolution = facts["layerType"].astype(str) in ("Convolution", "GroupConvolution")
-        if name and is_convolution and _computes_integers(kernel, program):
+        if name and _kind(kernel) in _CONVOLUTIONS and _computes_integers(kernel, program):
             kernels[name] = facts["primitiveType"].astype(str)
             names[kernel.get_friendly_name()] = name
 
@@ -71,9 +78,48 @@ def _layers(kernel: Any) -> list[str]:
     return names
 
 
-def _origins(kernel: Any) -> list[str]:
-    """The names of the Program's nodes that a kernel was made of."""
-    return [name.partition("/")[0] for name in _layers(kernel)]
+def _node(layer: str) -> str:
+    """The name of the Program's node that one of the artefact's layers was made of."""
+    return layer.partition("/")[0]
+
+
+def _kind(kernel: Any) -> str:
+    return str(kernel.get_rt_info()["layerType"].astype(str))
+
+
+def _origins(kernels: list[Any], program: Program) -> dict[str, tuple[str, ...]]:
+    """By the name of each kernel, in the order in which they run, the names of the Program's nodes in it.
+
+    OpenVINO calls some layers by the scale that it moves behind them. They are told by their order among the
+    layers that no kernel is called by, and by how many channels they give.
+    """
+    origins = {kernel.get_friendly_name(): tuple(map(_node, _layers(kernel))) for kernel in kernels}
+    named = {name for names in origins.values() for name in names}
+    missing, nameless = defaultdict(list), defaultdict(list)
+    layers = {node.name: node for node in program.module.graph.nodes if weighted(node)}
+    for name, node in layers.items():
+        if name not in named:
+            kind, axis = ("FullyConnected", -1) if family(node) == "linear" else ("Convolution", 1)
+            missing[kind, int(node.meta["val"].shape[axis])].append(name)
+    for kernel in kernels:
+        kind = "Convolution" if _kind(kernel) in _CONVOLUTIONS else _kind(kernel)
+        if (
+            kind in ("FullyConnected", "Convolution")
+            and not layers.keys() & origins[kernel.get_friendly_name()]
+        ):
+            axis = -1 if kind == "FullyConnected" else 1
+            nameless[kind, kernel.get_output_shape(0)[axis]].append(kernel.get_friendly_name())
+    for sort, names in nameless.items():
+        if len(missing[sort]) == len(names):
+            origins |= {
+                name: (*origins[name], layer) for name, layer in zip(names, missing[sort], strict=True)
+            }
+    return origins
+
+
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+# What OpenVINO moves behind a matrix product that it does in integers.
+_BEHIND_INTEGERS = re.compile("/MatMul/Dequantization(Subtract|Multiply)$")
 
 
 def _computes_integers(kernel: Any, program: Program) -> bool:
@@ -116,7 +162,7 @@ def _timer(program: Program, path: Path, threads: int, weights: Path | None = No
         asked, before = calls, means
         return latest
 
-    return _Timer(compiled.get_runtime_model().get_ops(), run, seconds)
+    return _Timer(compiled.get_runtime_model().get_ordered_ops(), run, seconds)
 
 
 def mean_since(mean: float, calls: int, earlier: float, before: int) -> float:
