@@ -17,6 +17,7 @@ from zeropoint.data.nested import flatten
 from zeropoint.errors import InputError
 from zeropoint.graph.batch import Batch, find_batch
 from zeropoint.graph.constants import fold_constants
+from zeropoint.graph.contractions import contract_by_products
 from zeropoint.graph.experts import batched_experts
 from zeropoint.graph.export import export_model, module_of, warn_of_fixed
 from zeropoint.graph.flat import FlatModel
@@ -100,6 +101,7 @@ def capture(
             with shapes_alone():
                 module = module_of(exported.run_decompositions({}))
         canonicalize(module.graph)
+        contract_by_products(module.graph)
         fold_constants(module)
         check_capture(flat, module, example, second)
     if not is_free:

@@ -189,7 +189,7 @@ def _as_linear(node: Node) -> None:
         made.meta = {**of.meta, "val": target(of.meta["val"], *others)}
         return made
 
-    weight = cast(Node, matrix.args[0]) if _transposes(matrix) else before(aten.t.default, matrix)
+    weight = cast(Node, matrix.args[0]) if _transposes(matrix) else before(aten.transpose.int, matrix, 0, 1)
     if "alpha" in node.kwargs:
         weight = before(aten.mul.Tensor, weight, node.kwargs["alpha"])
     if "beta" in node.kwargs:
@@ -202,9 +202,7 @@ def _transposes(node: Node) -> bool:
     arguments: Any = node.args
     if node.target is aten.permute.default:
         return [axis % 2 for axis in arguments[1]] == [1, 0]
-    if node.target is aten.transpose.int:
-        return bool(arguments[1] % 2 != arguments[2] % 2)
-    return node.target in (aten.t.default, aten.numpy_T.default, aten.mT.default)
+    return node.target is aten.transpose.int and bool(arguments[1] % 2 != arguments[2] % 2)
 
 
 def _add_bias_afterwards(node: Node) -> None:

@@ -7,6 +7,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from zeropoint.graph.attention import ATTENTION, arguments_of, with_four_axes
 from zeropoint.graph.operators import aten
+from zeropoint.graph.spellings import respell
 from zeropoint.torch_private.operators import signature
 
 
@@ -91,19 +92,17 @@ _DROPOUTS = {
     for kind in ("", "feature_", "alpha_", "feature_alpha_")
     for inplace in ("", "_")
 }
-# What Python's & | ^ are traced to, and the usual name.
-_BITWISE = {
-    getattr(getattr(aten, f"__{name}__"), overload): getattr(getattr(aten, f"bitwise_{name}"), overload)
-    for name in ("and", "or", "xor")
-    for overload in ("Tensor", "Scalar")
-}
 # That take a list of axes, and reduce all of them if it is empty or left out.
 _REDUCTIONS = {
     aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default,
     aten.linalg_vector_norm.default, aten.var.correction, aten.std.correction, aten.var_mean.correction,
     aten.std_mean.correction,
 }  # fmt: skip
-_IDENTITIES = {aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default}
+_IDENTITIES = {
+    aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default, aten.resolve_conj.default,
+    aten.resolve_neg.default,
+}  # fmt: skip
+_CONVERSIONS = {aten.to.dtype, aten.to.dtype_layout, aten.type_as.default}
 
 
 def canonicalize(graph: Graph) -> None:
@@ -111,13 +110,12 @@ def canonicalize(graph: Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target in _IDENTITIES:
+        respell(node)
+        if node.target in _IDENTITIES or (node.target in _CONVERSIONS and _keeps_type(node)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
         elif node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
-        elif node.target in _BITWISE:
-            node.target = _BITWISE[node.target]
         elif node.target in _REDUCTIONS:
             _name_axes(node)
         elif node.target in _PADDED:
@@ -130,8 +128,6 @@ def canonicalize(graph: Graph) -> None:
             with_four_axes(node)
         elif node.target is aten.rrelu.default:
             _mean_slope(node)
-        elif node.target is aten.relu6.default:
-            node.target, node.args = aten.hardtanh.default, (node.args[0], 0.0, 6.0)
         elif node.target is aten._native_batch_norm_legit_no_training.default:
             with graph.inserting_before(node):
                 x, weight, bias, mean, variance, momentum, epsilon = node.args
@@ -141,6 +137,11 @@ def canonicalize(graph: Graph) -> None:
             for user in list(node.users):
                 if user.target is operator.getitem and user.args[1] == 0:
                     user.replace_all_uses_with(norm)
+
+
+def _keeps_type(conversion: Node) -> bool:
+    source = cast(Node, conversion.args[0])
+    return bool(source.meta["val"].dtype == conversion.meta["val"].dtype)
 
 
 _PADDED: dict[Any, Any] = {

@@ -62,16 +62,20 @@ class Reference:
         return tensor if tensor.shape == shape else None
 
 
-def _foldable(node: Node) -> tuple[str, str, tuple[Any, ...]] | None:
+def _foldable(node: Node) -> tuple[str, ...] | None:
     """What tells an operator that may be folded from others; None for a layer.
 
     Training changes constants, but not their shapes.
     """
     if weighted(node):
         return None
-    constants = [list(part.meta["val"].shape) if fx.is_stored(part) else part for part in node.args]
-    numbers = tuple(str(part) for part in constants if not isinstance(part, Node))
-    return fx.module_name(node), str(node.target), numbers
+    arguments: Any = node.args
+    constants = [list(part.meta["val"].shape) if fx.is_stored(part) else part for part in arguments]
+    return (
+        fx.module_name(node),
+        str(node.target),
+        str([part for part in constants if not isinstance(part, Node)]),
+    )
 
 
 def node_keys(nodes: list[Node]) -> Iterator[Key]:

@@ -23,7 +23,7 @@ def integer_operators(program: Program, path: Path) -> set[str]:
     nodes = [node for node in program.module.graph.nodes if node.target in {*WEIGHTED, aten.bmm.default}]
     before = dict(itertools.pairwise([node.name for node in nodes if is_product(node)][::-1]))
     kernels = compiler(path, 1)(shapes).get_runtime_model().get_ordered_ops()
-    origins, found = _origins(kernels, program), set()
+    origins, found = _origins(kernels, program), set[str]()
     named = {name for names in origins.values() for name in names}
     softmaxes = {node.name for node in program.module.graph.nodes if node.target in SOFTMAX}
     for kernel in kernels:
