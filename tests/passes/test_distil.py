@@ -17,7 +17,7 @@ from zeropoint.graph.operators import FAKE_QUANTIZE
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.passes import distil as module_of
-from zeropoint.passes.distil import _items, _mixed, _taps, distil
+from zeropoint.passes.distil import _items, _lessons, _mixed, _taps, distil
 from zeropoint.quantization import quantize
 
 
@@ -280,6 +280,19 @@ def test_large_networks_are_taught_in_fewer_steps(
     for bits, expected in ((3, few), (4, many)):
         with pytest.raises(ToldError, match=f"^{expected}$"):
             distil(small(bits), small(bits), [ROWS])
+
+
+def test_weights_that_layers_share_are_taught_at_four_bits_too():
+    def lessons(bits: int, *layers: nn.Module) -> object:
+        program = capture(randomized(nn.Sequential(*layers)), ROWS)
+        return _lessons(round_to_nearest(program, ADDS_INSIDE, [ROWS], options(weight_bits=bits)))
+
+    layer, other = (nn.Linear(ROWS.shape[1], ROWS.shape[1]) for _ in range(2))
+    assert lessons(4, layer, nn.ReLU(), layer) is module_of.SHARED
+    assert lessons(4, layer, nn.ReLU(), other) is module_of.MANY_BITS
+    assert lessons(8, layer, nn.ReLU(), layer) is module_of.MANY_BITS
+    assert lessons(3, layer, nn.ReLU(), layer) is module_of.FEW_BITS
+    assert module_of.SHARED.weights
 
 
 def test_weights_of_few_bits_alone_are_taught(monkeypatch: pytest.MonkeyPatch):

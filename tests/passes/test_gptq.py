@@ -12,23 +12,24 @@ from torch import Tensor, nn
 from torch.fx import Interpreter
 
 from zeropoint.graph.capture import capture
+from zeropoint.graph.operators import weighted
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import Quantizer, quantizers
 from zeropoint.numerics.scheme import Scheme
 from zeropoint.passes import gptq as module_of
+from zeropoint.passes import stepping
 from zeropoint.passes.equalize import Equalized
 from zeropoint.passes.fold import fold_affine
 from zeropoint.passes.gptq import (
     RIDGES,
-    _batches,
     _best_strength,
-    _live_bytes,
     _refitted,
     _ridge,
     _rounded,
     gptq,
 )
-from zeropoint.passes.moments import Moments
+from zeropoint.passes.moments import Moments, moments_of
+from zeropoint.passes.stepping import _live_bytes, batches_of
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:
@@ -197,19 +198,113 @@ def test_biases_alone_make_the_means_those_of_the_float_network(monkeypatch: pyt
             torch.testing.assert_close(mean, expected[name], rtol=1e-3, atol=1e-4)
 
 
-def test_a_weight_of_two_layers_stays_as_it_is():
-    class Twice(nn.Module):
+class Twice(nn.Module):
+    """A layer used twice, and one whose weight or bias differ where ``other`` says so."""
+
+    def __init__(self, other: str = "") -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.bias, self.other = nn.Parameter(torch.empty(6)), other
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.layer(x))
+        bias = self.bias if self.other == "bias" else self.layer.bias
+        x = nn.functional.linear(x, self.layer.weight, None if self.other == "no bias" else bias)
+        return self.last(torch.relu(x)) + (
+            (self.layer.weight * x.mean()).sum() if self.other == "read" else 0
+        )
+
+
+def of_twice(other: str = "", bits: int = 4) -> tuple[Program, Program, list[Tensor]]:
+    data = [seeded(40, 6, seed=seed) for seed in range(3)]
+    program = capture(randomized(Twice(other)), data[0])
+    return (
+        program,
+        round_to_nearest(program, ADDS_INSIDE, data, options(weight_bits=bits, end_bits=bits)),
+        data,
+    )
+
+
+def test_a_weight_of_two_layers_is_fitted_to_the_float_inputs_of_both():
+    program, plain, data = of_twice()
+    fitted = gptq(plain, data)
+    state = dict(program.module.named_parameters())
+    weight, bias = state["layer.weight"].detach().double(), state["layer.bias"].detach().double()
+    first = torch.cat(data).double()
+    rows = torch.cat([first, torch.relu(first @ weight.T + bias)])
+    rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
+    squares = rows.T @ rows
+    ridge = 0.01 * squares.diagonal()[:-1].mean()  # DAMPING; the bias is held by next to nothing
+    damped = squares + torch.diag(torch.tensor([*[float(ridge)] * 6, float(ridge) * 1e-8]).double())
+    (of_weight,) = [one for one in quantizers(plain.module) if one.name == "layer.weight"]
+    whole = torch.cat([weight, bias[:, None]], 1)
+    expected = _rounded(whole[None], damped[None], of_weight, True)[0]
+    found = dict(fitted.module.named_parameters())
+    torch.testing.assert_close(found["layer.weight"].double(), expected[:, :6], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found["layer.bias"].double(), expected[:, 6], rtol=1e-3, atol=1e-3)
+
+
+def test_layers_behind_a_shared_weight_make_up_for_its_error():
+    program, plain, data = of_twice(bits=2)
+    everything = torch.cat(data)
+    expected = program(everything).mean(0)
+    assert (plain(everything).mean(0) - expected).abs().max() > 0.03
+    torch.testing.assert_close(gptq(plain, data)(everything).mean(0), expected, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("other", ["bias", "no bias", "read"])
+def test_a_weight_that_is_used_otherwise_stays(other: str):
+    _, plain, data = of_twice(other)
+    before, after = (dict(of.module.named_parameters())["layer.weight"] for of in (plain, gptq(plain, data)))
+    assert torch.equal(before, after)
+
+
+def test_shared_weights_are_fitted_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch):
+    class TwoTwice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Linear(6, 6)
+            self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.layer(torch.relu(self.layer(x)))
+            for _ in range(2):
+                x = self.two(torch.relu(self.one(x)))
+            return x
 
-    data = [seeded(8, 6, seed=seed) for seed in range(3)]
-    plain = round_to_nearest(capture(randomized(Twice()), data[0]), ADDS_INSIDE, data, options(weight_bits=4))
-    inputs = seeded(5, 6, seed=7)
-    assert torch.equal(gptq(plain, data)(inputs), plain(inputs))
+    data = [seeded(40, 6, seed=seed) for seed in range(3)]
+    plain = round_to_nearest(
+        capture(randomized(TwoTwice()), data[0]), ADDS_INSIDE, data, options(weight_bits=4)
+    )
+    at_once = gptq(plain, data).module.state_dict()
+    monkeypatch.setattr(module_of, "MEMORY", 1)
+    in_parts = gptq(plain, data).module.state_dict()
+    assert not torch.equal(at_once["one.weight"], plain.module.state_dict()["one.weight"])
+    for name in ("one.weight", "two.weight", "one.bias", "two.bias"):
+        torch.testing.assert_close(in_parts[name], at_once[name])
+
+
+def test_padding_does_not_count():
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.layer = nn.Embedding(9, 6), nn.Linear(6, 4)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.layer(self.table(input_ids)) * attention_mask[:, :, None]
+
+    mask = (torch.arange(8) < torch.tensor([[3], [8], [5], [6]])).long()
+    ids = torch.randint(1, 9, (4, 8)) * mask
+    program = capture(randomized(Masked()), {"input_ids": ids, "attention_mask": mask})
+    batches = [(ids, mask)]
+    plain = round_to_nearest(program, ADDS_INSIDE, batches, options(weight_bits=4, end_bits=4))
+    (layer,) = [node for node in plain.module.graph.nodes if weighted(node)]
+    values = program.module.table.weight.detach()[ids]
+    env = {layer.args[0]: values}
+    found, _ = moments_of(layer, [env], [env], [mask == 1], 1 << 20)
+    rows = values[mask == 1].double()
+    expected = torch.cat([rows, torch.ones(len(rows), 1)], 1)
+    torch.testing.assert_close(found.xx[0], expected.T @ expected, rtol=1e-5, atol=1e-5)
+    everything, _ = moments_of(layer, [env], [env], [None], 1 << 20)
+    assert everything.xx[0, -1, -1] == 32
 
 
 def test_dead_inputs_and_a_single_item_give_no_nan():
@@ -227,8 +322,8 @@ def test_no_more_data_is_read_than_fits(monkeypatch: pytest.MonkeyPatch):
             read.append(number)
             yield data[number % len(data)]
 
-    monkeypatch.setattr(module_of, "MEMORY", 1 << 20)
-    batches = _batches(plain, endless())
+    monkeypatch.setattr(stepping, "MEMORY", 1 << 20)
+    batches = batches_of(plain, endless())
     # An item of 3 x 10 x 10 becomes 8 x 5 x 5, and then 6 x 12 x 12: of the largest, two are held at a time.
     items = sum(len(inputs[0]) for inputs in batches)
     assert 20 < items < 200
@@ -310,13 +405,13 @@ def test_bytes_and_batches_by_hand(monkeypatch: pytest.MonkeyPatch):
     assert _live_bytes(chain) == (4 + 3) * 4  # while the input is still needed
     around = capture(Function(lambda parts, x: parts[0](x).relu().exp() + x, nn.Linear(4, 4)), seeded(2, 4))
     assert _live_bytes(around) == 3 * 16  # beside what it is added to, an operator's input and output
-    monkeypatch.setattr(module_of, "MEMORY", 2 * 28 * 20)
+    monkeypatch.setattr(stepping, "MEMORY", 2 * 28 * 20)
     data = [seeded(6, 4, seed=seed) for seed in range(9)]
-    sizes = [len(inputs[0]) for inputs in _batches(chain, data)]
+    sizes = [len(inputs[0]) for inputs in batches_of(chain, data)]
     assert sizes == [6, 6, 6]  # there is room for 20 items
-    assert [len(inputs[0]) for inputs in _batches(chain, [seeded(19, 4)])] == [8, 8, 3]
-    assert [len(inputs[0]) for inputs in _batches(chain, data, 13)] == [6, 6]
-    assert [len(inputs[0]) for inputs in _batches(chain, data, 1)] == [6]  # one at least
+    assert [len(inputs[0]) for inputs in batches_of(chain, [seeded(19, 4)])] == [8, 8, 3]
+    assert [len(inputs[0]) for inputs in batches_of(chain, data, 13)] == [6, 6]
+    assert [len(inputs[0]) for inputs in batches_of(chain, data, 1)] == [6]  # one at least
 
 
 def test_biases_of_layers_over_tokens_have_their_means_corrected():

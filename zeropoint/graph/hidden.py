@@ -18,13 +18,14 @@ def without_hidden(names: Sequence[str], inputs: Sequence[Tensor], outputs: Sequ
     A mask is an input of one of the names above, or of one that ends so, (N, T); it is about outputs of
     floating-point numbers (N, T, ...), and the others stay as they are.
     """
-    shown = _shown(names, inputs)
+    shown = shown_by(names, inputs)
     if shown is None:
         return list(outputs)
     return [_where(output, shown) for output in outputs]
 
 
-def _shown(names: Sequence[str], inputs: Sequence[Tensor]) -> Tensor | None:
+def shown_by(names: Sequence[str], inputs: Sequence[Tensor]) -> Tensor | None:
+    """Which positions no mask among the inputs hides, (N, T) of booleans; None if there is no such mask."""
     for name, value in zip(names, inputs, strict=False):
         if value.dim() == 2 and not value.is_floating_point():
             if name.endswith(SHOWS):

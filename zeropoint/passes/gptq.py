@@ -7,35 +7,32 @@ add up from layer to layer, and the bias, which is not rounded, is corrected too
 """
 
 import dataclasses
-from collections.abc import Iterable
-from operator import attrgetter
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.node import map_arg
 from torch.nn import functional
 
 from zeropoint import progress
-from zeropoint.data.batches import inputs_of, items_of
 from zeropoint.graph import edits as fx
+from zeropoint.graph.hidden import shown_by
 from zeropoint.graph.operators import (
-    FAKE_QUANTIZE,
     WEIGHTED,
-    Weighted,
     bias_of,
     ungrouped,
+    weight_of,
     weighted,
 )
 from zeropoint.graph.program import Program
-from zeropoint.graph.quantizers import FAST, Quantizer, quantizers
+from zeropoint.graph.quantizers import Quantizer, quantizers
 from zeropoint.memory import keeping_freed
-from zeropoint.passes.moments import POSITIONS, Moments, moments_of, unfolds
+from zeropoint.passes.moments import POSITIONS, Moments, moments_of, moments_together, unfolds
+from zeropoint.passes.stepping import Values, batches_of, forget, step
 from zeropoint.targets.saturation import Pairing, Room, pairings
 
-ITEMS = 8  # at a time
-MEMORY = 1 << 30  # bytes of activations that are held at once, at most about
+MEMORY = 1 << 30  # bytes of the moments of shared weights that are held at once, at most about
 # Shares of the mean square of a layer's inputs. DAMPING is added before rounding (Frantar et al. 2022,
 # section 3.3), one of RIDGES before refitting: a large one leaves the weights as they are.
 DAMPING = 0.01
@@ -62,115 +59,109 @@ def gptq(
     of the batches.
     """
     module = fx.copy(program.module)
-    by_weight = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
+    readers = _readers(module)
     paired = pairings(module, program.processor)
-    batches = _batches(program, calibration, items)
+    batches = batches_of(program, calibration, items)
     generator = torch.Generator().manual_seed(seed)
     batches = [batches[i] for i in torch.randperm(len(batches), generator=generator)] if seed else batches
     inputs = module.graph.find_nodes(op="placeholder")
-    floats: list[dict[Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
-    integers: list[dict[Node, Any]] = [dict(values) for values in floats]
+    floats: list[Values] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
+    integers: list[Values] = [dict(values) for values in floats]
+    shown = [shown_by(program.signature.input_names, batch) for batch in batches]
     done = Interpreter(module).user_to_last_uses
+
+    def is_fitted(layer: Node) -> bool:
+        return unfolds(layer) and (largest is None or _fan_in(layer) <= largest)
+
+    def fitted(layer: Node, quantizer: Quantizer, folds: tuple[Moments, Moments]) -> _Fitted:
+        return _fitted(module, layer, quantizer, folds, paired.get(str(quantizer.source.target)))
+
     with torch.no_grad():
+        alone = {layers[0]: quantizer for quantizer, layers in readers if len(layers) == 1}
+        shared = [one for one in readers if len(one[1]) > 1 and is_fitted(one[1][0])]
+        known: dict[Node, _Fitted] = {}
+        for part in _parts(shared):
+            of_part = [layers for _, layers in part]
+            moments = moments_together(module, of_part, floats, shown, positions, seed)
+            for (quantizer, layers), both in zip(part, moments, strict=True):
+                known[layers[0]] = fitted(layers[0], quantizer, (both, both))
         for node in progress.track(list(module.graph.nodes), "fitting weights"):
-            description = weighted(node)
-            quantizer = by_weight.get(ungrouped(_weight(node, description))) if description else None
             bias = None
-            if description and quantizer and _is_own(node, description, quantizer):
-                if unfolds(node) and (largest is None or _fan_in(node, description) <= largest):
-                    folds = moments_of(node, description, floats, integers, positions, seed)
-                    pairing = paired.get(str(quantizer.source.target))
-                    _fit(module, node, description, quantizer, folds, integers, pairing)
-                else:
-                    bias = bias_of(node, description)
-            _step(module, node, floats, integers)
+            if node in known:
+                _put(module, node, known.pop(node), integers)
+            elif node in alone and is_fitted(node):
+                folds = moments_of(node, floats, integers, shown, positions, seed)
+                _put(module, node, fitted(node, alone[node], folds), integers)
+            elif node in alone:
+                bias = bias_of(node, WEIGHTED[node.target])
+            step(module, node, floats, integers)
             if bias:
                 _correct_bias(module, node, bias, floats, integers)
-            for float_values, values in zip(floats, integers, strict=True):
-                for other in done.get(node, ()):
-                    float_values.pop(other, None)
-                    values.pop(other, None)
+            forget(done.get(node, ()), floats, integers)
     module.recompile()
     return dataclasses.replace(program, module=module)
 
 
-def _batches(
-    program: Program, calibration: Iterable[Any], items: int | None = None
-) -> list[tuple[Tensor, ...]]:
-    """The first inputs of the calibration data, a few items each where the batch size is free."""
-    room = MEMORY // (2 * _live_bytes(program))
-    room = room if items is None else min(room, items)
-    batches: list[tuple[Tensor, ...]] = []
-    for inputs in inputs_of(calibration, ITEMS if program.dynamic_batch else None):
-        split = [tensor.split(ITEMS) if program.dynamic_batch else (tensor,) for tensor in inputs]
-        for parts in zip(*split, strict=True):
-            room -= items_of(parts)
-            if batches and room < 0:
-                return batches
-            batches.append(parts)
-    return batches
+def _readers(module: GraphModule) -> list[tuple[Quantizer, list[Node]]]:
+    """Quantized weights, each with the layers that read it, if nothing else uses it and their bias.
+
+    Several layers have to be of one kind, with the same bias or none.
+    """
+    by_weight = {quantizer.node: quantizer for quantizer in quantizers(module) if quantizer.is_weight}
+    layers: dict[Node, list[Node]] = {}
+    for node in module.graph.nodes:
+        if weighted(node) and (quantizer := ungrouped(weight_of(node))) in by_weight:
+            layers.setdefault(quantizer, []).append(node)
+    return [(by_weight[node], of) for node, of in layers.items() if _are_own(of, by_weight[node])]
 
 
-def _live_bytes(program: Program) -> int:
-    """About what one item's activations take at the point of the graph where most are needed again."""
-    live, most = 0, 1
-    done = Interpreter(program.module).user_to_last_uses
-    for node in program.module.graph.nodes:
-        live += fx.item_bytes(node)
-        most = max(most, live)
-        live -= sum(fx.item_bytes(other) for other in done.get(node, ()))
-    return most
+def _are_own(layers: list[Node], quantizer: Quantizer) -> bool:
+    first, weight = layers[0], weight_of(layers[0])
+    bias = bias_of(first, WEIGHTED[first.target])
+    alike = all(
+        one.target is first.target
+        and weight_of(one) is weight
+        and bias_of(one, WEIGHTED[one.target]) is bias
+        and not one.kwargs
+        for one in layers
+    )
+    inner = {quantizer.node, quantizer.source} - {weight}
+    return (
+        alike
+        and all(part is None or len(part.users) == len(layers) for part in (weight, bias))
+        and all(len(part.users) == 1 for part in inner)
+    )
 
 
-def _step(
-    module: GraphModule, node: Node, floats: list[dict[Node, Any]], integers: list[dict[Node, Any]]
-) -> None:
-    """Computes a node in both networks; in the float one a quantizer gives back what it takes."""
-    if node.op == "get_attr":
-        value = attrgetter(str(node.target))(module)  # a tensor, or a branch's graph
-        for env in (*floats, *integers):
-            env[node] = value
-    elif node.op == "call_function":
-        for env in floats:
-            skipped = node.target in FAKE_QUANTIZE
-            env[node] = env[cast(Node, node.args[0])] if skipped else _value(node, env)
-        if all(source.op == "get_attr" for source in node.all_input_nodes):
-            integers[0][node] = _value(node, integers[0])
-            for env in integers[1:]:
-                env[node] = integers[0][node]
-        else:
-            for env in integers:
-                env[node] = _value(node, env)
+Shared = list[tuple[Quantizer, list[Node]]]
 
 
-def _value(node: Node, env: dict[Node, Any]) -> Any:
-    arguments, keywords = map_arg((node.args, node.kwargs), env.__getitem__)
-    operator: Any = FAST.get(node.target, node.target)
-    return operator(*arguments, **keywords)
+def _parts(shared: Shared) -> Iterator[Shared]:
+    """Weights that layers share, as many at once as MEMORY holds the moments of."""
+    part: Shared = []
+    room = MEMORY
+    for quantizer, layers in shared:
+        room -= 2 * _fan_in(layers[0]) ** 2 * 8
+        if part and room < 0:
+            yield part
+            part, room = [], MEMORY
+        part.append((quantizer, layers))
+    if part:
+        yield part
 
 
-def _is_own(layer: Node, description: Weighted, quantizer: Quantizer) -> bool:
-    """Whether nothing else uses the layer's weight and bias."""
-    parts = [_weight(layer, description), quantizer.node, quantizer.source, bias_of(layer, description)]
-    return not layer.kwargs and all(part is None or len(part.users) == 1 for part in parts)
-
-
-def _weight(layer: Node, description: Weighted) -> Node:
-    return cast(Node, layer.args[description.weight])
-
-
-def _fan_in(layer: Node, description: Weighted) -> int:
+def _fan_in(layer: Node) -> int:
     """The number of inputs to an output."""
-    weight = _weight(layer, description).meta["val"]
-    return int(weight.numel() // weight.shape[description.channel_axis])
+    weight = weight_of(layer).meta["val"]
+    return int(weight.numel() // weight.shape[WEIGHTED[layer.target].channel_axis])
 
 
 def _correct_bias(
     module: GraphModule,
     layer: Node,
     bias: Node,
-    floats: list[dict[Node, Any]],
-    integers: list[dict[Node, Any]],
+    floats: list[Values],
+    integers: list[Values],
 ) -> None:
     """Moves a bias, and the outputs, by their mean difference: Nagel et al. 2019, section 4.2, eq. 14."""
     axis = -1 if WEIGHTED[layer.target].family == "linear" else 1
@@ -184,7 +175,7 @@ def _correct_bias(
         values[layer] = (values[layer].movedim(axis, -1) + mean).movedim(-1, axis)
 
 
-def _set(module: GraphModule, node: Node, value: Tensor, integers: list[dict[Node, Any]]) -> None:
+def _set(module: GraphModule, node: Node, value: Tensor, integers: list[Values]) -> None:
     """Puts another tensor in place of a weight or bias, and of its value in the quantized network."""
     fx.set_tensor(module, str(node.target), value, trainable=True)
     for values in integers:
@@ -224,17 +215,24 @@ def _best_strength(weight: Tensor, folds: tuple[Moments, Moments], has_bias: boo
     return min(RIDGES, key=error)
 
 
-def _fit(
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """A layer's weight on its grid, in the shape that the layer takes, and its bias, if it has one."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def _fitted(
     module: GraphModule,
     layer: Node,
-    description: Weighted,
     quantizer: Quantizer,
     folds: tuple[Moments, Moments],
-    integers: list[dict[Node, Any]],
     pairing: Pairing | None,
-) -> None:
+) -> _Fitted:
     """Refits and rounds the weight of a layer."""
-    node, bias = _weight(layer, description), bias_of(layer, description)
+    description = WEIGHTED[layer.target]
+    node, bias = weight_of(layer), bias_of(layer, description)
     stored = fx.tensor_of(module, quantizer.source)  # group by group, perhaps
     weight = stored.reshape(node.meta["val"].shape)
     rows = weight.movedim(description.channel_axis, 0)
@@ -251,13 +249,23 @@ def _fit(
     if pairing is not None and quantizer.scheme.bits == 8:
         room = Room(pairing, matrix.shape[:2], rows.shape[1], rows[0, 0].numel())
     matrix = _rounded(matrix, damped, quantizer, bias is not None, room)
+    offset = None
     if bias is not None:
-        _set(module, bias, matrix[..., -1].flatten().float(), integers)
-        matrix = matrix[..., :-1]
-    new = matrix.flatten(0, 1).reshape(rows.shape).movedim(0, description.channel_axis).float().contiguous()
-    _set(module, quantizer.source, new.reshape(stored.shape), integers)
+        matrix, offset = matrix[..., :-1], matrix[..., -1].flatten().float()
+    new = matrix.flatten(0, 1).reshape(rows.shape).movedim(0, description.channel_axis)
+    return _Fitted(new.float().contiguous(), offset)
+
+
+def _put(module: GraphModule, layer: Node, fitted: _Fitted, integers: list[Values]) -> None:
+    """Gives a layer its new weight and bias, in the quantized network."""
+    node, bias = weight_of(layer), bias_of(layer, WEIGHTED[layer.target])
+    source = cast(Node, ungrouped(node).args[0])
+    stored = fx.tensor_of(module, source)
+    _set(module, source, fitted.weight.reshape(stored.shape), integers)
+    if bias is not None and fitted.bias is not None:
+        _set(module, bias, fitted.bias, integers)
     for values in integers:
-        values[node] = new
+        values[node] = fitted.weight
 
 
 def _rounded(

@@ -6,10 +6,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional
 
+from zeropoint import progress
 from zeropoint.graph.operators import WEIGHTED, Weighted, bias_of
+from zeropoint.passes.stepping import Values, forget, step
 
 # Of a layer's output this number of positions is used (a quarter if it is grouped), or SAMPLES for each of
 # its inputs if that is more.
@@ -45,29 +47,64 @@ class Moments:
 
 def moments_of(
     layer: Node,
-    description: Weighted,
-    floats: list[dict[Node, Any]],
-    integers: list[dict[Node, Any]],
+    floats: list[Values],
+    integers: list[Values],
+    shown: list[Tensor | None],
     positions: int,
     seed: int = 0,
 ) -> tuple[Moments, Moments]:
-    """The moments of every other batch, and of those between; ``seed`` chooses the positions."""
+    """The moments of every other batch, and of those between; ``seed`` chooses the positions.
+
+    ``shown`` says for each batch which are no padding (``graph.hidden``).
+    """
+    description = WEIGHTED[layer.target]
     folds: list[Moments | None] = [None, None]
     has_bias = bias_of(layer, description) is not None
     generator = torch.Generator().manual_seed(seed)
-    for number, (float_values, values) in enumerate(zip(floats, integers, strict=True)):
-        x, y = _columns(layer, description, values), _columns(layer, description, float_values)
+    for number, (float_values, values, mask) in enumerate(zip(floats, integers, shown, strict=True)):
+        x = _columns(layer, description, values, mask)
+        y = x if float_values is values else _columns(layer, description, float_values, mask)
         wanted = -(-max(positions // min(x.groups, 4), SAMPLES * x.inputs) // len(floats))
         chosen = torch.randperm(x.count, generator=generator)[:wanted]
-        a, b = x.take(chosen), y.take(chosen)
-        if has_bias:
-            a, b = (functional.pad(part, (0, 1), value=1.0) for part in (a, b))
-        seen = Moments((a.mT @ a).double(), (b.mT @ a).double())
+        a = _with_one(x.take(chosen), has_bias)
+        xx = (a.mT @ a).double()
+        seen = Moments(xx, xx if y is x else (_with_one(y.take(chosen), has_bias).mT @ a).double())
         before = folds[number % 2]
         folds[number % 2] = seen if before is None else before + seen
     first, second = (fold and fold.channels_first(x.inputs, x.area) for fold in folds)
     assert first is not None
     return first, second or first
+
+
+def moments_together(
+    module: GraphModule,
+    shared: list[list[Node]],
+    floats: list[Values],
+    shown: list[Tensor | None],
+    positions: int,
+    seed: int,
+) -> list[Moments]:
+    """The moments of layers that share a weight, all together, for each weight.
+
+    Of the float network alone (Frantar et al. 2022), since the inputs of later layers depend on the weight.
+    """
+    numbers = {layer: number for number, layers in enumerate(shared) for layer in layers}
+    found: dict[int, Moments] = {}
+    done = Interpreter(module).user_to_last_uses
+    envs = [dict(values) for values in floats]
+    for node in progress.track(list(module.graph.nodes), "watching layers of a shared weight"):
+        if node in numbers:
+            number = numbers[node]
+            first, second = moments_of(node, envs, envs, shown, positions, seed)
+            seen = first if first is second else first + second
+            found[number] = found[number] + seen if number in found else seen
+        step(module, node, envs, [])
+        forget(done.get(node, ()), envs)
+    return [found[number] for number in range(len(shared))]
+
+
+def _with_one(columns: Tensor, has_bias: bool) -> Tensor:
+    return functional.pad(columns, (0, 1), value=1.0) if has_bias else columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +122,11 @@ class _Columns:
     take: Callable[[Tensor], Tensor]
 
 
-def _columns(layer: Node, description: Weighted, env: dict[Node, Any]) -> _Columns:
+def _columns(layer: Node, description: Weighted, env: Values, shown: Tensor | None) -> _Columns:
     value: Tensor = env[cast(Node, layer.args[description.input])]
     if description.family == "linear":
-        rows = value.flatten(0, -2)
+        hides = shown is not None and value.dim() > 2 and value.shape[:2] == shown.shape
+        rows = (value[shown] if hides else value).flatten(0, -2)
         return _Columns(1, len(rows), rows.shape[1], 1, lambda chosen: rows[chosen].unsqueeze(0))
     kernel = list(env[cast(Node, layer.args[description.weight])].shape[2:])
     given: list[Any] = list(layer.args[3:])
