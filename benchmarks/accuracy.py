@@ -5,8 +5,8 @@
 
 FOLDER holds the networks and their data (see trained.py). Every row runs in its own process: it calibrates on
 the calibration split, 256 images or 128 reactions, without labels, and is tested on the test split. Of a
-language model, top-1 is the share of masked tokens that are found, and padding does not count. zeropoint is
-simulated, and at W8A8 also run on its target. AIMET is measured if it is installed
+language model, top-1 is the share of masked tokens that are found, and padding does not count; zeropoint
+takes it unedited, by the names of its inputs. zeropoint is simulated, and at W8A8 also run on its target. AIMET is measured if it is installed
 (``pip install aimet-torch==2.42.0``). Writes accuracy.json and accuracy.md. An interrupted run continues if
 the command is repeated.
 """
@@ -110,16 +110,15 @@ def measure(line: Line, folder: str) -> dict[str, Any]:
     test = trained.scored(source, line.network, BATCH)
     started, runs = time.perf_counter(), {"": network}
     if line.tool == "zeropoint":
-        program = zp.capture(network, calibration[0][:2])
+        given = [trained.as_given(network, batch) for batch in (calibration[0][:2], *calibration)]
+        program = zp.capture(trained.unedited(network), given[0])
         options = Options().at(line.bits)
-        quantized = zp.quantize(
-            program, line.how, calibration=calibration, target=line.target, options=options
-        )
+        quantized = zp.quantize(program, line.how, calibration=given[1:], target=line.target, options=options)
         seconds = time.perf_counter() - started
-        runs = {"simulated": quantized}
+        runs = {"simulated": trained.outputs_of(network, quantized)}
         if line.bits == "W8A8":
             runner = zp.compile(quantized, line.target, batch_size=BATCH)
-            runs[line.target] = runner
+            runs[line.target] = trained.outputs_of(network, runner)
     elif line.tool == "float32":
         seconds = 0.0
     else:

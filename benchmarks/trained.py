@@ -6,9 +6,10 @@ Its data are in the same folder.
 """
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,24 @@ def network(source: ModuleType, name: str) -> nn.Module:
         torchvision()  # transformers imports it; this way it works with any build of torch
     made: nn.Module = getattr(source, name)().eval()
     return made if name in SIZES else Tokens(made)
+
+
+def unedited(network: nn.Module) -> nn.Module:
+    """The network as its owner has it: a language model takes tokens and their mask by name."""
+    return cast(nn.Module, network.network) if isinstance(network, Tokens) else network
+
+
+def as_given(network: nn.Module, batch: Tensor) -> Any:
+    """A batch as the unedited network takes it."""
+    by_name = {"input_ids": batch[:, 0], "attention_mask": batch[:, 1]} if isinstance(network, Tokens) else {}
+    return by_name or batch
+
+
+def outputs_of(network: nn.Module, run: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+    """What ``run`` makes of a batch, where it takes batches and gives outputs as the unedited network does."""
+    if isinstance(network, Tokens):
+        return lambda batch: cast(Tensor, run(**as_given(network, batch)).logits)
+    return run
 
 
 def _reactions(source: ModuleType, split: str) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import zeropoint as zp
-from zeropoint.graph.hidden import without_hidden
+from zeropoint.graph.hidden import visible, without_hidden
+from zeropoint.graph.quantizers import quantizers
 from zeropoint.methods.losses import matching
 from zeropoint.numerics.sqnr import sqnr_db
 from zeropoint.passes.sensitivity import sensitivities
@@ -99,3 +100,40 @@ def test_a_diagnosis_is_of_positions_that_are_shown():
         shown = mask.bool()
         expected = sqnr_db(model(x, mask)[shown], quantized(x, mask)[shown])
     assert found.sqnr_db == pytest.approx(expected, abs=0.2)
+
+
+def test_visible_positions_by_hand():
+    shown = MASK == 1
+    assert torch.equal(visible(OUTPUT, shown), torch.stack([OUTPUT[0, 0], OUTPUT[0, 1], OUTPUT[1, 0]]))
+    heads = OUTPUT.unsqueeze(1)
+    for other in (heads, OUTPUT[:, :, 0], OUTPUT[:1]):  # not of positions
+        assert visible(other, shown) is other
+    assert visible(OUTPUT, None) is OUTPUT
+
+
+class Tokens(nn.Module):
+    """Tokens, of which padding is far off, a layer that reads them, and one that reads its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.one, self.two = nn.Embedding(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        with torch.no_grad():
+            self.table.weight.copy_(torch.tensor([[1e3], [1.0], [-0.5]]).expand(3, 4))
+
+    def forward(self, input_ids, attention_mask):
+        return self.two(torch.relu(self.one(self.table(input_ids)))) * attention_mask[:, :, None]
+
+
+@pytest.mark.parametrize("masks", [[MASK, MASK], [MASK, torch.zeros_like(MASK)]])
+def test_padding_needs_no_range(masks):
+    ids = torch.tensor([[1, 2, 0], [2, 0, 0]])
+    batches = [{"input_ids": ids, "attention_mask": mask} for mask in masks]
+    program = zp.capture(Tokens().eval(), batches[0])
+    quantized = zp.quantize(program, calibration=batches, options=zp.Options(processor="vnni"))
+    first = min(
+        one.scale.item()
+        for one in quantizers(quantized.module)
+        if not one.is_weight and one.source.name == "embedding"
+    )
+    assert first == pytest.approx(1.5 / 255, rel=0.05)
+    assert sqnr_db(program(**batches[0]), quantized(**batches[0])) > 30

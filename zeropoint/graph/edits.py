@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
+from zeropoint.graph.hidden import shown_by
 from zeropoint.torch_private.graphs import copy_calling, lazy_module, tensor_names
 
 
@@ -63,7 +64,12 @@ def own_parameters(module: GraphModule) -> None:
 
 
 class Watching(Interpreter):
-    """Runs a graph and passes the values of the nodes with these ``names`` to ``show`` once computed."""
+    """Runs a graph and passes the values of the nodes with these ``names`` to ``show`` once computed.
+
+    ``shown`` says which positions of the latest inputs are no padding (``graph.hidden``).
+    """
+
+    shown: Tensor | None = None
 
     def __init__(
         self, module: GraphModule, names: Collection[str], show: Callable[[Node, Any], None]
@@ -71,6 +77,11 @@ class Watching(Interpreter):
         super().__init__(module)
         self.extra_traceback = False  # an InputError's message stays as it is
         self.names, self.show = set(names), show
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs of the graph for these inputs."""
+        self.shown = shown_by([node.name for node in self.graph.find_nodes(op="placeholder")], args)
+        return super().run(*args, **kwargs)
 
     def run_node(self, n: Node) -> Any:
         """A node's value."""

@@ -35,6 +35,12 @@ def shown_by(names: Sequence[str], inputs: Sequence[Tensor]) -> Tensor | None:
     return None
 
 
+def visible(value: Tensor, shown: Tensor | None) -> Tensor:
+    """The positions of a value (N, T, ...) that are ``shown``, in one row; any other value as it is."""
+    is_hidden = shown is not None and value.dim() > 2 and value.shape[:2] == shown.shape
+    return value[shown] if is_hidden else value
+
+
 def _where(output: Tensor, shown: Tensor) -> Tensor:
     if not output.is_floating_point() or output.dim() < 3 or output.shape[:2] != shown.shape:
         return output

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
+from zeropoint.graph.hidden import visible
 from zeropoint.graph.macs import work
 from zeropoint.graph.operators import WEIGHTED, aten, family, weighted
 from zeropoint.graph.program import Program
@@ -140,7 +141,9 @@ def _observe(program: Program, regions: list[Region], calibration: Iterable[Any]
     seen: dict[str, list[Spread]] = defaultdict(list)
 
     def show(node: Node, value: Tensor) -> None:
-        rows = value.movedim(axes[node.name], -1).flatten(0, -2).float()
+        rows = visible(value.movedim(axes[node.name], -1), watching.shown).flatten(0, -2).float()
+        if not len(rows):  # all is padding
+            return
         low, high = rows.amin(0).clamp(max=0), rows.amax(0).clamp(min=0)
         seen[node.name].append(Spread(low, high, rows.square().sum(0), len(rows)))
 

@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional
 
 from zeropoint import progress
+from zeropoint.graph.hidden import visible
 from zeropoint.graph.operators import WEIGHTED, Weighted, bias_of
 from zeropoint.passes.stepping import Values, forget, step
 
@@ -125,8 +126,7 @@ class _Columns:
 def _columns(layer: Node, description: Weighted, env: Values, shown: Tensor | None) -> _Columns:
     value: Tensor = env[cast(Node, layer.args[description.input])]
     if description.family == "linear":
-        hides = shown is not None and value.dim() > 2 and value.shape[:2] == shown.shape
-        rows = (value[shown] if hides else value).flatten(0, -2)
+        rows = visible(value, shown).flatten(0, -2)
         return _Columns(1, len(rows), rows.shape[1], 1, lambda chosen: rows[chosen].unsqueeze(0))
     kernel = list(env[cast(Node, layer.args[description.weight])].shape[2:])
     given: list[Any] = list(layer.args[3:])

@@ -16,6 +16,7 @@ from zeropoint import progress
 from zeropoint.data.batches import gathered, inputs_of, items_of
 from zeropoint.errors import InputError, InputWarning, first_line
 from zeropoint.graph import edits as fx
+from zeropoint.graph.hidden import visible
 from zeropoint.graph.operators import aten
 from zeropoint.graph.sentinels import sentinels
 from zeropoint.graph.sizes import check_inputs
@@ -31,8 +32,8 @@ class _Observer(fx.Watching):
 
     If a ReLU follows an addition, what it cuts off needs no range: for x, which is added to y, they
     are shown max(x, min(-y, 0)), of which the ReLU makes the same. ResNet-20 gains 0.6 dB at W8A8.
-    Nor do ``sentinels`` need a range, such as the -inf of a mask before a maximum; or values that a maximum
-    over windows drops, as a clip of its inputs is one of its outputs.
+    Nor do padding, which nobody reads, and ``sentinels`` need a range, such as the -inf of a mask before a
+    maximum; or values that a maximum over windows drops, as a clip of its inputs is one of its outputs.
     """
 
     def __init__(self, module: GraphModule, statistics: dict[str, Statistics], with_histogram: bool) -> None:
@@ -56,6 +57,7 @@ class _Observer(fx.Watching):
 
     def _add(self, node: Node, value: Tensor) -> None:
         node = self.pooled.get(node.name, node)
+        value = visible(value, self.shown)
         for number in self.sentinels.get(node.name, ()):
             value = value[value != number]
         if not value.numel():
