@@ -6,9 +6,9 @@
 FOLDER holds the networks and their data (see trained.py). Every row runs in its own process: it calibrates on
 the calibration split, 256 images or 128 reactions, without labels, and is tested on the test split. Of a
 language model, top-1 is the share of masked tokens that are found, and padding does not count; zeropoint
-takes it unedited, by the names of its inputs. zeropoint is simulated, and at W8A8 also run on its target. AIMET is measured if it is installed
-(``pip install aimet-torch==2.42.0``). Writes accuracy.json and accuracy.md. An interrupted run continues if
-the command is repeated.
+takes it unedited, by the names of its inputs. zeropoint is simulated, and at W8A8 also run on its target.
+AIMET is measured if it is installed (``pip install aimet-torch==2.42.0``). Writes accuracy.json and
+accuracy.md. An interrupted run continues if the command is repeated.
 """
 
 import json

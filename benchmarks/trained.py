@@ -68,7 +68,7 @@ def as_given(network: nn.Module, batch: Tensor) -> Any:
 
 
 def outputs_of(network: nn.Module, run: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    """What ``run`` makes of a batch, where it takes batches and gives outputs as the unedited network does."""
+    """The scores that ``run`` gives for a batch, where it takes and gives what the unedited network does."""
     if isinstance(network, Tokens):
         return lambda batch: cast(Tensor, run(**as_given(network, batch)).logits)
     return run
