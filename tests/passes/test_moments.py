@@ -48,7 +48,7 @@ def found(
     environments = [
         [{source: value, weight: layer.weight.detach()} for value in values] for values in (floats, integers)
     ]
-    return moments_of(node, description, *environments, positions)
+    return moments_of(node, *environments, [None] * len(environments[0]), positions)
 
 
 def columns(layer: nn.Module, value: Tensor) -> Tensor:
