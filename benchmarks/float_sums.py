@@ -29,7 +29,7 @@ ARCHITECTURES = (  # those that amplify no errors
     "timm/efficientformerv2_s0", "timm/fastvit_t8", "timm/lowformer_b0", "timm/repvit_m0_9",
     "timm/regnetz_b16", "timm/gernet_s", "torchvision/resnet18",
 )  # fmt: skip
-ENGINES = ("openvino", "torch")
+ENGINES = ("openvino", "onnxruntime", "torch")
 
 
 def measure(case: Case, engine: str, seconds: float) -> report.Record:

@@ -154,21 +154,22 @@ def test_a_small_token_is_not_lost_among_large_ones(monkeypatch):
 class Stream(nn.Module):
     """Convolutions that each add a little to a stream of large values, as in Twins or PoolFormer."""
 
-    def __init__(self, depth=6):
+    def __init__(self, part, depth=6):
         super().__init__()
         torch.manual_seed(0)
+        self.part = part
         self.stem, self.last = nn.Conv2d(3, 16, 1), nn.Linear(16, 5)
         self.layers = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(depth))
 
     def forward(self, x):
         x = self.stem(x)
         for layer in self.layers:
-            x = x + 0.3 * torch.tanh(layer(x))
+            x = x + self.part * torch.tanh(layer(x))
         return self.last(x.mean((2, 3)) / x.std((2, 3)))
 
 
 def stream(engine, bits="W8A8", **options):
-    network = Stream().eval()
+    network = Stream(0.03 if engine == "onnxruntime" else 0.3).eval()
     chosen = zp.Options(rounding="nearest", processor="vnni", **options).at(bits)
     program = zp.capture(network, data(2))
     return network, zp.quantize(program, calibration=[data()], target=engine, options=chosen)
@@ -183,10 +184,10 @@ def sums_read(program):
     )
 
 
-@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
 def test_sums_of_most_noise_are_of_floats(engine, monkeypatch):
     network, program = stream(engine)
-    assert sums_read(program) == 0
+    assert sums_read(program) == (engine == "onnxruntime")  # what the stem gives is rounded there
     told = {one.node: one.reason for one in program.decisions if one.rule == "residual sum"}
     assert list(told.values()).count(noise_budget.TOO_LOUD) == 5
     assert len(told) == 6  # of which no integer operator reads the last
@@ -200,8 +201,7 @@ def test_sums_of_most_noise_are_of_floats(engine, monkeypatch):
     assert sqnr(program(data()), runner(data())) > 40
 
 
-def test_sums_stay_integers_where_engines_add_them_or_the_weights_have_few_bits():
-    assert sums_read(stream("onnxruntime")[1]) >= 6
+def test_sums_stay_integers_where_the_weights_have_few_bits():
     assert sums_read(stream("openvino", "W4A8")[1]) >= 6
 
 
@@ -226,6 +226,7 @@ def test_a_value_alone_is_loud_if_it_makes_most_of_the_noise(monkeypatch):
         chosen = zp.Options(rounding="nearest", processor="vnni")
         return zp.quantize(program, "static", calibration=[data()], target="onnxruntime", options=chosen)
 
+    monkeypatch.setattr(noise_budget, "QUIETER", 0.0)  # not all sums together
     found = made()
     assert [one.node for one in found.decisions if one.rule == RULE] == ["add"]
     monkeypatch.setattr(static, "MOST", 1.0)
