@@ -71,7 +71,7 @@ def _narrowed(value: Node, axis: int, start: Any, length: Any) -> Call | None:
 
 def _squeezed(value: Node) -> Call:
     ones = [axis for axis, size in enumerate(value.meta["val"].shape) if isinstance(size, int) and size == 1]
-    return aten.squeeze.dims, (value, ones)
+    return (aten.squeeze.dims, (value, ones)) if ones else (aten.alias.default, (value,))
 
 
 def _over_all(target: Any) -> Callable[[Node], Call]:

@@ -36,7 +36,8 @@ class Reference:
         of_node = {node.name: key for key, node in self.layers.items()}  # reordering keeps the names of nodes
         self.folded: dict[Key, list[Node]] = {}
         for layer, node in pairs:
-            self.folded.setdefault(of_node[layer.name], []).append(node)
+            if layer.name in of_node:
+                self.folded.setdefault(of_node[layer.name], []).append(node)
 
     def weight(self, key: Key | str, shape: torch.Size) -> Tensor | None:
         """The float weight of a layer or name in the ``shape`` of the quantized one: rows of groups."""

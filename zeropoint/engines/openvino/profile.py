@@ -61,7 +61,7 @@ def timed_convolutions(program: Program, path: Path, weights: Path) -> Timed:
     for kernel in timer.kernels:
         facts = kernel.get_rt_info()
         name = next((name for name in _layers(kernel) if name.endswith("Convolution")), None)
-        if name and _kind(kernel) in _CONVOLUTIONS and _computes_integers(kernel, program):
+        if name and _kind(kernel).endswith("Convolution") and _computes_integers(kernel, program):
             kernels[name] = facts["primitiveType"].astype(str)
             names[kernel.get_friendly_name()] = name
 
@@ -97,18 +97,14 @@ def _origins(kernels: list[Any], program: Program) -> dict[str, tuple[str, ...]]
     named = {name for names in origins.values() for name in names}
     missing, nameless = defaultdict(list), defaultdict(list)
     layers = {node.name: node for node in program.module.graph.nodes if weighted(node)}
-    for name, node in layers.items():
-        if name not in named:
-            kind, axis = ("FullyConnected", -1) if family(node) == "linear" else ("Convolution", 1)
-            missing[kind, int(node.meta["val"].shape[axis])].append(name)
+    for name in (name for name in layers if name not in named):
+        kind = "FullyConnected" if family(layers[name]) == "linear" else "Convolution"
+        missing[kind, str(layers[name].meta["val"].shape[_CHANNELS[kind]])].append(name)
     for kernel in kernels:
-        kind = "Convolution" if _kind(kernel) in _CONVOLUTIONS else _kind(kernel)
-        if (
-            kind in ("FullyConnected", "Convolution")
-            and not layers.keys() & origins[kernel.get_friendly_name()]
-        ):
-            axis = -1 if kind == "FullyConnected" else 1
-            nameless[kind, kernel.get_output_shape(0)[axis]].append(kernel.get_friendly_name())
+        name, kind = kernel.get_friendly_name(), _kind(kernel).removeprefix("Group")
+        if kind in _CHANNELS and not layers.keys() & origins[name]:
+            channels = kernel.get_output_partial_shape(0)[_CHANNELS[kind]]
+            nameless[kind, str(channels)].append(name)
     for sort, names in nameless.items():
         if len(missing[sort]) == len(names):
             origins |= {
@@ -117,7 +113,8 @@ def _origins(kernels: list[Any], program: Program) -> dict[str, tuple[str, ...]]
     return origins
 
 
-_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+# Kinds of kernels of layers, and the axis of the channels that they give.
+_CHANNELS = {"FullyConnected": -1, "Convolution": 1}
 # What OpenVINO moves behind a matrix product that it does in integers.
 _BEHIND_INTEGERS = re.compile("/MatMul/Dequantization(Subtract|Multiply)$")
 
