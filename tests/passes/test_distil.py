@@ -335,7 +335,8 @@ def test_the_start_stays_unless_another_state_is_worth_it(
 @pytest.mark.parametrize(
     ("bits", "errors", "taken"),
     [
-        (4, [1.0, 0.96, 2.0, 2.0], 6),  # more than half of the steps, 10, since the start
+        (4, [1.0, 1.01, 2.0, 2.0], 6),  # more than half of the steps, 10, since the start
+        (4, [1.0, 0.96, 2.0, 2.0, 2.0], 8),  # since the second, though it is not worth taking
         (4, [1.0, 0.9, 2.0, 2.0, 2.0], 8),  # since the second
         (4, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], 10),
         (3, [1.0, 2.0, 2.0, 2.0, 2.0, 2.0], 10),

@@ -103,11 +103,12 @@ def distil(
     descent = Descent(parameter_groups(student, places, lessons.rate, weights=lessons.weights), steps)
     generator = torch.Generator().manual_seed(seed)
     learning: dict[str, Any] = {"student": student, "descent": descent}
-    first, best, best_state, best_step = 0, math.inf, None, 0
+    first, best, best_state, lowest, lowest_step = 0, math.inf, None, math.inf, 0
     file = checkpoint(path, start, unfitted, *inputs, seed, batch_size, steps)
     if earlier := file.load():
         first, best = earlier["step"], earlier["best"]
-        best_state, best_step = earlier["best_state"], earlier["best_step"]
+        best_state = earlier["best_state"]
+        lowest, lowest_step = earlier.get("lowest", (best, first))  # which earlier versions did not keep
         generator.set_state(earlier["generator"])
         for name, part in learning.items():
             part.load_state_dict(earlier[name])
@@ -118,13 +119,16 @@ def distil(
             is_last = step == steps
             if step % JUDGED == 0 or is_last:
                 error = _mean_loss(loss_of, [tensor[held] for tensor in inputs], batch_size)
+                if error < lowest:  # if it is not worth taking yet, later steps, of lower rates, may be
+                    lowest, lowest_step = error, step
                 if error < best:
-                    best, best_step = error if step else WORTH * error, step
+                    best = error if step else WORTH * error
                     best_state = {name: value.clone() for name, value in student.state_dict().items()}
-                state = {"step": step, "best": best, "best_state": best_state, "best_step": best_step}
+                state = {"step": step, "best": best, "best_state": best_state}
+                state["lowest"] = (lowest, lowest_step)
                 state |= {name: part.state_dict() for name, part in learning.items()}
                 file.save(state | {"generator": generator.get_state()}, f"step {step} of {steps}")
-                is_last = is_last or step - best_step > lessons.patience * steps
+                is_last = is_last or step - lowest_step > lessons.patience * steps
             if is_last:
                 break
             rows = fits[torch.randperm(len(fits), generator=generator)[:batch_size]]
