@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
-from zeropoint.graph.operators import CLAMPS, Weighted, aten, bias_of, family, weighted
+from zeropoint.graph.operators import CLAMPS, Weighted, aten, bias_of, family, weight_of, weighted
 from zeropoint.graph.program import Program
 from zeropoint.graph.quantizers import Quantizer, quantizers
 from zeropoint.numerics.scheme import dequantize
@@ -33,7 +33,7 @@ def correct_biases(program: Program, float_program: Program) -> Program:
     inputs = expected_inputs(float_program)
     for layer in list(module.graph.nodes):
         description = weighted(layer)
-        quantizer = by_weight.get(cast(Node, layer.args[description.weight])) if description else None
+        quantizer = by_weight.get(weight_of(layer)) if description else None
         if description and quantizer and layer.name in inputs and description.bias is not None:
             error = _weight_error(module, quantizer, description)
             move_bias(module, layer, description, -_output(error, inputs[layer.name]))

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.moves import axis_before
-from zeropoint.graph.operators import TRANSPARENT, Weighted, aten, bias_of, weight_of, weighted
+from zeropoint.graph.operators import TRANSPARENT, WEIGHTED, Weighted, aten, bias_of, weight_of, weighted
 from zeropoint.graph.program import Program
 from zeropoint.numerics.scheme import per_channel_shape
 from zeropoint.targets.recipe import matches
@@ -98,18 +98,16 @@ def _of_constant(module: GraphModule, node: Node) -> _Affine | None:
         return None
     if not (isinstance(other, float | int) or fx.is_stored(other)):
         return None
-    constant = _value(module, other) if isinstance(other, Node) else torch.tensor(other, dtype=torch.float64)
+    sizes = list(other.meta["val"].shape) if isinstance(other, Node) else []
     before, after = (list(map(str, one.meta["val"].shape)) for one in (value, node))
-    wide = [axis for axis, size in enumerate(constant.shape, len(after) - constant.dim()) if size != 1]
-    factor, offset = _OF_CONSTANT[node.target](constant.flatten())
-    is_alike = (
-        before == after
-        and len(wide) < 2
-        and [after[axis] for axis in wide] == [str(constant.numel())] * len(wide)
-    )
-    if not is_alike or not (factor.isfinite().all() and offset.isfinite().all()):
+    wide = {axis: str(size) for axis, size in enumerate(sizes, len(after) - len(sizes)) if size != 1}
+    if before != after or len(wide) > 1 or any(after[axis] != size for axis, size in wide.items()):
         return None
-    return _Affine(value, wide[0] if wide else None, factor, offset)
+    constant = _value(module, other) if isinstance(other, Node) else torch.tensor(other, dtype=torch.float64)
+    factor, offset = _OF_CONSTANT[node.target](constant.flatten())
+    if not (factor.isfinite().all() and offset.isfinite().all()):
+        return None
+    return _Affine(value, next(iter(wide), None), factor, offset)
 
 
 _OF_CONSTANT: dict[Any, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
@@ -149,8 +147,7 @@ def _is_read_once(value: Node) -> bool:
 
 
 def _fold(module: GraphModule, layer: Node, affine: _Affine) -> None:
-    description = weighted(layer)
-    assert description is not None
+    description = WEIGHTED[layer.target]
     channels = layer.meta["val"].shape[_channel_axis(layer)]
     factor, offset = affine.factor.expand(channels), affine.offset.expand(channels)
     weight_node, bias_node = weight_of(layer), bias_of(layer, description)
@@ -182,9 +179,7 @@ def _scaled(weight: Tensor, factor: Tensor, description: Weighted) -> Tensor:
 
 def _channel_axis(layer: Node) -> int:
     """The axis of a layer's output that its channels lie along."""
-    description = weighted(layer)
-    assert description is not None
-    behind = 0 if description.family == "linear" else int(weight_of(layer).meta["val"].dim()) - 2
+    behind = 0 if WEIGHTED[layer.target].family == "linear" else int(weight_of(layer).meta["val"].dim()) - 2
     return int(layer.meta["val"].dim()) - 1 - behind
 
 

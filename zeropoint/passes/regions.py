@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.channels import Channels, trace
-from zeropoint.graph.operators import SPLITS, WEIGHTED, aten, bias_of, facts, family, weighted
+from zeropoint.graph.operators import SPLITS, WEIGHTED, aten, bias_of, facts, family, weight_of, weighted
 from zeropoint.passes.rounding_noise import is_convolution
 from zeropoint.passes.scalings import factors_of, is_scaling
 
@@ -130,9 +130,7 @@ def _is_scaled_alike(layer: Node, operand: Node) -> bool:
 
 
 def _is_matrix(node: Node) -> bool:
-    description = WEIGHTED[node.target]
-    weight = cast(Node, node.args[description.weight])
-    return description.family == "linear" and weight.meta["val"].dim() == 2
+    return WEIGHTED[node.target].family == "linear" and weight_of(node).meta["val"].dim() == 2
 
 
 def _reads(node: Node, operand: Node, axis: int | None) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from zeropoint.graph.operators import FAKE_QUANTIZE, Weighted, ungrouped, weighted
+from zeropoint.graph.operators import FAKE_QUANTIZE, Weighted, ungrouped, weight_of, weighted
 from zeropoint.targets.processor import PROCESSORS
 
 LARGEST = 255  # that an activation is, as kernels see it: signed ones are shifted by 128 first
@@ -53,7 +53,7 @@ def pairings(module: GraphModule, processor: str) -> dict[str, Pairing]:
         description = weighted(layer)
         if description is None or cast(Node, layer.args[description.input]).target not in FAKE_QUANTIZE:
             continue
-        weight = ungrouped(cast(Node, layer.args[description.weight]))
+        weight = ungrouped(weight_of(layer))
         while weight.target in FAKE_QUANTIZE:
             weight = cast(Node, weight.args[0])
         if one := _pairing(layer, description, weight.meta["val"].shape):
