@@ -20,6 +20,7 @@ from zeropoint.targets.placement import (
     place_weights,
     shared_grids,
 )
+from zeropoint.targets.recipe import Row
 from zeropoint.targets.rules import OPTIONAL
 from zeropoint.targets.target import Target
 
@@ -91,6 +92,72 @@ def test_inputs_that_gain_nothing_stay_float_but_at_the_bits_that_are_asked_for(
     assert reasons(found, "input of a layer")["linear"] is None
     found = placed(model, torch.ones(2, 3, 2, 2), target, activation16=("2",))
     assert reasons(found, "input of a layer")["linear"] is None
+
+
+PATCHES = nn.Conv2d(3, 8, 4, stride=4)
+# 8 * 2 * 2 outputs of 3 * 4 * 4 inputs each; 3 * 8 * 8 values are read, and the outputs written.
+INTENSITY = 8 * 2 * 2 * 48 / (192 + 32)
+FAST = dataclasses.replace(ADDS_INSIDE, least_intensity=INTENSITY + 0.01)
+
+
+def tokens(first, x: Tensor) -> Tensor:
+    return first(x).flatten(2).transpose(1, 2)
+
+
+def normalized(*extra: nn.Module, between=lambda x, _: x) -> nn.Module:
+    """Patches of an image as tokens, ``between`` them and a norm something, and a linear layer at the end."""
+
+    def run(parts, x: Tensor) -> Tensor:
+        return parts[2](parts[1](between(tokens(parts[0], x), parts[3:])))
+
+    return Function(run, PATCHES, nn.LayerNorm(8), nn.Linear(8, 3), *extra)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [lambda x, _: x, lambda x, _: x + torch.ones(4, 8), lambda x, _: torch.cat([x[:, :1], x], 1)],
+    ids=["moved", "with positions", "with a token"],
+)
+def test_patches_of_an_input_stay_float_where_that_is_as_fast(between):
+    model, x = normalized(between=between), torch.ones(2, 3, 8, 8)
+    told = "inside is as fast in float there: it does few products for each value that it reads or writes"
+    for rule in ("weight of a layer", "input of a layer"):
+        assert reasons(placed(model, x, FAST), rule) == {"conv2d": told, "linear": None}
+        assert set(reasons(placed(model, x), rule).values()) == {None}
+    slower = dataclasses.replace(FAST, least_intensity=INTENSITY - 0.01)
+    assert reasons(placed(model, x, slower), "weight of a layer") == {"conv2d": None, "linear": None}
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"end_bits": 8},
+        {"recipe": (Row("parts.0", weight_bits=8),)},
+        {"recipe": (Row("*", activation_bits=8),)},
+    ],
+)
+def test_patches_are_integers_where_the_user_gives_them_bits(chosen):
+    found = placed(normalized(), torch.ones(2, 3, 8, 8), FAST, **chosen)
+    assert reasons(found, "input of a layer") == {"conv2d": None, "linear": None}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 4, 1)),
+        normalized(nn.Linear(8, 8), between=lambda x, parts: x + parts[0](x)),
+        nn.Sequential(nn.AvgPool2d(1), nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(2), nn.LayerNorm(4)),
+    ],
+    ids=["read by a layer", "read by a layer, too", "of no input"],
+)
+def test_other_convolutions_are_integers(model: nn.Module):
+    assert set(reasons(placed(model, torch.ones(2, 3, 8, 8), FAST), "weight of a layer").values()) == {None}
+
+
+def test_weights_alone_are_integers_where_floats_are_as_fast():
+    module = captured(normalized(), (2, 3, 8, 8), torch.float32)
+    found = place_weights(module, FAST, options(processor=FAST.processor))
+    assert len(found.weights) == 2
 
 
 def test_outputs_that_an_engine_wants_quantized():

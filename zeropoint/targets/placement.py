@@ -56,8 +56,8 @@ def place_dynamic(module: GraphModule, target: Target, options: Options) -> Plac
 
 
 def place_weights(module: GraphModule, target: Target, options: Options) -> Placement:
-    """Quantizers for the weights that static quantization quantizes, and for no activations."""
-    return place(module, target, options, WEIGHTS)
+    """Quantizers for the weights that static quantization can quantize, and for no activations."""
+    return place(module, replace(target, least_intensity=0.0), options, WEIGHTS)  # size counts, not time
 
 
 def place(module: GraphModule, target: Target, options: Options, rules: Sequence[Rule]) -> Placement:

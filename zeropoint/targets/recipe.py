@@ -1,8 +1,9 @@
 """Recipe: which layers get which scheme, as rows in order; later rows override earlier ones."""
 
 import fnmatch
+import functools
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +93,8 @@ Recipe = tuple[Row, ...]
 _VALUES = tuple(field.name for field in fields(Row) if field.name != "layers")
 
 
-def merged(recipe: Sequence[Row], module: str, places: Collection[str] = ()) -> Row:
+@functools.lru_cache(maxsize=4096)
+def merged(recipe: Recipe, module: str, places: tuple[str, ...] = ()) -> Row:
     """What a recipe says of the layer of this module name at these PLACES, as one row."""
     values: dict[str, object] = {}
     for row in recipe:
@@ -158,7 +160,7 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     )
 
 
-def float_row(recipe: Sequence[Row], module: str) -> str | None:
+def float_row(recipe: Recipe, module: str) -> str | None:
     """The glob of the row that keeps a module float; None if none does."""
     if not merged(recipe, module).float:
         return None

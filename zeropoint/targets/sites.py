@@ -1,5 +1,6 @@
 """Sites: a node as the rules of placement see it, and what they quantize there: edges and weights."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -28,6 +29,7 @@ from zeropoint.targets.recipe import Row, matches
 from zeropoint.targets.target import Target
 
 POOLING = ("mean", "avg_pool")
+NORMS = {aten.layer_norm.default, aten.group_norm.default, aten.instance_norm.default, aten.rms_norm.default}
 CONVOLUTIONS = ("conv", "conv1d", "conv3d", "conv_transpose")
 RECURRENT_KINDS = tuple(sorted(map(short_name, RECURRENT)))
 
@@ -69,6 +71,13 @@ class Site:
     def layer(self) -> Weighted:
         """Where the arguments of this weighted operator are."""
         return cast(Weighted, weighted(self.node))
+
+    @property
+    def has_own_bits(self) -> bool:
+        """Whether the user chose bits for this layer."""
+        own = recipe.merged(self.options.recipe, fx.module_name(self.node))
+        is_end = self.node in self.ends and self.options.end_bits is not None
+        return is_end or own.weight_bits is not None or own.activation_bits is not None
 
     def asked(self, node: Node) -> Row:
         """What the recipe says of a node's layer."""
@@ -272,6 +281,29 @@ def stays_in_integers(value: Node, site: Site, *, inputs: bool = False) -> bool:
                 seen.add(user)
                 waiting.append(user)
     return False
+
+
+def is_normalized(value: Node) -> bool:
+    """Whether nothing but norms reads a value, behind moves, sums and concatenations: it stays float."""
+    seen, waiting = set(), [value]
+    while waiting:
+        for user in waiting.pop().users:
+            if user.target in MOVES or family(user) in ("add", "cat"):
+                waiting += [user] if user not in seen else []
+                seen.add(user)
+            elif user.target not in NORMS:
+                return False
+    return True
+
+
+def intensity(layer: Node) -> float:
+    """The multiply-accumulates of a layer for each value that it reads and writes (Williams et al. 2009)."""
+    description = cast(Weighted, weighted(layer))
+    read, weight = (cast(Node, layer.args[part]) for part in (description.input, description.weight))
+    shape = weight.meta["val"].shape
+    given, made = (math.prod(fx.item_sizes(node)) for node in (read, layer))
+    inputs = math.prod(shape) // shape[description.channel_axis]
+    return float(made * inputs / (given + made))
 
 
 def averages_space(node: Node) -> bool:

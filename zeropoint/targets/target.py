@@ -71,6 +71,8 @@ class Target:
     ``multiplies_free``: a product with a constant for each channel is part of the quantizer behind it, or of
     the loop before it, so that channels of unlike range are scaled in front of linear layers.
     ``floats_sums``: a sum in float takes about as long, so that sums become float where they make most noise.
+    ``least_intensity``: a convolution of the model's inputs in front of a norm, as of patches of an image,
+    is as fast in float if it does fewer multiply-accumulates for each value that it reads and writes.
     ``pools_sums``: a residual addition that only pooling reads, as at the end of a ResNet, is quantized too.
     ``quantizes_extremes``: a maximum or minimum over axes is wrong unless its input is quantized.
     ``zero_in_middle``: whether affine 8-bit grids may have their zero at 128.
@@ -100,6 +102,7 @@ class Target:
     means_of_space: bool = False
     multiplies_free: bool = False
     floats_sums: bool = False
+    least_intensity: float = 0.0
     pools_sums: bool = False
     zero_in_middle: bool = True
     quantizes_extremes: bool = False
