@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import resource
+import sys
 import time
 import traceback
 import warnings
@@ -221,6 +222,8 @@ def measure(name: str, stages: Sequence[str], seconds: float, memory: float) -> 
 
 def _start(name: str, stages: Sequence[str], memory: float) -> tuple[Any, Connection]:
     context = multiprocessing.get_context("forkserver")
+    # Python 3.11.7's server does not know sys.path, and leaves out in silence what it cannot import.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     context.set_forkserver_preload(["coverage_preload", "coverage_stages"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender, name, list(stages), memory))

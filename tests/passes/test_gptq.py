@@ -61,6 +61,17 @@ def test_refitting_keeps_a_weight_that_is_held():
     torch.testing.assert_close(held, weight, rtol=1e-6, atol=1e-6)
 
 
+def test_refitting_by_sums_that_rounding_left_indefinite():
+    vectors, _ = np.linalg.qr(seeded(4, 4).double().numpy())
+    indefinite = torch.tensor(vectors @ np.diag([5.0, 3.0, 1.0, -1e-3]) @ vectors.T)
+    weight, yx = seeded(2, 4, seed=1).double(), seeded(4, 4, seed=2).double()
+    moments = Moments(torch.stack([indefinite, torch.eye(4).double()]), torch.stack([yx, yx]))
+    refitted = _refitted(weight.expand(2, 2, 4), moments, torch.zeros(2, 4, dtype=torch.float64))
+    expected = weight.numpy() @ yx.numpy() @ np.linalg.inv(indefinite.numpy())
+    np.testing.assert_allclose(refitted[0].numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(refitted[1].numpy(), (weight @ yx).numpy(), rtol=1e-9)
+
+
 def test_rounding_without_correlation_is_rounding_to_nearest():
     weight, scale = seeded(2, 3, 200).double(), torch.rand(6) + 0.2
     rounded = _rounded(
@@ -389,6 +400,17 @@ def test_the_ridge_is_the_one_that_holds_on_the_other_half():
         for x, noise in zip((one, two), others, strict=True)
     )
     assert _best_strength(weight, apart, False) > RIDGES[1]
+
+
+def test_the_ridge_of_many_groups_is_chosen_by_some(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module_of, "JUDGES", 2)
+    weight = seeded(5, 1, 3, seed=3).double()  # every third group is looked at
+    x, y, noise = (seeded(5, 3, 40, seed=seed).double() for seed in (1, 2, 4))
+    counts = torch.tensor([True, False, False, True, False])[:, None, None]
+    wanted = torch.where(counts, 2 * x, noise)  # nothing that holds on the other half
+    other = torch.where(counts, 2 * y, -noise)
+    folds = Moments(x @ x.mT, wanted @ x.mT), Moments(y @ y.mT, other @ y.mT)
+    assert _best_strength(weight, folds, False) == RIDGES[0]
 
 
 def test_a_ridge_is_of_the_mean_square_of_inputs_and_holds_the_bias_by_next_to_nothing():

@@ -317,15 +317,24 @@ class Counting(torch.fx.Interpreter):
         (False, None, [2] * 6),
         (False, 5, [2, 2, 2]),
         (False, 6, [2, 2, 2]),
-        (True, 7, [6, 6]),
+        (True, 7, [6, 2]),
         (True, 6, [6]),
     ],
 )
 def test_batches_are_run_together_up_to_so_many_items(together, items, runs, monkeypatch):
     monkeypatch.setattr("zeropoint.passes.observe.GATHERED", 7)
+    monkeypatch.setattr("zeropoint.passes.observe.SMALL", 0)
     run = Counting(residual().module)
     assert run_on(run, batches(6), together=together, items=items) == sum(runs)
     assert run.rows == runs
+
+
+@pytest.mark.parametrize(("sizes", "rows"), [((16,), [64, 16]), ((128,), [16] * 5), ((3, 32, 32), [8] * 10)])
+def test_more_items_are_run_together_if_they_are_small(sizes, rows):
+    x = torch.ones(2, *sizes)
+    run = Counting(capture(nn.ReLU(), x).module)
+    assert run_on(run, [x] * 40, together=True) == 80
+    assert run.rows == rows
 
 
 def test_batches_of_a_fixed_size_are_run_one_by_one():

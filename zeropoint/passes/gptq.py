@@ -185,7 +185,11 @@ def _set(module: GraphModule, node: Node, value: Tensor, integers: list[Values])
 def _refitted(weight: Tensor, moments: Moments, ridge: Tensor) -> Tensor:
     """The weight that comes nearest to ``weight @ y`` from x, held back to what it is by a ridge."""
     held = torch.diag_embed(ridge)
-    return cast(Tensor, torch.linalg.solve(moments.xx + held, weight @ (moments.yx + held), left=False))
+    hessian, wanted = moments.xx + held, weight @ (moments.yx + held)
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    if not failed.any():
+        return torch.cholesky_solve(wanted.mT, factor).mT
+    return cast(Tensor, torch.linalg.solve(hessian, wanted, left=False))  # float32 sums may be indefinite
 
 
 def _ridge(moments: Moments, strength: float, has_bias: bool) -> Tensor:
@@ -203,7 +207,9 @@ def _best_strength(weight: Tensor, folds: tuple[Moments, Moments], has_bias: boo
     if folds[0] is folds[1]:
         return RIDGES[-1]
 
-    weight = weight[:, :: -(-weight.shape[1] // JUDGES)]
+    some = slice(None, None, -(-len(weight) // JUDGES))  # groups
+    weight = weight[some, :: -(-weight.shape[1] // JUDGES)]
+    folds = folds[0].of_groups(some), folds[1].of_groups(some)
 
     def error(strength: float) -> float:
         total = 0.0

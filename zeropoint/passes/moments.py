@@ -39,6 +39,10 @@ class Moments:
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.xx + other.xx, self.yx + other.yx)
 
+    def of_groups(self, some: slice) -> "Moments":
+        """Those of some groups."""
+        return Moments(self.xx[some], self.yx[some])
+
     def channels_first(self, inputs: int, area: int) -> "Moments":
         """Those of ``inputs`` that came place by place of a kernel of ``area``, in the order of weights."""
         order = torch.arange(self.xx.shape[1])
