@@ -135,3 +135,38 @@ def test_a_mean_of_scaled_values_is_right_on_openvino(name: str) -> None:
     program = zp.quantize(zp.capture(model, data[0]), "static", calibration=data[:8], target="openvino")
     runner = zp.compile(program, "openvino", threads=1, verify=False)
     assert sqnr(model(data[8]).detach(), torch.as_tensor(runner(data[8]))) > 30
+
+
+class Pooled(nn.Module):
+    """Two layers over tokens, what is made of them, and a layer; (N, 16, 8) to (N, 5)."""
+
+    def __init__(self, pool: Callable[[Tensor, Tensor], Tensor], width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+        self.last, self.pool = nn.Linear(width, 5), pool
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.pool(self.body(x), self.scale))
+
+
+POOLED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+    "maximum, activated": (lambda y, _: y.amax(1).sqrt(), 32),
+    "minimum, activated": (lambda y, _: (-y).amin(1).tanh(), 32),
+    "maximum over an image, activated": (lambda y, _: y.mT.unflatten(2, (4, 4)).amax((2, 3)).sqrt(), 32),
+    "scaled beside others": (lambda y, scale: torch.cat([y[:, 0], y[:, 1] * scale], 1), 64),
+    "shifted beside others": (lambda y, scale: torch.cat([y.sum(1) + scale, y.amax(1)], 1), 64),
+    "scaled means": (lambda y, scale: torch.cat([y.mean(1) * scale, y.amax(1).sqrt()], 1), 64),
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_what_is_pooled_over_tokens_is_right_on_openvino(name: str) -> None:
+    """Kernels of maxima with a quantizer were wrong (4 dB), and limits for each column read other memory."""
+    torch.manual_seed(0)
+    model = Pooled(*POOLED[name]).eval()
+    data = [torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(9)]
+    program = zp.quantize(zp.capture(model, data[0]), "static", calibration=data[:8], target="openvino")
+    runner = zp.compile(program, "openvino", threads=1, verify=False)
+    assert sqnr(program(data[8]), torch.as_tensor(runner(data[8]))) > 100
+    assert sqnr(model(data[8]).detach(), torch.as_tensor(runner(data[8]))) > 30

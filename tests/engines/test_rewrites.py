@@ -62,13 +62,16 @@ def test_openvino_rewrites_are_told_with_node_and_reason():
     assert {one.rewrite: one.reason for one in tried if one.node == "quantizer"} == {
         "limits of a quantizer's output from its input's": None,
         "lower limit of a quantizer a ten thousandth of a step lower": None,
+        "limits of a quantizer for each column of a matrix as a product before it": (
+            "its input has the same limits throughout"
+        ),
     }
     sources = [quantizer.input_value(position).get_node() for position in range(1, 5)]
     assert sources[0].get_data().item() == pytest.approx(-1 - 1e-4 * 2 / 255)
     assert sources[2].get_data().item() == -1
 
 
-@pytest.mark.parametrize(("processor", "count"), [("vnni", 5), ("avx2", 6), ("arm", 6), ("any", 7)])
+@pytest.mark.parametrize(("processor", "count"), [("vnni", 6), ("avx2", 7), ("arm", 7), ("any", 8)])
 def test_rewrites_are_for_kinds_of_processor(processor: str, count: int):
     assert len(chosen(REWRITES, processor)) == count
 
