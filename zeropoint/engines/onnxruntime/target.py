@@ -15,7 +15,7 @@ TARGET = Target(
     means_of_space=True,
     # 0.94 to 1.08 of the time, on ten networks that take them (AMD EPYC with VNNI, December 2026).
     floats_sums=True,
-    # 0.98 to 1.01 of the time on five networks, at 32 to 98 (AMD EPYC with VNNI, December 2026).
+    # 0.97 to 1.01 of the time on nine networks, at up to 98 (AMD EPYC with VNNI, December 2026).
     least_intensity=100.0,
     pairs_across_places=True,
     ranges_of_tensors=True,
