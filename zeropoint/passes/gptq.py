@@ -38,7 +38,7 @@ MEMORY = 1 << 30  # bytes of the moments of shared weights that are held at once
 DAMPING = 0.01
 RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 BLOCK = 32  # inputs that are rounded before all later ones are updated: ibid., where they are 128
-JUDGES = 64  # output channels, at most, by which the best ridge is chosen
+JUDGES = 64  # groups, and output channels of each, at most, by which the best ridge is chosen
 
 
 @keeping_freed()

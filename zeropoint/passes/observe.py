@@ -165,13 +165,12 @@ def run_on(
     last, rows, module = first, 0, cast(GraphModule, observer.module)
 
     def checked() -> Iterator[tuple[Tensor, ...]]:
-        nonlocal last
-        read = 0
+        nonlocal last, rows
         for last, inputs in enumerate(inputs_of(calibration), first + 1):
             check_inputs(module, inputs, f"calibration batch {last}")
             yield inputs
-            read += items_of(inputs)
-            if items is not None and read >= items:
+            rows += items_of(inputs)
+            if items is not None and rows >= items:
                 break
 
     is_free = together and _is_batch_free(module)
@@ -184,7 +183,6 @@ def run_on(
                 raise InputError(
                     f"the model fails on calibration batch {last}: {first_line(error)}"
                 ) from error
-            rows += items_of(inputs)
     return rows
 
 
