@@ -171,7 +171,7 @@ def test_weights_of_four_bits_take_four_in_the_file_and_run_in_integers(
     assert on_disk(runner.artefact) < weights // 2 + 30_000
     assert integers(quantized, runner) == Integers(1.0, ())
     with monkeypatch.context() as patch:
-        for module in ("openvino.rewrites", "onnxruntime.rewrites"):
+        for module in ("openvino.weights", "onnxruntime.rewrites"):
             patch.setattr(f"zeropoint.engines.{module}.WORTH_HALVING", 1 << 40)
         whole = compile(quantized, engine, threads=1)
     assert on_disk(whole.artefact) - on_disk(runner.artefact) > 0.45 * weights

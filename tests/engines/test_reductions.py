@@ -6,6 +6,7 @@ import pytest
 import torch
 from networks import sqnr
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import zeropoint as zp
 from zeropoint.engines import NAMES
@@ -154,6 +155,14 @@ POOLED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "maximum, activated": (lambda y, _: y.amax(1).sqrt(), 32),
     "minimum, activated": (lambda y, _: (-y).amin(1).tanh(), 32),
     "maximum over an image, activated": (lambda y, _: y.mT.unflatten(2, (4, 4)).amax((2, 3)).sqrt(), 32),
+    "maximum, kept and activated": (lambda y, _: F.gelu(y.amax(1, keepdim=True))[:, 0], 32),
+    "minimum, kept and negated": (lambda y, _: -y.amin(1, keepdim=True).flatten(1), 32),
+    "maximum, kept and scaled": (lambda y, scale: (y.amax(1, keepdim=True) * scale).tanh().flatten(1), 32),
+    "maximum over an image, kept": (
+        lambda y, _: y.mT.unflatten(2, (4, 4)).amax((2, 3), keepdim=True).sigmoid().flatten(1),
+        32,
+    ),
+    "maximum, kept for two": (lambda y, _: (lambda x: x * x.sigmoid())(y.amax(1, keepdim=True))[:, 0], 32),
     "scaled beside others": (lambda y, scale: torch.cat([y[:, 0], y[:, 1] * scale], 1), 64),
     "shifted beside others": (lambda y, scale: torch.cat([y.sum(1) + scale, y.amax(1)], 1), 64),
     "scaled means": (lambda y, scale: torch.cat([y.mean(1) * scale, y.amax(1).sqrt()], 1), 64),

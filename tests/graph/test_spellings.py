@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import aten
@@ -111,6 +112,11 @@ LAYERS = {
     "tensordot over two axes": (lambda y, w: torch.tensordot(y, w, ([2, 1], [0, 2])), (6, 3, 5)),
     "inner": (torch.inner, (3, 6)),
     "inner of a stack": (torch.inner, (2, 3, 6)),
+    "bilinear": (lambda y, w: F.bilinear(y, y + 1, w), (4, 6, 6)),
+    "bilinear of an image, with a bias": (
+        lambda y, w: F.bilinear(y[:, :, None], y[:, :, None, :3], w, w[:, 0, 0]),
+        (4, 6, 3),
+    ),
 }
 
 
@@ -119,7 +125,9 @@ def test_contractions_with_a_constant_are_linear_layers(name: str):
     function, shape = LAYERS[name]
     program, found = captured(Of(function, *shape), X)
     assert found.count(aten.linear.default) == 1
-    assert not {aten.einsum.default, aten.tensordot.default, aten.inner.default} & {*found}
+    assert not {aten.einsum.default, aten.tensordot.default, aten.inner.default, aten.bilinear.default} & {
+        *found
+    }
     (layer,) = [node for node in program.module.graph.nodes if node.target is aten.linear.default][1:]
     assert layer.args[1].op == "get_attr"
 

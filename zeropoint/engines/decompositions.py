@@ -8,7 +8,7 @@ example is put in the place of every operator of the case.
 import functools
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -239,65 +239,3 @@ def _sizes(graph: Graph) -> SizeOf:
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and size.node.expr not in known:
                 add(size.node.expr, aten.sym_size.int, (node, axis))
     return lambda size: of(size.node.expr)
-
-
-def pool_adaptively(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Adaptive average pooling of one or two axes, as OpenVINO's front end knows it.
-
-    To one place it is a mean, without the strides that PyTorch's own asks for.
-    """
-    if all(size == 1 for size in sizes):
-        return x.mean(list(range(-len(sizes), 0)), keepdim=True)
-    if len(sizes) == 1:
-        return pool_adaptively(x.unsqueeze(-2), [1, *sizes]).squeeze(-2)
-    return cast(Tensor, aten._adaptive_avg_pool2d.default(x, sizes))
-
-
-def largest_of_windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Adaptive maximum pooling, and where the maxima are."""
-    seen, places, _ = _windows(x, sizes)
-    values, which = seen.max(-1)
-    chosen = places.expand(*which.shape, -1).gather(-1, which.unsqueeze(-1)).squeeze(-1)
-    return values.unflatten(-1, sizes), chosen.unflatten(-1, sizes)
-
-
-def mean_of_windows(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Adaptive average pooling of any number of axes."""
-    seen, _, shares = _windows(x, sizes)
-    means: Tensor = (seen * shares).sum(-1).unflatten(-1, sizes)
-    return means
-
-
-def _windows(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """What each output of adaptive pooling reads, its places in the flat last axes, and shares of a mean.
-
-    Output i of m reads from floor(i n / m) to ceil((i + 1) n / m) of n values. Of windows that are shorter
-    than the longest one the last place is repeated, with a share of 0.
-    """
-    places, shares = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
-    for count, size in zip(x.shape[-len(sizes) :], sizes, strict=True):
-        outputs = torch.arange(size)
-        first, end = outputs * count // size, ((outputs + 1) * count + size - 1) // size
-        longest = max(-(-(i + 1) * count // size) - i * count // size for i in range(size))
-        steps = torch.arange(longest)
-        own = torch.minimum(first[:, None] + steps, end[:, None] - 1)
-        share = (first[:, None] + steps < end[:, None]) / (end - first)[:, None]
-        places = (places[:, None, :, None] * count + own[None, :, None, :]).flatten(2).flatten(0, 1)
-        shares = (shares[:, None, :, None] * share[None, :, None, :]).flatten(2).flatten(0, 1)
-    seen = x.flatten(-len(sizes)).index_select(-1, places.flatten()).unflatten(-1, places.shape)
-    return seen, places, shares
-
-
-def unfold(x: Tensor, axis: int, size: int, step: int) -> Any:
-    """Windows of ``size`` along an axis, a new last axis, which PyTorch makes of strides."""
-    axis %= x.dim()
-    count = (x.shape[axis] - size) // step + 1
-    places = torch.arange(count)[:, None] * step + torch.arange(size)
-    return x.index_select(axis, places.flatten()).unflatten(axis, (count, size)).movedim(axis + 1, -1)
-
-
-def index_add(x: Tensor, axis: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
-    """``aten.index_add`` by ``scatter_add``, for front ends that do not see ``alpha``."""
-    shape = [-1 if one == axis % x.dim() else 1 for one in range(x.dim())]
-    places = index.reshape(shape).expand(source.shape)
-    return x.scatter_add(axis, places, source if alpha == 1 else source * alpha)

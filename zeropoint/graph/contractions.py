@@ -1,4 +1,4 @@
-"""Contractions: einsum, tensordot and inner written as matrix products, which rules and engines know.
+"""Contractions: einsum, tensordot, inner and bilinear as matrix products, which rules and engines know.
 
 Where one operand is a constant, the product becomes a linear layer (``graph.constants``).
 """
@@ -31,12 +31,29 @@ def contract_by_products(graph: Graph) -> None:
 
     Of a constant several axes may be summed or left, since it can have any shape.
     """
+    for node in graph.find_nodes(op="call_function", target=aten.bilinear.default):
+        if fx.is_float(node):
+            _contract_in_turn(node)
     for node in list(graph.nodes):
         found = _READ[node.target](node) if node.target in _READ and fx.is_float(node) else None
         made = _as_product(node, found) if found and _is_plain(found) else None
         if made is not None:
             node.replace_all_uses_with(made)
             graph.erase_node(node)
+
+
+def _contract_in_turn(node: Node) -> None:
+    """Writes a bilinear form as a contraction with its first input, and a sum of products with its second."""
+    arguments: Any = node.args
+    left, right, weight, *bias = arguments
+    with node.graph.inserting_before(node):
+        of_left = inserted(node, aten.einsum.default, "...i,oij->...oj", (left, weight))
+        products = inserted(node, aten.mul.Tensor, of_left, inserted(node, aten.unsqueeze.default, right, -2))
+        result = inserted(node, aten.sum.dim_IntList, products, [-1])
+        if bias and bias[0] is not None:
+            result = inserted(node, aten.add.Tensor, result, bias[0])
+    node.replace_all_uses_with(result)
+    node.graph.erase_node(node)
 
 
 def _of_einsum(node: Node) -> _Contraction | None:

@@ -29,7 +29,6 @@ _NAMES = {
     aten.true_divide.Tensor: aten.div.Tensor,
     aten.negative.default: aten.neg.default,
     aten.absolute.default: aten.abs.default,
-    aten.clip.default: aten.clamp.default,
     aten.clip.Tensor: aten.clamp.Tensor,
     aten.special_expit.default: aten.sigmoid.default,
     aten.linalg_matmul.default: aten.matmul.default,
@@ -86,6 +85,15 @@ def _stacked(axis: int) -> Callable[[list[Node]], Call | None]:
     )
 
 
+def _clamped(value: Node, low: Any = None, high: Any = None) -> Call:
+    """With limits of one type: ONNX's exporter takes no others."""
+    limits = [
+        float(limit) if type(limit) is int and value.meta["val"].is_floating_point() else limit
+        for limit in (low, high)
+    ]
+    return aten.clamp.default, (value, *limits)
+
+
 _CALLS: dict[Any, Callable[..., Call | None]] = {
     aten.movedim.int: _moved,
     aten.movedim.intlist: _moved,
@@ -101,8 +109,10 @@ _CALLS: dict[Any, Callable[..., Call | None]] = {
     aten.vstack.default: _stacked(0),
     aten.mean.default: _over_all(aten.mean.dim),
     aten.sum.default: _over_all(aten.sum.dim_IntList),
-    aten.clamp_min.default: lambda value, low: (aten.clamp.default, (value, low)),
-    aten.clamp_max.default: lambda value, high: (aten.clamp.default, (value, None, high)),
+    aten.clamp.default: _clamped,
+    aten.clip.default: _clamped,
+    aten.clamp_min.default: _clamped,
+    aten.clamp_max.default: lambda value, high: _clamped(value, None, high),
     aten.relu6.default: lambda value: (aten.hardtanh.default, (value, 0.0, 6.0)),
     aten.special_softmax.default: lambda value, axis, *kind: (aten.softmax.int, (value, axis, *kind)),
 }

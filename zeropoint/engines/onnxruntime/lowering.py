@@ -12,13 +12,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from zeropoint.engines.decompositions import (
-    decomposable,
-    decompose,
-    largest_of_windows,
-    mean_of_windows,
-)
+from zeropoint.engines.decompositions import decomposable, decompose
 from zeropoint.engines.engine import PROCESSOR, SIGNATURE
+from zeropoint.engines.expressions import IN_NEITHER, largest_of_windows, mean_of_windows
 from zeropoint.engines.onnxruntime.recurrent import GATES, sequence_table
 from zeropoint.engines.qdq import to_pairs
 from zeropoint.engines.recurrent import to_layers
@@ -50,7 +46,7 @@ def lower(program: Program, path: Path) -> None:
     to_layers(program.module, GATES)
     module = _with_biases(_with_products(_with_arithmetic(to_pairs(program))))
     with_finite_masks(module)
-    _take_pooling_apart(module)
+    _write_out(module)
     exported = decomposable(program, module)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -134,11 +130,11 @@ def _check_pooling(program: Program) -> None:
                 )
 
 
-def _take_pooling_apart(module: GraphModule) -> None:
-    """Writes adaptive pooling that the exporter does not know as what its windows hold."""
-    pooling = (node for node in module.graph.nodes if node.target in _WINDOWS)
-    if any(size != 1 for node in pooling for size in node.args[1]):
-        decompose(module, _WINDOWS)
+def _write_out(module: GraphModule) -> None:
+    """Writes what the exporter does not know as expressions; adaptive pooling as what its windows hold."""
+    found: list[Any] = [node for node in module.graph.nodes if node.target in _WINDOWS | IN_NEITHER]
+    if any(node.target in IN_NEITHER or any(size != 1 for size in node.args[1]) for node in found):
+        decompose(module, _WINDOWS | IN_NEITHER)
 
 
 _WINDOWS: dict[Any, Any] = {

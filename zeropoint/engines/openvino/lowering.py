@@ -10,13 +10,18 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from zeropoint.engines.decompositions import (
-    decomposable,
-    decompose,
-    default_table,
+from zeropoint.engines.decompositions import decomposable, decompose, default_table
+from zeropoint.engines.expressions import (
+    IN_NEITHER,
+    cross_product,
+    cubic_resized,
+    fraction,
     index_add,
     pool_adaptively,
+    triangle_resized,
+    truncate,
     unfold,
+    x_log_y,
 )
 from zeropoint.engines.openvino.kernels import CHOSEN_FOR, choose_kernels
 from zeropoint.engines.openvino.package import openvino
@@ -262,8 +267,19 @@ def _table() -> dict[Any, Any]:
 
     known = set(ops_to_not_decompose())
     parts = {target: parts for target, parts in default_table().items() if target not in known}
-    own = {aten.index_add.default: index_add, aten.unfold.default: unfold}
-    pools = dict.fromkeys(
-        (aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default), pool_adaptively
-    )
-    return parts | own | pools
+    return parts | IN_NEITHER | _OWN
+
+
+_OWN: dict[Any, Any] = {
+    aten.index_add.default: index_add,
+    aten.unfold.default: unfold,
+    aten.trunc.default: truncate,
+    aten.frac.default: fraction,
+    aten.xlogy.Tensor: x_log_y,
+    aten.xlogy.Scalar_Other: x_log_y,
+    aten.linalg_cross.default: cross_product,
+    aten._upsample_bilinear2d_aa.vec: triangle_resized,
+    aten._upsample_bicubic2d_aa.vec: cubic_resized,
+    aten.adaptive_avg_pool1d.default: pool_adaptively,
+    aten.adaptive_avg_pool2d.default: pool_adaptively,
+}

@@ -1,0 +1,22 @@
+"""Nodes of an OpenVINO model: the constants that they read, and what reads them."""
+
+from typing import Any
+
+
+def array(value: Any) -> Any:
+    """The array of a constant, before a conversion to another type; None of what is computed."""
+    source = value.get_node()
+    if source.get_type_name() == "Convert":
+        source = source.input_value(0).get_node()
+    return source.get_data() if source.get_type_name() == "Constant" else None
+
+
+def constants(node: Any, *positions: int) -> list[Any]:
+    """The arrays of a node's inputs at these positions, None for an input that is not constant."""
+    return [array(node.input_value(position)) for position in positions]
+
+
+def read_instead(node: Any, other: Any) -> None:
+    """Has all that read a node read another one."""
+    for reader in list(node.output(0).get_target_inputs()):
+        reader.replace_source_output(other.output(0))
