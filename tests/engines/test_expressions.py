@@ -17,6 +17,8 @@ OWN: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
     "hypot": (lambda: expressions.hypot(X, Y), lambda: torch.hypot(X, Y)),
     "trunc": (lambda: expressions.truncate(3 * X), lambda: torch.trunc(3 * X)),
     "frac": (lambda: expressions.fraction(3 * X), lambda: torch.frac(3 * X)),
+    "decimals": (lambda: expressions.round_to(X, decimals=2), lambda: X.round(decimals=2)),
+    "tens": (lambda: expressions.round_to(90 * X, decimals=-1), lambda: (90 * X).round(decimals=-1)),
     "copysign": (lambda: expressions.copy_sign(X, Y), lambda: torch.copysign(X, Y)),
     "copysign of a number": (lambda: expressions.copy_sign(X, -0.0), lambda: torch.copysign(X, -0.0)),
     "xlogy": (lambda: expressions.x_log_y(X.relu(), X.relu()), lambda: torch.xlogy(X.relu(), X.relu())),
@@ -28,6 +30,27 @@ OWN: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
     "kthvalue": (lambda: expressions.nth_smallest(X, 2, 1)[0], lambda: X.kthvalue(2, 1)[0]),
     "median of an even number": (lambda: expressions.median(X, 2, True)[0], lambda: X.median(2, True)[0]),
     "place of the median": (lambda: expressions.median(X)[1], lambda: X.median(-1)[1]),
+    "cumprod": (lambda: expressions.running_product(X, 2), lambda: X.cumprod(2)),
+    "cumprod of one": (lambda: expressions.running_product(X[:, :1], 1), lambda: X[:, :1].cumprod(1)),
+    "logcumsumexp": (
+        lambda: expressions.running_log_sum(torch.where(X > 0, 90 * X, -math.inf), -1),
+        lambda: torch.where(X > 0, 90 * X, -math.inf).logcumsumexp(-1),
+    ),
+    "searchsorted": (
+        lambda: expressions.find_places(X.sort(-1)[0], X.sort(-1)[0][..., 1:3]),
+        lambda: torch.searchsorted(X.sort(-1)[0], X.sort(-1)[0][..., 1:3].contiguous()),
+    ),
+    "searchsorted from the right": (
+        lambda: expressions.find_places(X[0, 0, 0], X, right=True, sorter=X[0, 0, 0].argsort()),
+        lambda: torch.searchsorted(X[0, 0, 0], X, right=True, sorter=X[0, 0, 0].argsort()),
+    ),
+    **{
+        f"diagonal {offset}": (
+            lambda offset=offset: expressions.diagonal(X, offset, 3, 1),
+            lambda offset=offset: X.diagonal(offset, 3, 1),
+        )
+        for offset in (-2, 0, 1)
+    },
     **{
         f"cdist {p} {mode}": (
             lambda p=p, mode=mode: expressions.distances(X, Y[..., :4, :], p, mode),
@@ -80,6 +103,17 @@ class Operators(nn.Module):
             torch.cdist(tokens, tokens[:, :5] + 1, p=1),
             F.interpolate(x, (5, 3), mode="bilinear", antialias=True),
             F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True),
+            x.cumprod(2),
+            *torch.cummax(x.round(decimals=1), 2),
+            *torch.cummin(x, -1),
+            x.logcumsumexp(1),
+            torch.searchsorted(torch.linspace(-1, 1, 9).to(x), x),
+            torch.diagonal(x, 1, 2, 3),
+            *(
+                x.scatter_reduce(2, (3 * x).long().abs() % 5, x.flip(2), reduce, include_self=own)
+                for reduce in ("sum", "mean", "amax", "amin", "prod")
+                for own in (True, False)
+            ),
             F.bilinear(tokens, tokens + 1, x.new_ones(2, 3, 3)),
         ]
 

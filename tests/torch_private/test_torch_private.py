@@ -45,6 +45,16 @@ def test_this_is_the_version_that_all_was_seen_with():
     )
 
 
+def test_torch_2_13_operators_on_fake_tensors_keep_free_sizes():
+    free = torch.export.export(
+        nn.Flatten(), (torch.ones(3, 2, 4),), dynamic_shapes=({0: torch.export.Dim.AUTO},)
+    )
+    (value,) = [node.meta["val"] for node in free.graph.nodes if node.op == "placeholder"]
+    padded = operators.on_fake(aten.constant_pad_nd.default, value, [1, 1], 0.0)
+    assert isinstance(padded.shape[0], torch.SymInt)
+    assert padded.shape[1:] == (2, 6)
+
+
 def test_torch_2_13_operators_have_signatures():
     assert operators.is_operator(aten.relu.default)
     assert not operators.is_operator(aten.relu)

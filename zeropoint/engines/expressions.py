@@ -91,6 +91,11 @@ def fraction(x: Tensor) -> Tensor:
     return x - truncate(x)
 
 
+def round_to(x: Tensor, *, decimals: int) -> Tensor:
+    """Rounding to a number of decimals; negative for tens, hundreds."""
+    return torch.round(x * 10.0**decimals) / 10.0**decimals
+
+
 def copy_sign(x: Tensor, sign: Tensor | float) -> Tensor:
     """``aten.copysign``; a zero counts as positive, whatever its sign."""
     if isinstance(sign, Tensor):
@@ -188,6 +193,79 @@ def _resize_smoothly(kernel: Callable[[Tensor], Tensor]) -> Callable[..., Tensor
 triangle_resized, cubic_resized = _resize_smoothly(_triangle), _resize_smoothly(_cubic)
 
 
+def _running(combine: Callable[[Tensor, Tensor], Tensor], x: Tensor, dim: int) -> Tensor:
+    """Each value combined with all before it, in a number of steps that is the logarithm of theirs.
+
+    After a step a value holds twice as many (Hillis and Steele 1986, "Data parallel algorithms").
+    """
+    count, step = x.shape[dim], 1
+    if isinstance(count, torch.SymInt):
+        raise InputError(
+            "a running product or maximum of any number of values cannot be had; capture fixed sizes"
+        )
+    while step < count:
+        later = combine(x.narrow(dim, step, count - step), x.narrow(dim, 0, count - step))
+        x, step = torch.cat([x.narrow(dim, 0, step), later], dim), 2 * step
+    return x
+
+
+def running_product(x: Tensor, dim: int) -> Tensor:
+    """``aten.cumprod``."""
+    return _running(torch.mul, x, dim)
+
+
+def running_log_sum(x: Tensor, dim: int) -> Tensor:
+    """``aten.logcumsumexp``."""
+
+    def add(one: Tensor, other: Tensor) -> Tensor:
+        larger = torch.maximum(one, other)
+        sums = (one - larger).exp() + (other - larger).exp()
+        return torch.where(larger == -math.inf, larger, larger + sums.log())
+
+    return _running(add, x, dim)
+
+
+def _running_extreme(combine: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``aten.cummax`` or ``cummin``: the values, and the last place where each of them is."""
+
+    def extreme(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        values = _running(combine, x, dim)
+        shape = [-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]
+        places = torch.arange(x.shape[dim]).reshape(shape)
+        return values, _running(torch.maximum, torch.where(x == values, places, 0), dim)
+
+    return extreme
+
+
+def find_places(
+    limits: Tensor,
+    values: Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """``aten.searchsorted`` of (..., n) limits and (..., m) values: how many limits are below each value."""
+    if sorter is not None:
+        limits = limits.gather(-1, sorter)
+    limits, values = limits.unsqueeze(-2), values.unsqueeze(-1)
+    is_below = limits <= values if right or side == "right" else limits < values
+    return is_below.sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """``aten.diagonal``: a new last axis of the values of two others at equal places."""
+    x = x.movedim((dim1, dim2), (-2, -1))
+    rows, columns = x.shape[-2:]
+    if isinstance(rows, torch.SymInt) or isinstance(columns, torch.SymInt):
+        raise InputError("a diagonal of any size cannot be had; capture fixed sizes")
+    first = (max(-offset, 0), max(offset, 0))
+    count = min(rows - first[0], columns - first[1])
+    places = torch.arange(count) * (columns + 1) + (first[0] * columns + first[1])
+    return x.flatten(-2).index_select(-1, places)
+
+
 # What neither OpenVINO nor ONNX Runtime has; OpenVINO's sums of differences are NaN.
 IN_NEITHER: dict[Any, Callable[..., Any]] = {
     aten.hypot.default: hypot,
@@ -196,4 +274,9 @@ IN_NEITHER: dict[Any, Callable[..., Any]] = {
     aten.kthvalue.default: nth_smallest,
     aten.median.dim: median,
     aten.cdist.default: distances,
+    aten.cumprod.default: running_product,
+    aten.logcumsumexp.default: running_log_sum,
+    aten.cummax.default: _running_extreme(torch.maximum),
+    aten.cummin.default: _running_extreme(torch.minimum),
+    aten.searchsorted.Tensor: find_places,
 }

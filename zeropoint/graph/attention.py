@@ -11,7 +11,7 @@ from torch.fx.node import map_arg
 from zeropoint.graph import edits as fx
 from zeropoint.graph.constants import constant
 from zeropoint.graph.operators import aten
-from zeropoint.torch_private.operators import signature
+from zeropoint.torch_private.operators import on_fake, signature
 
 ATTENTION = aten.scaled_dot_product_attention.default
 _BY_POSITION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -31,7 +31,7 @@ def inserted(attention: Node, target: Any, *operands: Any, **options: Any) -> No
     known = _known.setdefault(attention.graph, {})
     key = target, *map(_form, values), repr(options)
     if key not in known:
-        known[key] = target(*values, **options)
+        known[key] = on_fake(target, *values, **options)
     made.meta = {**attention.meta, "val": known[key]}
     return made
 

@@ -26,6 +26,7 @@ from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program
 from zeropoint.graph.signature import Call, Signature, call_of, of_call
 from zeropoint.graph.verify import Sample, check_capture, is_random, outputs_of, second_sample
+from zeropoint.graph.written_out import write_out
 from zeropoint.torch_private.conversions import conversions_skipped
 from zeropoint.torch_private.masks import masks_unread
 from zeropoint.torch_private.recurrent import shapes_alone
@@ -101,6 +102,7 @@ def capture(
             with shapes_alone():
                 module = module_of(exported.run_decompositions({}))
         canonicalize(module.graph)
+        write_out(module.graph)
         contract_by_products(module.graph)
         fold_constants(module)
         check_capture(flat, module, example, second)

@@ -25,7 +25,7 @@ from torch.fx.node import map_arg
 from zeropoint.data.nested import plain, restore
 from zeropoint.graph.signature import Signature
 from zeropoint.torch_private.graphs import VERIFIER
-from zeropoint.torch_private.operators import is_higher_order, signature
+from zeropoint.torch_private.operators import is_higher_order, on_fake, signature
 from zeropoint.torch_private.trees import tree_leaves, tree_structure
 
 
@@ -117,7 +117,7 @@ def _computed(module: GraphModule, node: Node) -> Any:
     arguments, keywords = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
     target: Any = node.target
     with _fake_mode(module), torch.no_grad():
-        return target(*arguments, **keywords)
+        return on_fake(target, *arguments, **keywords)
 
 
 def _fake_mode(module: GraphModule) -> Any:

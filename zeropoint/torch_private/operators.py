@@ -6,10 +6,17 @@ from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._export import utils as export_utils
 from torch._ops import HigherOrderOperator, OpOverload
 
 __all__ = ["OpOverload"]
+
+
+def on_fake(target: Any, *arguments: Any, **options: Any) -> Any:
+    """What an operator gives on fake tensors; called by itself it may fix the sizes that are free."""
+    with enable_python_dispatcher():
+        return target(*arguments, **options)
 
 
 def is_operator(target: object) -> TypeGuard[OpOverload]:

@@ -15,9 +15,11 @@ from zeropoint.engines.expressions import (
     IN_NEITHER,
     cross_product,
     cubic_resized,
+    diagonal,
     fraction,
     index_add,
     pool_adaptively,
+    round_to,
     triangle_resized,
     truncate,
     unfold,
@@ -49,6 +51,7 @@ from zeropoint.targets.processor import native
 def lower(program: Program, path: Path) -> None:
     """Writes the ``.xml`` and, beside it, the ``.bin`` with the weights."""
     package = openvino()
+    from openvino.frontend.pytorch import ConversionExtension
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
     module = look_up_integers(program).module
@@ -77,7 +80,11 @@ def lower(program: Program, path: Path) -> None:
         )
     model = package.convert_model(
         TorchFXPythonDecoder(module),
-        extension=[_product_rule([node.name for node in products]), *sequence_rules()],
+        extension=[
+            _product_rule([node.name for node in products]),
+            ConversionExtension("aten.scatter_reduce.two", _reduce_at_indices),
+            *sequence_rules(),
+        ],
     )
     tell(rewrite(model, program.processor))
     model.set_rt_info(program.method, ["zeropoint", "method"])
@@ -210,6 +217,18 @@ def _product_rule(names: list[str]) -> Any:
     return ConversionExtension("zeropoint.product.default", convert)
 
 
+def _reduce_at_indices(node: Any) -> Any:
+    """Converts ``aten.scatter_reduce`` to the operator that the front end has for other graphs alone."""
+    from openvino.opset13 import scatter_elements_update
+
+    to, axis, indices, values, name, *rest = (
+        node.get_input(position) for position in range(node.get_input_size())
+    )
+    reduction = {"amax": "max", "amin": "min", "prod": "prod"}[bytes(name.get_node().get_data()).decode()]
+    made = scatter_elements_update(to, indices, values, axis, reduction, use_init_val=not rest)
+    return made.outputs()
+
+
 def _use_core_operators(module: GraphModule) -> None:
     """Writes the commonest operators as those that the front end knows: far faster than decomposing them."""
     for node in list(module.graph.nodes):
@@ -221,6 +240,8 @@ def _use_core_operators(module: GraphModule) -> None:
             bias, *lists, groups = given + (None, [1] * axes, [0] * axes, [1] * axes, 1)[len(given) :]
             node.args = (*node.args[:2], bias, *lists, False, [0] * axes, groups)
             node.target = aten.convolution.default
+        elif node.target is aten.scatter_reduce.two and not node.kwargs.get("include_self", True):
+            node.args, node.kwargs = (*node.args, False), {}  # the decoder reads no keywords
         elif node.target is FAKE_QUANTIZE_TENSOR:
             with module.graph.inserting_before(node):
                 masked = aten.fake_quantize_per_tensor_affine_cachemask.default
@@ -274,6 +295,8 @@ _OWN: dict[Any, Any] = {
     aten.index_add.default: index_add,
     aten.unfold.default: unfold,
     aten.trunc.default: truncate,
+    aten.round.decimals: round_to,
+    aten.diagonal.default: diagonal,
     aten.frac.default: fraction,
     aten.xlogy.Tensor: x_log_y,
     aten.xlogy.Scalar_Other: x_log_y,
