@@ -47,6 +47,12 @@ def quick_timing() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Every test draws the same ones, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """``zp.benchmark`` makes up what a fresh process takes; tests/measure/test_coldstart.py starts one."""

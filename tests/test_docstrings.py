@@ -16,7 +16,7 @@ import zeropoint as zp
 
 SLOW = {
     *("Benchmark", "BenchmarkPair", "ChangedSample", "Results", "benchmark", "benchmark_pair", "compare"),
-    *("train_quantized", "ship", "ship_run", "verify"),
+    *("train_quantized", "ship", "ship_run", "tune", "verify"),
 }
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

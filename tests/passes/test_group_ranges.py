@@ -73,7 +73,7 @@ def test_it_is_saved_inspected_and_diagnosed(tmp_path):
     assert all(one.gain_db > 0 for one in floats)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
 def test_engines_without_groups_compute_them(engine):
     x = torch.randn(4, 10)
     program = dynamic(capture(linear(10), x[:2]), GROUPS, options())

@@ -184,7 +184,7 @@ def sums_read(program):
     )
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
 def test_sums_of_most_noise_are_of_floats(engine, monkeypatch):
     network, program = stream(engine)
     assert sums_read(program) == (engine == "onnxruntime")  # what the stem gives is rounded there

@@ -10,7 +10,7 @@ from zeropoint.graph.operators import FAKE_QUANTIZE_DYNAMIC, aten
 from zeropoint.graph.quantizers import quantizers
 from zeropoint.numerics.sqnr import sqnr_db
 
-ENGINES = ["torch", "onnxruntime"]
+ENGINES = [pytest.param("torch", marks=pytest.mark.slow), "onnxruntime"]
 
 
 def layers() -> nn.Module:

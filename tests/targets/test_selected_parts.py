@@ -68,7 +68,7 @@ def test_where_a_part_is_quantized(model: nn.Module, sources: set[str]) -> None:
     assert {source for source, _ in placed(model)} == sources
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "torch"])
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_small_part_keeps_its_bits(engine: str) -> None:
     """On the grid of all tokens it has one step, or none."""
     torch.manual_seed(0)
