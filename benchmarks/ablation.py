@@ -20,10 +20,12 @@ import trained
 import typer
 from architectures import architectures
 from coverage_stages import Case, Flat, case_of
+from torch import Tensor, nn
 
 import zeropoint as zp
 from zeropoint.errors import closest
 from zeropoint.methods import static
+from zeropoint.passes import equalize
 from zeropoint.passes.equalize import Equalized
 from zeropoint.targets import machine
 
@@ -36,12 +38,17 @@ ARCHITECTURES = (
 
 @dataclass(frozen=True)
 class Without:
-    """A pass, and how to leave it out: by an option, or by what stands in place of its function."""
+    """A pass, and how to leave it out: by an option, or by what stands in place of its function ``where``."""
 
     title: str
     options: Mapping[str, Any] = field(default_factory=dict)
     function: str = ""
     instead: Callable[..., Any] | None = None
+    where: ModuleType = static
+
+
+def _none_of_them(*_: Any, **__: Any) -> list[Any]:
+    return []
 
 
 PASSES = (
@@ -50,6 +57,8 @@ PASSES = (
     Without("attention in int8", function="decompose_attention", instead=lambda program: program),
     Without("SiLU in int8", function="decompose_silu", instead=lambda program: program),
     Without("equalization", function="equalize", instead=lambda program, *_: Equalized(program, 1.0)),
+    Without("scales in front of layers", function="insert_scalings", instead=_none_of_them, where=equalize),
+    Without("sums in float", function="with_float_sums", instead=lambda *_: None),
     Without("loud values float", function="without_loud", instead=lambda program, placement, *_: placement),
     Without("8 bits where noise is (few bits)", {"eight_bit_share": 0.0}),
     Without("fitted weights", {"rounding": "nearest"}),
@@ -66,9 +75,27 @@ def cases(data: str | None) -> dict[str, Callable[[], Case]]:
 
 def _trained(source: ModuleType, name: str) -> Case:
     """Three quarters of the calibration data to calibrate on: the test split is for scores alone."""
-    batches = [(batch,) for batch in trained.calibration(source, name)]
+    network, batches = trained.network(source, name), trained.calibration(source, name)
     kept = len(batches) * 3 // 4
-    return Case(Flat(trained.network(source, name), None).eval(), batches[:kept], batches[kept:])
+    if isinstance(network, trained.Tokens):  # by name, so that padding is known
+        tokens = [tuple(batch.unbind(1)) for batch in batches]
+        whole = Flat(WithoutPadding(network.network), ["input_ids", "attention_mask"])
+        return Case(whole.eval(), tokens[:kept], tokens[kept:])
+    pictures = [(batch,) for batch in batches]
+    return Case(Flat(network, None).eval(), pictures[:kept], pictures[kept:])
+
+
+class WithoutPadding(nn.Module):
+    """The scores of a language model, zero where its mask hides a token."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores (N, T, C) of tokens (N, T) and their mask (N, T)."""
+        scores: Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        return scores * attention_mask.unsqueeze(-1)
 
 
 def _random(name: str) -> Case:
@@ -84,7 +111,7 @@ def measure(case: Case, bits: str) -> report.Record:
         batches = [(inputs, None) for inputs in case.calibration]
         with ExitStack() as stack:
             if without and without.instead:
-                stack.enter_context(mock.patch.object(static, without.function, without.instead))
+                stack.enter_context(mock.patch.object(without.where, without.function, without.instead))
             made = zp.quantize(program, "static", calibration=batches, target="openvino", options=options)
         return case.sqnr(case.outputs(made.flat))
 
