@@ -56,7 +56,7 @@ PASSES = (
     Without("shuffles folded", function="fold_shuffles", instead=lambda program: program),
     Without("attention in int8", function="decompose_attention", instead=lambda program: program),
     Without("SiLU in int8", function="decompose_silu", instead=lambda program: program),
-    Without("equalization", function="equalize", instead=lambda program, *_: Equalized(program, 1.0)),
+    Without("equalization", function="equalize", instead=lambda program, *_, **__: Equalized(program, 1.0)),
     Without("scales in front of layers", function="insert_scalings", instead=_none_of_them, where=equalize),
     Without("sums in float", function="with_float_sums", instead=lambda *_: None),
     Without("loud values float", function="without_loud", instead=lambda program, placement, *_: placement),

@@ -164,7 +164,7 @@ def _fold(module: GraphModule, layer: Node, affine: _Affine) -> None:
         for position, leaf, value in tensors:
             stored = fx.set_tensor(module, f"{leaf}{suffix}", value.float(), trainable=True)
             node = module.graph.get_attr(stored)
-            node.meta["val"] = value
+            node.meta["val"] = fx.tensor_of(module, node)
             fx.replace_argument(layer, position, node)
 
 

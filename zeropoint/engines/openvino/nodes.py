@@ -16,6 +16,17 @@ def constants(node: Any, *positions: int) -> list[Any]:
     return [array(node.input_value(position)) for position in positions]
 
 
+def is_of_constants(value: Any) -> bool:
+    """Whether a value is computed of constants alone."""
+    waiting = [value.get_node()]
+    while waiting:
+        part = waiting.pop()
+        if part.get_type_name() == "Parameter":
+            return False
+        waiting += [source.get_node() for source in part.input_values()]
+    return True
+
+
 def read_instead(node: Any, other: Any) -> None:
     """Has all that read a node read another one."""
     for reader in list(node.output(0).get_target_inputs()):

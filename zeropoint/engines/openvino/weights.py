@@ -4,7 +4,7 @@ import math
 from functools import partial
 from typing import Any
 
-from zeropoint.engines.openvino.nodes import constants, read_instead
+from zeropoint.engines.openvino.nodes import constants, is_of_constants, read_instead
 from zeropoint.engines.rewrites import Rewrite
 from zeropoint.graph.packing import WORTH_HALVING
 from zeropoint.targets.processor import PROCESSORS
@@ -89,13 +89,7 @@ def _of_no_layer(node: Any) -> str | None:
 
 
 def _not_of_weights(node: Any) -> str | None:
-    waiting = [node.input_value(0).get_node()]
-    while waiting:
-        part = waiting.pop()
-        if part.get_type_name() == "Parameter":
-            return "its input is no weight"
-        waiting += [value.get_node() for value in part.input_values()]
-    return None
+    return None if is_of_constants(node.input_value(0)) else "its input is no weight"
 
 
 OF_WEIGHTS = (
