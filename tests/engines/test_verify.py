@@ -85,6 +85,36 @@ def test_what_changes_from_call_to_call_is_wrong():
     assert len(calls) == 2
 
 
+def test_every_item_of_a_batch_is_compared():
+    program = residual()
+
+    def run(*inputs):
+        (out,) = program.flat(*inputs)
+        return (out * torch.arange(1, 1 + len(out)).reshape(-1, 1),)  # the first item is right
+
+    check_lowering(program, run, "mine", 1)
+    with pytest.raises(WrongError, match="output 1 has an SQNR of"):
+        check_lowering(program, run, "mine", 2)
+    with pytest.raises(WrongError, match="output 1 has an SQNR of"):
+        check_lowering(program, run, "openvino", 1)  # which takes any batch
+
+
+class Drops(torch.nn.Module):
+    """Dropout that stays on."""
+
+    def forward(self, x):
+        return torch.nn.functional.dropout(x, 0.5)
+
+
+def test_random_outputs_have_the_shape_and_differ():
+    program = zp.capture(Drops(), torch.ones(2, 64))
+    check_lowering(program, program.flat, "mine", 1)
+    with pytest.raises(WrongError, match="draws no random numbers where the Program does"):
+        check_lowering(program, lambda x: (x,), "mine", 1)
+    with pytest.raises(WrongError, match=r"of shape \(64,\) where the Program has \(1, 64\)"):
+        check_lowering(program, lambda x: (program.flat(x)[0][0],), "mine", 1)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_what_is_right_passes(batch):
     program, run = outputs_of(lambda out: [out[0] * (1 + 1e-4)])  # 80 dB
@@ -116,5 +146,5 @@ def test_outputs_that_are_farther_from_float_than_the_simulation_s_are_wrong():
         with pytest.raises(
             WrongError, match=rf"has an SQNR of {told}\d\.\d dB, where the simulation has [34]\d"
         ):
-            check_lowering(program, lambda *_, off=share * noise: (right + off,), "onnxruntime", len(right))
-    check_lowering(program, lambda *_: (right + noise / 16,), "onnxruntime", len(right))  # 40 dB
+            check_lowering(program, lambda *_, off=share * noise: (right + off,), "mine", len(right))
+    check_lowering(program, lambda *_: (right + noise / 16,), "mine", len(right))  # 40 dB

@@ -3,10 +3,11 @@ import inspect
 
 import pytest
 import torch
-from networks import Function
+from networks import Function, sqnr
 from torch import nn
 from torch.nn import functional as F
 
+import zeropoint as zp
 from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import aten
@@ -480,3 +481,25 @@ def test_a_view_of_what_a_recurrent_layer_gives_batch_first(kind):
             return self.head(steps.contiguous().view(-1, 6)).view(x.shape[0], x.shape[1], 2)
 
     check(Viewed(), torch.randn(3, 7, 5))
+
+
+UNBATCHED = {
+    "a vector": (lambda: nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), (16,)),
+    "an image": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), (3, 9, 9)),
+    "a signal": (lambda: nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3)), (3, 16)),
+    "a small image": (lambda: nn.ConvTranspose2d(3, 4, 2, 2), (3, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic", "weight-only"])
+@pytest.mark.parametrize("name", UNBATCHED)
+def test_one_item_without_a_batch(name: str, method: str):
+    make, shape = UNBATCHED[name]
+    model, data = make().eval(), [torch.randn(shape) for _ in range(9)]
+    program = zp.capture(model, data[0])
+    assert torch.allclose(program(data[8]), model(data[8]), atol=1e-6)
+    quantized = zp.quantize(program, method, calibration=data[:8], target="onnxruntime")
+    found = zp.compile(quantized, "onnxruntime", threads=1)(data[8])
+    assert found.shape == model(data[8]).shape
+    assert sqnr(model(data[8]).detach(), found) > 30
+    assert sqnr(quantized(data[8]), found) > 40

@@ -361,3 +361,11 @@ def test_other_constants_stay(name):
     folded = fold_affine(capture(model.eval(), TOKENS))
     assert len(affine(folded)) >= 1
     torch.testing.assert_close(folded(TOKENS), model(TOKENS))
+
+
+def test_what_is_folded_into_a_bias_is_recorded_as_float32():
+    """ONNX's exporter declares what is recorded: a dynamic layer ended in a type error."""
+    model = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    folded = fold_affine(capture(model, torch.randn(4, 16)))
+    values = [node.meta["val"] for node in folded.module.graph.nodes if node.op != "output"]
+    assert {value.dtype for value in values if isinstance(value, torch.Tensor)} == {torch.float32}

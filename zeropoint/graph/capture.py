@@ -26,7 +26,7 @@ from zeropoint.graph.padding import packing_encoders, zeros_at_padding
 from zeropoint.graph.program import Program
 from zeropoint.graph.signature import Call, Signature, call_of, of_call
 from zeropoint.graph.verify import Sample, check_capture, is_random, outputs_of, second_sample
-from zeropoint.graph.written_out import write_out
+from zeropoint.graph.written_out import add_batch_axes, write_out
 from zeropoint.torch_private.conversions import conversions_skipped
 from zeropoint.torch_private.masks import masks_unread
 from zeropoint.torch_private.recurrent import shapes_alone
@@ -105,6 +105,7 @@ def capture(
         write_out(module.graph)
         contract_by_products(module.graph)
         fold_constants(module)
+        add_batch_axes(module.graph)
         check_capture(flat, module, example, second)
     if not is_free:
         batch = Batch((None,) * len(batch.inputs), (None,) * len(batch.outputs))

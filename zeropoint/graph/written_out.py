@@ -9,7 +9,7 @@ from torch.fx import Graph, Node
 
 from zeropoint.graph import edits as fx
 from zeropoint.graph.attention import arguments_of, inserted
-from zeropoint.graph.operators import aten
+from zeropoint.graph.operators import aten, weighted
 
 
 def write_out(graph: Graph) -> None:
@@ -80,6 +80,27 @@ def _sum_at_indices(node: Node) -> Node | None:
     if given["reduce"] == "mean":
         result = inserted(node, aten.div.Tensor, result, inserted(node, aten.clamp.default, counts, 1.0))
     return inserted(node, aten.where.self, inserted(node, aten.gt.Scalar, counts, 0), result, source)
+
+
+def add_batch_axes(graph: Graph) -> None:
+    """Gives layers of one item without a batch, as a convolution of (C, H, W), a batch of one, in place.
+
+    So passes and engines find channels where they are in a batch.
+    """
+    for node in list(graph.nodes):
+        description = weighted(node)
+        if description is None or node.kwargs or node.target is aten.matmul.default:
+            continue
+        source, weight = (node.args[place] for place in (description.input, description.weight))
+        wanted = 2 if description.family == "linear" else weight.meta["val"].dim()
+        if source.meta["val"].dim() != wanted - 1:
+            continue
+        with graph.inserting_before(node):
+            arguments = list(node.args)
+            arguments[description.input] = inserted(node, aten.unsqueeze.default, source, 0)
+            made = inserted(node, aten.squeeze.dim, inserted(node, node.target, *arguments), 0)
+        node.replace_all_uses_with(made)
+        graph.erase_node(node)
 
 
 _WRITTEN: dict[Any, Callable[[Node], Node | None]] = {
