@@ -71,7 +71,7 @@ def test_openvino_rewrites_are_told_with_node_and_reason():
     assert sources[2].get_data().item() == -1
 
 
-@pytest.mark.parametrize(("processor", "count"), [("vnni", 9), ("avx2", 10), ("arm", 10), ("any", 11)])
+@pytest.mark.parametrize(("processor", "count"), [("vnni", 13), ("avx2", 14), ("arm", 14), ("any", 15)])
 def test_rewrites_are_for_kinds_of_processor(processor: str, count: int):
     assert len(chosen(REWRITES, processor)) == count
 

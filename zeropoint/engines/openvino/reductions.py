@@ -1,8 +1,8 @@
-"""Rewrites of reductions and products in an OpenVINO model, which it computes wrongly beside quantizers."""
+"""Rewrites of reductions in an OpenVINO model, which it computes wrongly beside quantizers."""
 
 from typing import Any
 
-from zeropoint.engines.openvino.nodes import array, constants, is_of_constants, read_instead
+from zeropoint.engines.openvino.nodes import array, constants, read_instead
 from zeropoint.engines.rewrites import Rewrite
 
 
@@ -92,44 +92,6 @@ def _drop_axes_for(node: Any) -> None:
         reader.validate_and_infer_types()
 
 
-# Products of two values.
-
-
-def _arithmetic() -> Any:
-    from openvino.passes import WrapType
-
-    return WrapType([f"opset13.{name}" for name in ("Multiply", "Divide", "Add", "Subtract")])
-
-
-def _not_of_columns(node: Any) -> str | None:
-    values = node.input_values()
-    products = [value.get_node() for value in values if value.get_node().get_type_name() == "MatMul"]
-    given = [one for one in map(array, values) if one is not None and one.size > 1]
-    if len(products) != 1 or not given:
-        return "it is no product, with a constant that is no number"
-    ranks = [one.get_output_partial_shape(0).rank for one in (products[0], node)]
-    if (
-        any(rank.is_dynamic or rank.get_length() < 3 for rank in ranks)
-        or given[0].ndim > ranks[0].get_length()
-    ):
-        return "it is of matrices alone"
-    is_layer = any(is_of_constants(value) for value in products[0].input_values())
-    return "one side of the product is a weight" if is_layer else None
-
-
-def _with_another_axis(node: Any) -> None:
-    from openvino import opset13
-
-    axis = opset13.constant([0])
-    values = [
-        opset13.unsqueeze(value, axis).output(0) if value.get_node().get_type_name() == "MatMul" else value
-        for value in node.input_values()
-    ]
-    wide = getattr(opset13, node.get_type_name().lower())(*values)
-    wide.set_friendly_name(node.get_friendly_name())
-    read_instead(node, opset13.squeeze(wide, axis))
-
-
 OF_REDUCTIONS = (
     Rewrite(
         "reduction that keeps its axes, and drops them afterwards",
@@ -148,13 +110,5 @@ OF_REDUCTIONS = (
         _drop_axes_for,
         # OpenVINO 2026.4.1 computes a wrong maximum with an activation and a quantizer in its kernel.
         effect="141 dB to the simulation, not 3, of a GELU of the maximum over tokens",
-    ),
-    Rewrite(
-        "product of two values times or plus a constant for each column, with another axis",
-        _arithmetic,
-        _not_of_columns,
-        _with_another_axis,
-        # OpenVINO 2026.4.1 takes it into the kernel of the product, which is wrong for several items.
-        effect="144 dB to the simulation, not 3, of a scaled product of a batch",
     ),
 )

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch.fx import Node
 
+from zeropoint.engines.openvino.fusions import OF_FUSIONS
 from zeropoint.engines.openvino.ranges import OF_RANGES
 from zeropoint.engines.openvino.reductions import OF_REDUCTIONS
 from zeropoint.engines.openvino.weights import OF_WEIGHTS
 from zeropoint.engines.rewrites import Rewrite, Tried, chosen
 from zeropoint.graph.operators import aten
 
-REWRITES = (*OF_WEIGHTS, *OF_REDUCTIONS, *OF_RANGES)
+REWRITES = (*OF_WEIGHTS, *OF_REDUCTIONS, *OF_FUSIONS, *OF_RANGES)
 
 
 def rewrite(model: Any, processor: str) -> list[Tried]:
