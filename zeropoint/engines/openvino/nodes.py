@@ -2,6 +2,13 @@
 
 from typing import Any
 
+# What gives each of its values from one of its input's, as it is.
+_MOVES = {
+    "BatchToSpace", "Broadcast", "Concat", "DepthToSpace", "Gather", "Interpolate", "MaxPool", "ReduceMax",
+    "ReduceMin", "Reshape", "ShuffleChannels", "Slice", "SpaceToBatch", "SpaceToDepth", "Split",
+    "Squeeze", "StridedSlice", "Tile", "Transpose", "Unsqueeze", "VariadicSplit",
+}  # fmt: skip
+
 
 def array(value: Any) -> Any:
     """The array of a constant, before a conversion to another type; None of what is computed."""
@@ -25,6 +32,14 @@ def is_of_constants(value: Any) -> bool:
             return False
         waiting += [source.get_node() for source in part.input_values()]
     return True
+
+
+def quantizer_before(value: Any) -> Any:
+    """The quantizer that made the values that are moved to be this one; None if another operator did."""
+    source = value.get_node()
+    while source.get_type_name() in _MOVES:
+        source = source.input_value(0).get_node()
+    return source if source.get_type_name() == "FakeQuantize" else None
 
 
 def read_instead(node: Any, other: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from zeropoint.engines.openvino.nodes import constants, read_instead
+from zeropoint.engines.openvino.nodes import constants, quantizer_before, read_instead
 from zeropoint.engines.rewrites import Rewrite
 
 
@@ -75,13 +75,6 @@ def _scale_before(node: Any) -> None:
 
 # Limits of values that were quantized.
 
-# What gives each of its values from one of its input's, as it is.
-_MOVES = {
-    "BatchToSpace", "Broadcast", "Concat", "DepthToSpace", "Gather", "Interpolate", "MaxPool", "ReduceMax",
-    "ReduceMin", "Reshape", "ShuffleChannels", "Slice", "SpaceToBatch", "SpaceToDepth", "Split",
-    "Squeeze", "StridedSlice", "Tile", "Transpose", "Unsqueeze", "VariadicSplit",
-}  # fmt: skip
-
 
 def _limited() -> Any:
     from openvino.passes import WrapType
@@ -106,10 +99,7 @@ def _not_of_quantized(node: Any) -> str | None:
     limits = _limits(node)
     if limits is None:
         return "it has no two limits that are numbers"
-    source = limits[0].get_node()
-    while source.get_type_name() in _MOVES:
-        source = source.input_value(0).get_node()
-    if source.get_type_name() != "FakeQuantize":
+    if quantizer_before(limits[0]) is None:
         return "it reads no quantized values"
     shape = node.get_output_partial_shape(0)
     return None if shape.rank.is_static and _last_known(shape) is not None else "no size of it is known"
