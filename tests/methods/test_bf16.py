@@ -2,9 +2,10 @@ import copy
 
 import pytest
 import torch
-from networks import bf16, images, randomized, residual, sqnr
+from networks import Function, bf16, images, randomized, residual, sqnr
 from torch import nn
 
+from zeropoint.engines import compile, unsupported
 from zeropoint.errors import InputError
 from zeropoint.graph.capture import capture
 from zeropoint.passes.fold import fold_affine
@@ -76,3 +77,31 @@ def test_all_sorts_of_layers(model, x):
     outputs = bf16(program).flat(x)
     assert {output.dtype for output in outputs} == {torch.float32}
     assert sqnr(program.flat(x)[0], outputs[0]) > 25
+
+
+WIDE = {
+    "weights in channels last": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).to(
+        memory_format=torch.channels_last
+    ),
+    "slopes": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 4, 3)),
+    "circular padding": lambda: nn.Conv2d(3, 8, 3, padding=1, padding_mode="circular"),
+    "the least float32": lambda: Function(
+        lambda _, x: x.masked_fill(x > 0, torch.finfo(torch.float32).min).softmax(1)
+    ),
+    "distances": lambda: Function(lambda _, x: torch.cdist(x.flatten(2), x.flatten(2) * 0.5)),
+    "a spectrum": lambda: Function(lambda _, x: torch.fft.rfft(x).abs()),
+}
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", WIDE)
+def test_what_needs_care_in_bfloat16(name: str, engine: str):
+    torch.manual_seed(0)
+    model, x = WIDE[name]().eval(), torch.randn(2, 3, 8, 8)
+    program = bf16(capture(model, x))
+    with torch.no_grad():
+        expected = model(x)
+    assert sqnr(expected, program(x)) > 35
+    if (name, engine) == ("a spectrum", "openvino") or unsupported(engine, "bf16", program):
+        return
+    assert sqnr(expected, compile(program, engine, threads=1)(x)) > 35

@@ -1,5 +1,8 @@
 """bfloat16 in a graph: every float in sixteen bits, but the inputs and outputs."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -8,6 +11,7 @@ from zeropoint.graph import edits as fx
 from zeropoint.graph.macs import is_heavy
 from zeropoint.graph.program import Program
 from zeropoint.targets import machine
+from zeropoint.torch_private.operators import is_operator
 from zeropoint.torch_private.trees import tree_leaves, tree_map_only
 
 
@@ -16,7 +20,8 @@ def narrowed(module: GraphModule) -> GraphModule:
     module = fx.copy(module)
     for node in list(module.graph.nodes):
         if node.op == "get_attr" and fx.is_float(node):
-            value = fx.tensor_of(module, node).to(torch.bfloat16)
+            # OpenVINO reads the memory of these as if it were in the order of the axes.
+            value = fx.tensor_of(module, node).to(torch.bfloat16, memory_format=torch.contiguous_format)
             fx.set_tensor(module, str(node.target), value)
             node.meta["val"] = value
         elif node.op == "placeholder" and fx.is_float(node):
@@ -25,10 +30,14 @@ def narrowed(module: GraphModule) -> GraphModule:
             node.args, node.kwargs = tree_map_only(
                 torch.dtype,
                 lambda dtype: torch.bfloat16 if dtype is torch.float32 else dtype,
-                (node.args, node.kwargs),
+                tree_map_only(float, _in_range, (node.args, node.kwargs)),
             )
-            if _has_default_type(node):
+            if _is_wide_alone(node):
+                _widen_inputs(node)
+            if (_is_wide_alone(node) and fx.is_float(node)) or _has_default_type(node):
                 _narrow(node)
+            elif "val" in node.meta:
+                node.meta["val"] = _recorded(node.meta["val"])
         elif node.op == "output":
             for result in [result for result in node.all_input_nodes if fx.is_float(result)]:
                 with module.graph.inserting_before(node):
@@ -38,6 +47,33 @@ def narrowed(module: GraphModule) -> GraphModule:
     return module
 
 
+def _is_wide_alone(node: Node) -> bool:
+    """Whether PyTorch has an operator for float32 and wider alone."""
+    name = node.target.name() if is_operator(node.target) else ""
+    return name.startswith(("aten::fft_", "aten::linalg_", "aten::stft", "aten::istft", "aten::cdist"))
+
+
+def _widen_inputs(node: Node) -> None:
+    for source in [source for source in node.all_input_nodes if fx.is_float(source)]:
+        with node.graph.inserting_before(node):
+            wide = node.graph.call_function(_CONVERT, (source,), {"dtype": torch.float32})
+        wide.meta = source.meta | {"val": source.meta["val"].float()}
+        node.replace_input_with(source, wide)
+
+
+def _in_range(number: float) -> float:
+    """A number such as the least of float32, which fills what a mask hides, as one of bfloat16."""
+    largest = torch.finfo(torch.bfloat16).max
+    return max(-largest, min(number, largest)) if math.isfinite(number) else number
+
+
+def _recorded(value: Any) -> Any:
+    """What a node has recorded of its value, in bfloat16."""
+    return tree_map_only(
+        Tensor, lambda one: one.to(torch.bfloat16) if one.dtype is torch.float32 else one, value
+    )
+
+
 _CONVERT = torch.ops.aten._to_copy.default
 
 
@@ -45,7 +81,7 @@ def _narrow(node: Node) -> None:
     """Has all users of a value read it in bfloat16."""
     with node.graph.inserting_after(node):
         narrow = node.graph.call_function(_CONVERT, (node,), {"dtype": torch.bfloat16})
-    narrow.meta = dict(node.meta)
+    narrow.meta = node.meta | {"val": _recorded(node.meta["val"])}
     node.replace_all_uses_with(narrow, delete_user_cb=lambda user: user is not narrow)
 
 
