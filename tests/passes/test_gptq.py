@@ -11,6 +11,7 @@ from networks import ADDS_INSIDE, Function, options, randomized, round_to_neares
 from torch import Tensor, nn
 from torch.fx import Interpreter
 
+import zeropoint as zp
 from zeropoint.graph.capture import capture
 from zeropoint.graph.operators import weighted
 from zeropoint.graph.program import Program
@@ -460,3 +461,11 @@ def test_the_order_of_two_batches_does_not_matter():
     torch.testing.assert_close(*found)
     alone = gptq(plain, [one, one]).module.get_parameter("0.weight")
     assert not torch.equal(alone, found[0])
+
+
+def test_inputs_whose_squares_overflow_leave_weights_at_the_nearest():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    data = [torch.randn(4, 8) * 1e19 for _ in range(8)]
+    program = zp.quantize(zp.capture(model, data[0]), "static", calibration=data)
+    assert program(data[0]).isfinite().all()

@@ -54,8 +54,8 @@ def sized(call: Callable[..., Any], metadata: Mapping[str, str], what: str) -> C
                 axis = next(i for i in range(first, len(shape)) if sizes[i : i + 1] != shape[i : i + 1])
                 raise InputError(
                     f"input {number} has shape {sizes}; {what} takes one size, here"
-                    f" {shape[axis]} along axis {axis}: capture on such inputs and compile another,"
-                    " or run it on onnxruntime or openvino"
+                    f" {shape[axis]} along axis {axis}: capture on such inputs and compile another, with a"
+                    " batch_size if that axis is the batch, or run it on onnxruntime or openvino"
                 )
         return whole(*inputs)
 

@@ -91,7 +91,8 @@ def gptq(
                 _put(module, node, known.pop(node), integers)
             elif node in alone and is_fitted(node):
                 folds = moments_of(node, floats, integers, shown, positions, seed)
-                _put(module, node, fitted(node, alone[node], folds), integers)
+                if all(one.xx.isfinite().all() for one in folds):  # squares of 1e19 are not
+                    _put(module, node, fitted(node, alone[node], folds), integers)
             elif node in alone:
                 bias = bias_of(node, WEIGHTED[node.target])
             step(module, node, floats, integers)
