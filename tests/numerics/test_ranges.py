@@ -306,3 +306,12 @@ def test_merged_statistics_are_those_of_all_values(sizes):
     assert (found.low, found.high, found.reach) == (together.low, together.high, together.reach)
     assert torch.equal(found.histogram, together.histogram)
     assert found.varies
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-40])
+def test_values_next_to_nothing_are_counted(size: float):
+    """BINS over their range is more than float32 holds."""
+    statistics = Statistics()
+    statistics.add(torch.linspace(-1, 1, 9) * size, with_histogram=True)
+    assert statistics.histogram.sum() == 9
+    assert statistics.high == pytest.approx(size, rel=1e-3)

@@ -13,6 +13,7 @@ from torch import Tensor
 from zeropoint.numerics.scheme import Scheme, choose_parameters
 
 BINS = 4096  # even, so that doubling the range merges whole pairs of bins
+LEAST = -110  # the least exponent of a histogram's reach: BINS over less is no float32
 SAMPLED = 1 << 17  # values of a tensor that the histogram takes in of one batch, at most about
 AVERAGING = 0.01  # weight of a new batch in the moving averages: Jacob et al. 2018, section 3.1
 # Bits, above which the whole range is best: a step is no wider than a few bins there, of which the samples in
@@ -58,7 +59,8 @@ class Statistics:
 
     def _count(self, values: Tensor, largest: float) -> None:
         if not self.reach:
-            self.reach = 2.0 ** torch.frexp(torch.tensor(largest)).exponent.item()
+            exponent = torch.frexp(torch.tensor(largest)).exponent.item()
+            self.reach = 2.0 ** max(exponent, LEAST)
         while largest >= self.reach:
             self.histogram = _halved(self.histogram)
             self.reach *= 2
