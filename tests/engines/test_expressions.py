@@ -132,5 +132,5 @@ def test_images_of_any_size_are_not_resized_by_the_matrices_of_one():
             return F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)
 
     program = zp.capture(Halved(), torch.randn(2, 3, 16, 16), free_sizes=True)
-    with pytest.raises(zp.InputError, match="capture fixed sizes"):
+    with pytest.raises(zp.InputError, match=r"capture fixed sizes$"):
         zp.compile(program, "openvino", threads=1)

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from zeropoint.errors import InputError, first_line
 from zeropoint.graph import edits as fx
 from zeropoint.graph.exported import assemble, complete_shapes, has_branches, is_size, keep_names
 from zeropoint.graph.operators import aten
@@ -147,7 +148,10 @@ def _trace(module: GraphModule, examples: list[Node], table: Any) -> tuple[Graph
     together = assemble(GraphModule(nn.Module(), graph))
     with warnings.catch_warnings(), composites_listed_once():  # torch warns of what it uses itself
         warnings.simplefilter("ignore", FutureWarning)
-        traced = together.run_decompositions(table).module(check_guards=False)
+        try:
+            traced = together.run_decompositions(table).module(check_guards=False)
+        except InputError as error:  # to which torch adds lines of its own
+            raise InputError(first_line(error)) from error
 
     inputs = iter(traced.graph.find_nodes(op="placeholder")[first:])
     results = iter(traced.graph.output_node().args[0])
