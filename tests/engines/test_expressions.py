@@ -118,6 +118,7 @@ class Operators(nn.Module):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_engines_run_operators_that_they_lack(engine: str):
     one, other = (torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (2, 5))

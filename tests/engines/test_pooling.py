@@ -60,6 +60,7 @@ MEANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("name", MEANS)
 def test_means_of_windows_at_the_edge(name: str, engine: str):
