@@ -132,9 +132,10 @@ def _check_pooling(program: Program) -> None:
 
 def _write_out(module: GraphModule) -> None:
     """Writes what the exporter does not know as expressions; adaptive pooling as what its windows hold."""
-    found: list[Any] = [node for node in module.graph.nodes if node.target in _WINDOWS | IN_NEITHER]
+    table = _WINDOWS | IN_NEITHER
+    found: list[Any] = [node for node in module.graph.nodes if node.target in table]
     if any(node.target in IN_NEITHER or any(size != 1 for size in node.args[1]) for node in found):
-        decompose(module, _WINDOWS | IN_NEITHER)
+        decompose(module, table)
 
 
 _WINDOWS: dict[Any, Any] = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from zeropoint.engines.openvino.nodes import array, is_of_constants, quantizer_before, read_instead
+from zeropoint.engines.openvino.nodes import array, is_of_constants, quantizer_before, read_instead, readers
 from zeropoint.engines.rewrites import Rewrite
 
 
@@ -20,11 +20,8 @@ def _not_of_columns(node: Any) -> str | None:
     given = [one for one in map(array, values) if one is not None and one.size > 1]
     if len(products) != 1 or not given:
         return "it is no product, with a constant that is no number"
-    ranks = [one.get_output_partial_shape(0).rank for one in (products[0], node)]
-    if (
-        any(rank.is_dynamic or rank.get_length() < 3 for rank in ranks)
-        or given[0].ndim > ranks[0].get_length()
-    ):
+    rank = products[0].get_output_partial_shape(0).rank
+    if rank.is_dynamic or rank.get_length() < max(3, given[0].ndim):
         return "it is of matrices alone"
     is_layer = any(is_of_constants(value) for value in products[0].input_values())
     return "one side of the product is a weight" if is_layer else None
@@ -55,8 +52,7 @@ def _not_negative(node: Any) -> str | None:
         return "the other operand is a number or no constant"
     if is_of_constants(node.input_value(0)):
         return "it is of a weight"
-    readers = {port.get_node().get_type_name() for port in node.output(0).get_target_inputs()}
-    if "FakeQuantize" not in readers:
+    if all(reader.get_type_name() != "FakeQuantize" for reader in readers(node)):
         return "no quantizer reads it"
     return None if factors.min() < 0 else "no factor is negative"
 
@@ -80,14 +76,10 @@ def _quantizers_before(node: Any) -> list[Any]:
     return found
 
 
-def _readers(node: Any) -> list[Any]:
-    return [port.get_node() for port in node.output(0).get_target_inputs()]
-
-
 def _transpositions(quantizer: Any) -> list[Any]:
     """Those that read the values of a quantizer, or of one that reads it."""
     found = []
-    for reader in _readers(quantizer):
+    for reader in readers(quantizer):
         if reader.get_type_name() == "Transpose":
             found.append(reader)
         elif reader.get_type_name() == "FakeQuantize":
@@ -100,7 +92,7 @@ def _read_in_layers_alone(node: Any) -> str | None:
     if not quantizers:
         return "it reads no quantized values"
     turned = _transpositions(quantizers[-1])
-    kinds = {reader.get_type_name() for one in turned for reader in _readers(one)}
+    kinds = {reader.get_type_name() for one in turned for reader in readers(one)}
     return None if kinds & _ELEMENTWISE else "no elementwise operator reads the values"
 
 
@@ -137,6 +129,13 @@ def _of_no_padding(node: Any) -> str | None:
     return "its zero point is 0" if low is not None and low.min() >= 0 else None
 
 
+def _read_in_float(node: Any) -> None:
+    from openvino.opset13 import constant, maximum
+
+    least = constant(np.finfo(np.float32).min)
+    node.input(0).replace_source_output(maximum(node.input_value(0), least).output(0))
+
+
 def _conversion() -> Any:
     from openvino.passes import WrapType
 
@@ -156,13 +155,6 @@ def _select_instead(node: Any) -> None:
     chosen = select(node.input_value(0), constant(np.float32(1)), constant(np.float32(0)))
     chosen.set_friendly_name(node.get_friendly_name())
     read_instead(node, chosen)
-
-
-def _read_in_float(node: Any) -> None:
-    from openvino.opset13 import constant, maximum
-
-    least = constant(np.finfo(np.float32).min)
-    node.input(0).replace_source_output(maximum(node.input_value(0), least).output(0))
 
 
 OF_FUSIONS = (

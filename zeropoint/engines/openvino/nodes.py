@@ -42,6 +42,11 @@ def quantizer_before(value: Any) -> Any:
     return source if source.get_type_name() == "FakeQuantize" else None
 
 
+def readers(node: Any) -> list[Any]:
+    """The nodes that read what a node computes."""
+    return [port.get_node() for port in node.output(0).get_target_inputs()]
+
+
 def read_instead(node: Any, other: Any) -> None:
     """Has all that read a node read another one."""
     for reader in list(node.output(0).get_target_inputs()):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from zeropoint.engines.openvino.nodes import array, constants, read_instead
+from zeropoint.engines.openvino.nodes import array, constants, read_instead, readers
 from zeropoint.engines.rewrites import Rewrite
 
 
@@ -55,10 +55,9 @@ def _extreme() -> Any:
 
 def _made_of_it_alone(node: Any) -> list[Any]:
     """What is computed of a node's elements and constants."""
-    readers = [port.get_node() for port in node.output(0).get_target_inputs()]
     return [
         reader
-        for reader in readers
+        for reader in readers(node)
         if reader.get_type_name() in _OF_ONE
         and reader.get_output_partial_shape(0) == node.get_output_partial_shape(0)
         and all(value.get_node() is node or array(value) is not None for value in reader.input_values())

@@ -4,7 +4,7 @@ import math
 from functools import partial
 from typing import Any
 
-from zeropoint.engines.openvino.nodes import constants, is_of_constants, read_instead
+from zeropoint.engines.openvino.nodes import constants, is_of_constants, read_instead, readers
 from zeropoint.engines.rewrites import Rewrite
 from zeropoint.graph.packing import WORTH_HALVING
 from zeropoint.targets.processor import PROCESSORS
@@ -84,8 +84,8 @@ def _divide(node: Any, position: int = 1) -> None:
 
 
 def _of_no_layer(node: Any) -> str | None:
-    readers = [reader.get_node().get_type_name() for reader in node.output(0).get_target_inputs()]
-    return None if any(name.endswith("Sequence") for name in readers) else "no recurrent layer reads it"
+    is_of_layer = any(reader.get_type_name().endswith("Sequence") for reader in readers(node))
+    return None if is_of_layer else "no recurrent layer reads it"
 
 
 def _not_of_weights(node: Any) -> str | None:
